@@ -1,0 +1,43 @@
+"""The command line: ``lirdrec-pyg``."""
+
+from typing import Any
+
+import click
+
+from lirdrec_pyg._version import __version__
+from lirdrec_pyg.cli.evaluate import evaluate
+from lirdrec_pyg.cli.fit import fit
+from lirdrec_pyg.cli.info import info
+from lirdrec_pyg.errors import LIRDRecError
+
+
+class _BadInput(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except LIRDRecError as error:
+            raise _BadInput(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lirdrec-pyg")
+def main() -> None:
+    """Multimodal recommendation without item IDs: LIRDRec on PyTorch Geometric.
+
+    \b
+    Try it on generated data:
+      lirdrec-pyg fit --data synthetic --out runs/demo --lr 1e-3 --epochs 30
+    Look at a data set of your own, then train on it:
+      lirdrec-pyg info  shop/
+      lirdrec-pyg fit --data shop/ --out runs/shop
+    Compute the test figures again from what was saved:
+      lirdrec-pyg evaluate runs/shop
+    """
+
+
+for command in (fit, evaluate, info):
+    main.add_command(command)

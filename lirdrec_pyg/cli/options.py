@@ -1,0 +1,125 @@
+"""Command-line options made from the fields of the configuration classes."""
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import click
+import yaml
+
+from lirdrec_pyg.config import option_name
+from lirdrec_pyg.errors import ConfigError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Config = TypeVar("Config")
+
+
+class _Pair(click.ParamType):
+    """``KEY=VALUE``, with a value of a given type."""
+
+    def __init__(self, value_type: type) -> None:
+        self.name = f"name={'number' if value_type is float else 'file'}"
+        self._value_type = value_type
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        try:
+            if not (key and separator and text):
+                raise ValueError
+            return key, self._value_type(text)
+        except ValueError:
+            return self.fail(f"{value!r} is not of the form {self.name.upper()}.", param, ctx)
+
+
+def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """Adds an option for each field of ``configs``; see :func:`take` for the way back."""
+
+    def decorate(command: Command) -> Command:
+        for config in reversed(configs):
+            hints = get_type_hints(config)
+            fields = [field for field in dataclasses.fields(config) if field.name not in skip]
+            # A class's own fields come before those it inherits.
+            fields.sort(key=lambda field: field.name not in config.__annotations__)
+            for field in reversed(fields):
+                command = _option(field, hints[field.name])(command)
+        return command
+
+    return decorate
+
+
+def _option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Command], Command]:
+    if get_origin(hint) is dict:
+        return click.option(
+            option_name(field),
+            multiple=True,
+            type=_Pair(get_args(hint)[1]),
+            callback=lambda _ctx, _param, pairs: dict(pairs),
+            help=field.metadata["doc"],
+        )
+    return click.option(
+        option_name(field),
+        type=_click_type(field, hint),
+        default=field.default,
+        show_default=field.default is not None,
+        help=field.metadata["doc"],
+    )
+
+
+def _click_type(field: "dataclasses.Field[Any]", hint: Any) -> Any:
+    if choices := field.metadata["choices"]:
+        return click.Choice(choices)
+    if get_origin(hint) is types.UnionType:
+        hint = get_args(hint)[0]
+    low, high, low_open = field.metadata["min"], field.metadata["max"], field.metadata["min_open"]
+    if hint is int:
+        return click.IntRange(low, high)
+    if hint is float:
+        return click.FloatRange(low, high, min_open=low_open)
+    return str
+
+
+def take(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """A ``config`` from the values that click parsed."""
+    names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    return config(**{name: values[name] for name in names})
+
+
+def config_file_option(command: Command) -> Command:
+    """Adds ``--config``: a YAML file whose entries take the place of the options' defaults."""
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config_file,
+        help="YAML file with any of these options, such as config.yaml of a run; an option given here wins.",
+    )(command)
+
+
+def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} can't be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"--config {path} has to hold 'option: value' lines.")
+    known = {param.name for param in ctx.command.params if isinstance(param, click.Option)} - {"config", "help"}
+    defaults: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, [str(k) for k in known], 1)
+            hint = f", did you mean {close[0]!r}?" if close else "."
+            raise ConfigError(f"--config {path} has an unknown option {key!r}{hint}")
+        if value is not None:
+            defaults[name] = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+    ctx.default_map = defaults

@@ -1,0 +1,163 @@
+"""Every setting of a run, each with its meaning, default and bounds in one place.
+
+The command line makes its options out of these fields (``num_layers`` is ``--num-layers``), a
+configuration file uses their names as keys, and ``config.yaml`` of a run lists them all.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lirdrec_pyg.errors import ConfigError
+
+SplitStrategy = Literal["auto", "labels", "random", "leave-last-out", "time"]
+DCTMode = Literal["feature", "2d"]
+SparseBackend = Literal["torch", "torch-sparse"]
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+
+
+def _field(
+    default: Any,
+    doc: str,
+    *,
+    choices: Any = None,
+    min: float | None = None,
+    max: float | None = None,
+    min_open: bool = False,
+) -> Any:
+    metadata = {
+        "doc": doc,
+        "choices": get_args(choices) or None,
+        "min": min,
+        "max": max,
+        "min_open": min_open,
+    }
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class _Config:
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_bounds(option_name(field), getattr(self, field.name), field.metadata)
+
+    @classmethod
+    def doc(cls, name: str) -> str:
+        """What the field ``name`` means."""
+        return cls.__dataclass_fields__[name].metadata["doc"]
+
+
+def option_name(field: "dataclasses.Field[Any]") -> str:
+    """Name of ``field`` on the command line."""
+    return "--" + field.name.replace("_", "-")
+
+
+def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if (choices := metadata.get("choices")) and value not in choices:
+        raise ConfigError(f"{name} is {value!r}: it has to be one of {', '.join(choices)}.")
+    low, high = metadata.get("min"), metadata.get("max")
+    if value is None or isinstance(value, (str, dict)):
+        return
+    if low is not None and (value <= low if metadata["min_open"] else value < low):
+        raise ConfigError(f"{name} is {value}: it has to be {'above' if metadata['min_open'] else 'at least'} {low}.")
+    if high is not None and value > high:
+        raise ConfigError(f"{name} is {value}: it has to be at most {high}.")
+    if value != value:
+        raise ConfigError(f"{name} is not a number.")
+
+
+@dataclass(frozen=True)
+class ColumnConfig(_Config):
+    """Where a table has what."""
+
+    user_column: str | None = _field(None, "Column of user IDs; by default one of the usual names.")
+    item_column: str | None = _field(None, "Column of item IDs; by default one of the usual names.")
+    label_column: str | None = _field(None, "Column of split labels (0/1/2 or train/valid/test), if there is one.")
+    time_column: str | None = _field(None, "Column of times, a number or a date, if there is one.")
+    separator: str | None = _field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
+
+
+@dataclass(frozen=True)
+class DataConfig(ColumnConfig):
+    """What to train on."""
+
+    data: str = _field(
+        "synthetic",
+        "A folder (MMRec layout, TikTok's raw files, or a table beside feature files), a table of "
+        "interactions, or 'synthetic' for generated data.",
+    )
+    features: dict[str, str] = _field(
+        {},
+        "MODALITY=FILE, once a modality: item features in .npy, .npz, .pt, .safetensors or .parquet. "
+        "By default the files named MODALITY_feat.* beside the table.",
+    )
+    item_ids: str | None = _field(
+        None,
+        "Text file with one item ID a line, for feature files whose rows go by position. By default "
+        "row r belongs to the item with the integer ID r.",
+    )
+    k_core: int = _field(0, "Keep only users and items with at least this many interactions.", min=0)
+    split: SplitStrategy = _field(
+        "auto",
+        "How to split: the table's labels, random 8:1:1 per user, the last of each user, or global "
+        "time; 'auto' takes the labels if there are any, else random.",
+        choices=SplitStrategy,
+    )
+    zero_features: Literal["error", "missing"] = _field(
+        "error",
+        "What an all-zero feature row is: an error, or a missing one.",
+        choices=Literal["error", "missing"],
+    )
+
+
+@dataclass(frozen=True)
+class LIRDRecConfig(_Config):
+    """Hyper-parameters of the model (paper, section 4)."""
+
+    embedding_dim: int = _field(64, "Width d of one branch.", min=1)
+    num_layers: int = _field(2, "Layers L of user-item propagation; the paper tries 2, 3, 4.", min=0)
+    num_item_layers: int = _field(1, "Layers n of item-item propagation.", min=0)
+    knn_k: int = _field(10, "Neighbours of an item in the item graph, itself among them.", min=1)
+    graph_weights: dict[str, float] = _field(
+        {},
+        "MODALITY=WEIGHT, once a modality: its share in the item graph. The rest is shared evenly; by "
+        "default 'image' beside others has 0.1.",
+    )
+    dct: DCTMode = _field(
+        "feature",
+        "Axes of the cosine transform. 'feature' is what the released program computes; '2d' is the "
+        "paper's text, and can't encode an item that arrives later.",
+        choices=DCTMode,
+    )
+    network_weight: float = _field(0.9, "Start weight w0 of the fusion network against the memory.", min=0, max=1)
+    decay_base: float = _field(0.9, "Base of the fusion network's decay.", min=0, max=1, min_open=True)
+    reg_weight: float = _field(1e-4, "Weight lambda of the regulariser.", min=0)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(_Config):
+    """How to train (paper, section 5.1)."""
+
+    epochs: int = _field(1000, "At most this many epochs.", min=1)
+    patience: int = _field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
+    batch_size: int = _field(2048, "Triples (user, item, negative) in a step.", min=1)
+    lr: float = _field(1e-4, "Learning rate of Adam.", min=0, min_open=True)
+    weight_decay: float = _field(0.0, "Weight decay of Adam.", min=0)
+    edge_dropout: float = _field(
+        0.0, "Share of edges left out of each epoch, those of popular nodes first.", min=0, max=0.99
+    )
+    popularity_alpha: float = _field(
+        0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform."
+    )
+    seed: int = _field(999, "Seed of the split, the start weights and the sampling.", min=0)
+    device: Device = _field("auto", "Where to train.", choices=Device)
+    precision: Precision = _field("32-true", "Arithmetic of the training steps.", choices=Precision)
+    sparse_backend: SparseBackend = _field(
+        "torch",
+        "Kernels of the graph products; 'torch-sparse' needs the extra 'sparse'.",
+        choices=SparseBackend,
+    )

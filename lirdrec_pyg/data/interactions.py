@@ -1,0 +1,249 @@
+"""Interaction tables: reading, merging duplicates, k-core filtering and splitting.
+
+Tables are polars frames with the columns ``user``, ``item`` and, where there are any, ``label``
+(0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lirdrec_pyg.config import ColumnConfig, SplitStrategy
+from lirdrec_pyg.errors import DataError
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
+
+TRAIN, VAL, TEST = 0, 1, 2
+
+# Names under which the columns are looked for when the user gives none, most common first.
+_USUAL_NAMES = {
+    "user": ("user_id", "userID", "userId", "user", "uid"),
+    "item": ("item_id", "itemID", "itemId", "item", "iid", "asin"),
+    "label": ("x_label", "split"),
+    "time": ("timestamp", "time", "date", "datetime"),
+}
+_LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "train": TRAIN, "valid": VAL, "val": VAL, "test": TEST}
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+
+
+def is_table(path: Path) -> bool:
+    """Whether ``path`` has the ending of an interaction table (``.gz`` may follow it)."""
+    return Path(path.name.removesuffix(".gz")).suffix in TABLE_SUFFIXES
+
+
+def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.DataFrame:
+    """Reads a table of interactions.
+
+    Args:
+        path: CSV, TSV, MMRec's ``.inter`` (these may be gzipped) or Parquet.
+        columns: names of the columns and the separator; what it leaves open is found out.
+
+    Returns:
+        A frame with ``user`` and ``item`` (int64 if all IDs are canonical integers, else strings) and,
+        where the table has them, ``label`` (int8) and ``time`` (int64, float64 or datetime).
+
+    Raises:
+        DataError: naming the file and the column or row that is wrong.
+    """
+    columns = columns or ColumnConfig()
+    frame = _read_table(path, columns.separator)
+    names = {
+        "user": columns.user_column,
+        "item": columns.item_column,
+        "label": columns.label_column,
+        "time": columns.time_column,
+    }
+    series = {}
+    for role, name in names.items():
+        if name is None:
+            name = next((n for n in _USUAL_NAMES[role] if n in frame.columns), None)
+            if name is None and role in ("label", "time"):
+                continue
+        if name is None or name not in frame.columns:
+            raise DataError(
+                f"{path} has no column {name or _USUAL_NAMES[role][0]!r} for the {role}: its columns are "
+                f"{', '.join(map(repr, frame.columns))}; name the right one with --{role}-column."
+            )
+        series[role] = frame[name]
+    if frame.is_empty():
+        raise DataError(f"{path} holds no interactions.")
+    parsers = {"user": _parse_ids, "item": _parse_ids, "label": _parse_labels, "time": _parse_times}
+    return pl.DataFrame({role: parsers[role](column, path) for role, column in series.items()})
+
+
+def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if separator is None:
+            separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
+        # Everything is read as text: guessing types would turn the ID "007" into 7.
+        return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8")
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} is not a readable table ({reason}).") from error
+
+
+def _first_row(wrong: pl.Series) -> int:
+    """Line number in a text table of the first entry of ``wrong``, its header being line 1."""
+    return int(wrong.arg_max() or 0) + 2
+
+
+def _parse_ids(column: pl.Series, path: Path) -> pl.Series:
+    if column.null_count():
+        raise DataError(f"{path} has no {column.name!r} in line {_first_row(column.is_null())}.")
+    return canonical_ids(column, source=f"Column {column.name!r} of {path}")
+
+
+def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
+    """Integer IDs as int64 where all of ``ids`` are canonical integers, else strings.
+
+    Raises:
+        DataError: if ``ids`` are neither integers nor text.
+    """
+    if ids.dtype.is_integer():
+        return ids.cast(pl.Int64, strict=False) if ids.dtype != pl.UInt64 else ids.cast(pl.String)
+    if ids.dtype == pl.Categorical or isinstance(ids.dtype, pl.Enum):
+        ids = ids.cast(pl.String)
+    if ids.dtype != pl.String:
+        raise DataError(f"{source} holds {ids.dtype}: IDs have to be integers or text.")
+    if ids.str.contains(_INTEGER).all():
+        return ids.cast(pl.Int64)
+    return ids
+
+
+def _parse_labels(column: pl.Series, path: Path) -> pl.Series:
+    labels = column.cast(pl.String).replace_strict(_LABELS, default=None, return_dtype=pl.Int8)
+    if labels.null_count():
+        line = _first_row(labels.is_null())
+        raise DataError(
+            f"{path} has {column[line - 2]!r} in column {column.name!r}, line {line}: "
+            "a split label is one of 0, 1, 2 or train, valid, test."
+        )
+    return labels
+
+
+def _parse_times(column: pl.Series, path: Path) -> pl.Series:
+    if column.dtype.is_numeric() or column.dtype.is_temporal():
+        times = column
+    else:
+        text = column.cast(pl.String)
+        times = text.cast(pl.Float64, strict=False)
+        if times.null_count():
+            times = text.str.to_datetime(strict=False)
+    if times.null_count():
+        line = _first_row(times.is_null())
+        raise DataError(
+            f"{path} has {column[line - 2]!r} in column {column.name!r}, line {line}: "
+            "a time is a number or a date such as 2024-05-31 18:00:00."
+        )
+    return times
+
+
+def merge_duplicates(frame: pl.DataFrame) -> pl.DataFrame:
+    """One row for each (user, item): its first time, and the earliest split that names it.
+
+    So a pair that stands in training and in test counts as training, and can't flatter the test.
+    """
+    others = [pl.col(name).min() for name in ("label", "time") if name in frame.columns]
+    return frame.group_by("user", "item", maintain_order=True).agg(others)
+
+
+def k_core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
+    """Drops users and items with fewer than ``k`` interactions until none is left.
+
+    Raises:
+        DataError: if nothing remains.
+    """
+    while True:
+        kept = frame.filter((pl.len().over("user") >= k) & (pl.len().over("item") >= k))
+        if kept.is_empty():
+            raise DataError(f"No interaction is left in the {k}-core: choose a smaller --k-core.")
+        if len(kept) == len(frame):
+            return kept
+        frame = kept
+
+
+def split_interactions(frame: pl.DataFrame, strategy: SplitStrategy, seed: int) -> pl.DataFrame:
+    """Gives every interaction a ``label``: 0 training, 1 validation, 2 test.
+
+    Args:
+        frame: interactions, each (user, item) once.
+        strategy:
+
+            * ``labels``: those of the file.
+            * ``random``: 8:1:1 for each user. A user with n >= 3 interactions gives
+              max(1, round(n / 10)) to validation and as many to test, others give none.
+            * ``leave-last-out``: the last interaction of a user is for test, the one before for
+              validation, if the user has three or more.
+            * ``time``: the first 80 % of all interactions in time train, the next 10 % validate, the
+              last 10 % test. Interactions at one moment are never parted.
+            * ``auto``: ``labels`` if the file has them, else ``random``.
+        seed: of the random split.
+
+    Raises:
+        DataError: if the strategy needs a column that is missing, or a split comes out empty.
+    """
+    if strategy == "auto":
+        strategy = resolve_split(frame)
+    if strategy == "labels":
+        if "label" not in frame.columns:
+            raise DataError("--split labels needs a column of labels: name it with --label-column.")
+        labels = frame["label"].to_numpy()
+    elif strategy == "random":
+        labels = _random_labels(frame, np.random.default_rng(seed))
+    else:
+        if "time" not in frame.columns:
+            raise DataError(f"--split {strategy} needs a column of times: name it with --time-column.")
+        labels = _last_out_labels(frame) if strategy == "leave-last-out" else _time_labels(frame)
+    for label, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
+        if not (labels == label).any():
+            raise DataError(
+                f"The {name} split is empty (--split {strategy}, {len(frame)} interactions): "
+                "give more data or choose another --split."
+            )
+    return frame.with_columns(pl.Series("label", labels, dtype=pl.Int8))
+
+
+def resolve_split(frame: pl.DataFrame) -> SplitStrategy:
+    """The strategy that ``auto`` stands for."""
+    return "labels" if "label" in frame.columns else "random"
+
+
+def _ranks(user: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rank of each interaction within its user, and the user's count; ``order`` sorts by user first."""
+    _, start, inverse, count = np.unique(user[order], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(user), dtype=np.int64)
+    size = np.empty(len(user), dtype=np.int64)
+    rank[order] = np.arange(len(user)) - start[inverse]
+    size[order] = count[inverse]
+    return rank, size
+
+
+def _user_codes(frame: pl.DataFrame) -> np.ndarray:
+    return frame["user"].rank("dense").to_numpy()
+
+
+def _random_labels(frame: pl.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    user = _user_codes(frame)
+    rank, size = _ranks(user, np.lexsort((rng.random(len(user)), user)))
+    held_out = np.where(size >= 3, np.maximum(1, np.rint(size / 10)), 0)
+    return np.where(rank < held_out, TEST, np.where(rank < 2 * held_out, VAL, TRAIN))
+
+
+def _last_out_labels(frame: pl.DataFrame) -> np.ndarray:
+    user = _user_codes(frame)
+    time = frame["time"].rank("dense").to_numpy()
+    rank, size = _ranks(user, np.lexsort((time, user)))
+    from_end = size - rank
+    return np.where(size < 3, TRAIN, np.select([from_end == 1, from_end == 2], [TEST, VAL], TRAIN))
+
+
+def _time_labels(frame: pl.DataFrame) -> np.ndarray:
+    time = frame["time"].rank("dense").to_numpy()
+    ordered = np.sort(time)
+    val_from, test_from = ordered[int(0.8 * len(time))], ordered[int(0.9 * len(time))]
+    return np.where(time >= test_from, TEST, np.where(time >= val_from, VAL, TRAIN))

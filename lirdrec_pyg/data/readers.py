@@ -1,0 +1,239 @@
+"""From files to a graph: finds out what a folder or file holds, and reads it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.data.features import (
+    FEATURE_SUFFIXES,
+    FeatureTable,
+    check_features,
+    check_ids,
+    read_features,
+    zero_rows,
+)
+from lirdrec_pyg.data.graph import build_graph
+from lirdrec_pyg.data.interactions import (
+    TEST,
+    TRAIN,
+    VAL,
+    canonical_ids,
+    is_table,
+    k_core,
+    merge_duplicates,
+    read_interactions,
+    resolve_split,
+    split_interactions,
+)
+from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
+from lirdrec_pyg.data.vocabulary import Vocabulary
+from lirdrec_pyg.errors import DataError
+
+_FEATURE_MARK = "_feat"
+
+
+@dataclass(frozen=True)
+class RecommendationData:
+    """A graph, and the IDs of its users and items.
+
+    Attributes:
+        graph: positions only.
+        users: user IDs by position.
+        items: item IDs by position.
+        facts: how the data came about (source, split, merged duplicates, ...), for people and logs.
+    """
+
+    graph: HeteroData
+    users: Vocabulary
+    items: Vocabulary
+    facts: dict[str, str | int]
+
+
+def read_data(config: DataConfig, seed: int = 999) -> RecommendationData:
+    """Reads what ``config.data`` names.
+
+    * a folder with a ``.inter`` file: MMRec layout, ``<name>.inter`` and ``<modality>_feat.npy``;
+    * a folder with ``trnMat.pkl``: TikTok's published raw form;
+    * any other folder: one table of interactions beside ``<modality>_feat.*`` files;
+    * a file: a table of interactions.
+
+    Args:
+        config: paths, columns and choices.
+        seed: of a random split.
+
+    Raises:
+        DataError: in one sentence that names the file, row or option and the way out.
+    """
+    path = Path(config.data)
+    if not path.exists():
+        raise DataError(f"There is no file or folder {path}: --data takes one, or the word 'synthetic'.")
+    if path.is_dir() and is_tiktok_raw(path):
+        frame, features = read_tiktok_raw(path)
+        return assemble(frame, features, config, seed, source=str(path))
+    table = _find_table(path) if path.is_dir() else path
+    feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(table.parent)
+    frame = read_interactions(table, config)
+    features = {modality: read_features(file) for modality, file in feature_files.items()}
+    return assemble(frame, features, config, seed, source=str(table))
+
+
+def _find_table(folder: Path) -> Path:
+    tables = sorted(p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p))
+    inters = [p for p in tables if p.suffix == ".inter"]
+    found = inters or tables
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise DataError(f"{folder} holds no table of interactions: it needs one .inter, .csv, .tsv or .parquet file.")
+    raise DataError(f"{folder} holds {len(found)} tables ({', '.join(p.name for p in found)}): name one with --data.")
+
+
+def _modality_of(file: Path) -> str | None:
+    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(_FEATURE_MARK):
+        return file.stem.removesuffix(_FEATURE_MARK) or None
+    return None
+
+
+def _find_features(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        if modality := _modality_of(file):
+            if modality in found:
+                raise DataError(
+                    f"{folder} holds both {found[modality].name} and {file.name}: name one with --features."
+                )
+            found[modality] = file
+    if not found:
+        raise DataError(
+            f"{folder} holds no item features: put a MODALITY_feat.npy beside the table, "
+            "or name a file with --features MODALITY=FILE."
+        )
+    return found
+
+
+def assemble(
+    frame: pl.DataFrame,
+    features: Mapping[str, FeatureTable],
+    config: DataConfig,
+    seed: int,
+    source: str,
+) -> RecommendationData:
+    """Merges, filters and splits the interactions, and joins them with the features by item ID.
+
+    The catalogue is every item of the interactions and every item of the feature files, so an item
+    that nobody has clicked is in it; with a k-core, it is the items that the core keeps.
+    """
+    num_rows = len(frame)
+    frame = merge_duplicates(frame)
+    facts: dict[str, str | int] = {"source": source, "duplicates merged": num_rows - len(frame)}
+    if config.k_core:
+        frame = k_core(frame, config.k_core)
+        facts["k-core"] = config.k_core
+    strategy = resolve_split(frame) if config.split == "auto" else config.split
+    frame = split_interactions(frame, strategy, seed)
+    facts["split"] = f"{strategy}, seed {seed}" if strategy == "random" else strategy
+
+    features = _with_ids(features, frame["item"], config.item_ids)
+    users = Vocabulary(frame["user"].unique().sort(), "user")
+    items = Vocabulary(_catalogue(frame["item"], features, closed=config.k_core > 0), "item")
+
+    matrices, masks = {}, {}
+    for modality, table in features.items():
+        matrices[modality], mask = _align(table, items, config.zero_features)
+        if not mask.all():
+            masks[modality] = mask
+            facts[f"items without {modality}"] = int((~mask).sum())
+
+    positions = np.stack([users.positions(frame["user"]), items.positions(frame["item"])])
+    labels = frame["label"].to_numpy()
+    train, val, test = (torch.from_numpy(positions[:, labels == label]) for label in (TRAIN, VAL, TEST))
+    graph = build_graph(train, matrices, val=val, test=test, masks=masks, num_users=len(users))
+    return RecommendationData(graph, users, items, facts)
+
+
+def _with_ids(features: Mapping[str, FeatureTable], item: pl.Series, id_file: str | None) -> dict[str, FeatureTable]:
+    """Gives each table IDs of the type that the interactions use; rows by position get theirs here."""
+    listed = _read_id_file(Path(id_file)) if id_file else None
+    by_position = {table.source: len(table) for table in features.values() if table.ids is None}
+    if len(set(by_position.values())) > 1:
+        text = ", ".join(f"{source} has {rows}" for source, rows in by_position.items())
+        raise DataError(f"Feature files whose rows go by position need as many rows as each other, but {text}.")
+    result = {}
+    for modality, table in features.items():
+        ids = table.ids
+        if ids is None:
+            ids = _ids_by_position(table, item, listed)
+        ids = canonical_ids(ids, source=f"The item-ID column of {table.source}")
+        if ids.dtype != item.dtype:
+            # One side looked like integers only by chance: as text they can still be told apart.
+            if item.dtype != pl.String:
+                raise DataError(
+                    f"{table.source} has text item IDs such as {ids[0]!r}, but the interactions have integers "
+                    f"such as {item[0]}."
+                )
+            ids = ids.cast(pl.String)
+        result[modality] = replace(table, ids=ids)
+    return result
+
+
+def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | None) -> pl.Series:
+    if listed is not None:
+        if len(listed) != len(table):
+            raise DataError(f"{table.source} has {len(table)} rows, but --item-ids lists {len(listed)} items.")
+        return listed
+    if item.dtype != pl.Int64:
+        raise DataError(
+            f"{table.source} says of no row which item it belongs to, and the interactions have text IDs such as "
+            f"{item[0]!r}: list the IDs, one a line, in a file and name it with --item-ids."
+        )
+    low, high = int(item.to_numpy().min()), int(item.to_numpy().max())
+    if low < 0:
+        raise DataError(f"The item ID {low} is negative, so it can't be a row of {table.source}: name --item-ids.")
+    if high >= len(table):
+        raise DataError(
+            f"{table.source} has {len(table)} rows, but the interactions name item {high}, which needs row {high} "
+            "(rows count from 0)."
+        )
+    return pl.Series("id", np.arange(len(table)))
+
+
+def _read_id_file(path: Path) -> pl.Series:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, named by --item-ids, is not a readable text file ({error}).") from error
+    ids = pl.Series("id", lines, dtype=pl.String)
+    check_ids(ids, source=str(path))
+    return ids
+
+
+def _catalogue(item: pl.Series, features: Mapping[str, FeatureTable], closed: bool) -> pl.Series:
+    ids = [item.unique()]
+    if not closed:
+        ids += [table.ids.unique() for table in features.values() if table.ids is not None]
+    return pl.concat([s.rename("id") for s in ids]).unique().sort()
+
+
+def _align(table: FeatureTable, items: Vocabulary, zero_features: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ``table`` in the catalogue's order, and which of them are real."""
+    assert table.ids is not None
+    own = Vocabulary(table.ids, "item").find(items.ids)
+    mask = torch.from_numpy(own >= 0)
+    # Rows that are in place already are left alone, so a mapped matrix stays mapped.
+    in_place = len(own) == len(table) and np.array_equal(own, np.arange(len(own)))
+    x = table.values if in_place else table.values[torch.from_numpy(np.maximum(own, 0))]
+    if zero_features == "missing":
+        mask = mask & ~zero_rows(x)
+    if not mask.any():
+        raise DataError(f"{table.source} has features for none of the items: its item IDs are other ones.")
+    if mask.all():
+        check_features(x, source=table.source)
+    else:
+        check_features(x[mask], source=table.source)
+    return x, mask

@@ -1,0 +1,115 @@
+"""TikTok's published raw form: pickled SciPy COO matrices and ``.npy`` features.
+
+A pickle is a program. It is run here by an unpickler that knows the names a COO matrix consists of, puts an
+inert class of its own in the place of each, and refuses everything else.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from lirdrec_pyg.data.features import FeatureTable, read_features
+from lirdrec_pyg.data.interactions import TEST, TRAIN, VAL
+from lirdrec_pyg.errors import DataError
+
+MATRIX_FILES = {"trnMat.pkl": TRAIN, "valMat.pkl": VAL, "tstMat.pkl": TEST}
+
+
+def is_tiktok_raw(folder: Path) -> bool:
+    """Whether ``folder`` holds TikTok's raw form."""
+    return (folder / "trnMat.pkl").is_file()
+
+
+def read_tiktok_raw(folder: Path) -> tuple[pl.DataFrame, dict[str, FeatureTable]]:
+    """Reads interactions (``user``, ``item``, ``label``) and features by position.
+
+    Raises:
+        DataError: if a file is missing, damaged, or a pickle asks for anything but a COO matrix.
+    """
+    frames, shapes = [], set()
+    for name, label in MATRIX_FILES.items():
+        user, item, shape = read_pickled_coo(folder / name)
+        shapes.add(shape)
+        frames.append(pl.DataFrame({"user": user, "item": item}).with_columns(label=pl.lit(label, pl.Int8)))
+    if len(shapes) > 1:
+        raise DataError(f"The matrices in {folder} differ in shape: {sorted(shapes)}.")
+    features = {file.stem.removesuffix("_feat"): read_features(file) for file in sorted(folder.glob("*_feat.npy"))}
+    if not features:
+        raise DataError(f"{folder} holds no item features: put image_feat.npy and audio_feat.npy there.")
+    return pl.concat(frames), features
+
+
+class _Matrix:
+    """Takes the place of ``scipy.sparse.coo_matrix``: keeps the pickled state and does nothing."""
+
+
+class _DType:
+    """Takes the place of ``numpy.dtype``."""
+
+    byteorder = "="
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.byteorder = state[1]
+
+
+class _Array:
+    """Takes the place of ``numpy.ndarray``: no state of unknown origin reaches NumPy's own code."""
+
+    def __init__(self, *_: object) -> None:
+        self.values = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, _, raw = state
+        if not isinstance(dtype, _DType) or dtype.code[:1] not in ("i", "f") or not isinstance(raw, bytes):
+            raise pickle.UnpicklingError("an array in it holds no plain numbers")
+        self.values = np.frombuffer(raw, dtype=dtype.byteorder.replace("|", "=") + dtype.code).reshape(shape)
+
+
+class _COOUnpickler(pickle.Unpickler):
+    _KNOWN: ClassVar[dict[tuple[str, str], type]] = {
+        ("scipy.sparse.coo", "coo_matrix"): _Matrix,
+        ("scipy.sparse._coo", "coo_matrix"): _Matrix,
+        ("numpy.core.multiarray", "_reconstruct"): _Array,
+        ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _DType,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._KNOWN:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return self._KNOWN[module, name]
+
+
+def read_pickled_coo(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Rows, columns and shape of a pickled SciPy COO matrix.
+
+    Raises:
+        DataError: if the file is anything else; nothing it asks for is executed.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        with path.open("rb") as file:
+            matrix = _COOUnpickler(file).load()
+        if not isinstance(matrix, _Matrix):
+            raise pickle.UnpicklingError("it holds no matrix")
+        state = vars(matrix)
+        row, col = (a.values for a in (state["coords"] if "coords" in state else (state["row"], state["col"])))
+        num_rows, num_cols = (int(n) for n in state["_shape"])
+        for index, size in ((row, num_rows), (col, num_cols)):
+            if index.ndim != 1 or index.dtype.kind != "i":
+                raise pickle.UnpicklingError("its indices are no integers")
+            if len(index) and not 0 <= index.min() <= index.max() < size:
+                raise pickle.UnpicklingError("its indices lie outside of its shape")
+        if len(row) != len(col):
+            raise pickle.UnpicklingError("it has more rows than columns in its list of entries")
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DataError(f"{path} is refused, it is not a plain pickled SciPy COO matrix ({error}).") from error
+    return row.astype(np.int64), col.astype(np.int64), (num_rows, num_cols)

@@ -1,0 +1,109 @@
+"""Full-ranking evaluation: every item is a candidate but those the user has in training."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.metrics import (
+    LinkPredCoverage,
+    LinkPredHitRatio,
+    LinkPredMAP,
+    LinkPredMetricCollection,
+    LinkPredMRR,
+    LinkPredNDCG,
+    LinkPredPrecision,
+    LinkPredRecall,
+)
+from torch_geometric.utils import degree
+
+from lirdrec_pyg.data import INTERACTS, held_out_edges
+from lirdrec_pyg.data.graph import Split
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.models import top_k
+
+CUTOFFS = (5, 10, 20, 50)
+
+_METRICS = {
+    "recall": LinkPredRecall,
+    "ndcg": LinkPredNDCG,
+    "precision": LinkPredPrecision,
+    "map": LinkPredMAP,
+    "mrr": LinkPredMRR,
+    "hit_rate": LinkPredHitRatio,
+}
+
+
+@dataclass(frozen=True)
+class RankingTask:
+    """Who is evaluated, and against what.
+
+    Attributes:
+        user_index: users with held-out interactions and with training interactions, ``(N,)``.
+        label_index: held-out pairs (row in ``user_index``, item), sorted by row, ``(2, num_pairs)``.
+        seen: training pairs (user, item), which are never ranked.
+        num_items: number of candidates.
+    """
+
+    user_index: Tensor
+    label_index: Tensor
+    seen: Tensor
+    num_items: int
+
+    @classmethod
+    def from_graph(cls, data: HeteroData, split: Split) -> "RankingTask":
+        """The task of ``split`` in ``data``.
+
+        Raises:
+            DataError: if nobody can be evaluated.
+        """
+        seen = data[INTERACTS].edge_index.as_subclass(Tensor)
+        user, item = held_out_edges(data, split)
+        trained = degree(seen[0], data["user"].num_nodes) > 0
+        user, item = user[trained[user]], item[trained[user]]
+        if not len(user):
+            raise DataError(f"The {split} split is empty, or none of its users has training interactions.")
+        user_index, row = user.unique(return_inverse=True)
+        row, order = row.sort(stable=True)
+        return cls(user_index, torch.stack([row, item[order]]), seen, data["item"].num_nodes)
+
+
+def evaluate_ranking(
+    user: Tensor,
+    item: Tensor,
+    task: RankingTask,
+    cutoffs: tuple[int, ...] = CUTOFFS,
+) -> dict[str, float]:
+    r"""Ranks all items for the users of ``task`` and averages over them (paper, section 5.1).
+
+    With :math:`h_u` the hits among the first :math:`k` and :math:`n_u` the held-out items of a user:
+    Recall :math:`h_u / n_u`; Precision :math:`h_u / k`; NDCG with binary gains and an ideal of
+    :math:`\min(n_u, k)` items; MAP with the sum of precisions over :math:`\min(n_u, k)`; MRR of the
+    first hit; hit rate, the share of users with one; coverage, the share of items that anybody gets.
+
+    Args:
+        user: representations of all users, shape ``(|U|, F)``.
+        item: representations of all items, shape ``(|I|, F)``.
+        task: users and held-out items.
+        cutoffs: values of :math:`k`.
+
+    Returns:
+        ``{"recall@20": ..., ...}`` for each metric and cutoff.
+    """
+    metrics = LinkPredMetricCollection(
+        {f"{name}@{k}": metric(k) for name, metric in _METRICS.items() for k in cutoffs}
+        | {f"coverage@{k}": LinkPredCoverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
+    ).to(user.device)
+    row, label = task.label_index
+    for block in top_k(user, item, task.user_index, max(cutoffs), task.seen):
+        start, stop = torch.searchsorted(row, torch.tensor([block.rows.start, block.rows.stop], device=row.device))
+        metrics.update(block.item, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+@torch.no_grad()
+def evaluate_model(model: nn.Module, data: HeteroData, task: RankingTask) -> dict[str, float]:
+    """Metrics of ``model``, from a fresh pass over the whole graph in eval mode, in float32 or wider."""
+    model.eval()
+    user, item = model(data)
+    return evaluate_ranking(user, item, task)

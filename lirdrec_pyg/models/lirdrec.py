@@ -1,0 +1,196 @@
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform, Compose
+
+from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, check_graph, item_features, modalities
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.models.ranking import top_k
+from lirdrec_pyg.nn import (
+    BipartiteConv,
+    BPRLoss,
+    ItemGraphConv,
+    ModalityEncoder,
+    MultimodalDCT,
+    ProgressiveWeightCopying,
+    adjacency,
+)
+from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, NormalizeBipartite
+
+
+class LIRDRec(nn.Module):
+    r"""The recommender that learns item representations directly from modality features, from
+    `"Learning Item Representations Directly from Multimodal Features for Effective Recommendation"
+    <https://arxiv.org/abs/2505.04960>`_.
+
+    Items have no ID vectors. The branches are the modalities and one shared branch, which encodes
+    their cosine transform; the representations of a node are concatenated over the branches.
+
+    .. math::
+        \mathbf{E}^{(0)} = \mathop{\Vert}_b \mathrm{norm}([\mathbf{P}_b; \mathbf{H}_b]), \qquad
+        \mathbf{E} = \sum_{l=0}^{L} \hat{\mathbf{A}}^l \mathbf{E}^{(0)}
+
+    .. math::
+        \mathbf{V} = (\mathbf{I} + \mathbf{S}^n) \mathbf{E}_I, \qquad
+        \mathbf{U} = \mathop{\Vert}_b \alpha_b \mathbf{E}_{U,b}, \qquad
+        x_{ui} = \mathbf{u}^\top \mathbf{v}
+
+    Args:
+        num_users: number of users, each with a free vector in every branch.
+        in_channels: feature width of each modality, in the order of the graph's modalities.
+        embedding_dim: width :math:`d` of one branch.
+        num_layers: layers :math:`L` of user-item propagation.
+        num_item_layers: layers :math:`n` of item-item propagation.
+        dct: axes of the cosine transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`.
+        network_weight: :math:`w_0`, see :class:`~lirdrec_pyg.nn.ProgressiveWeightCopying`.
+        decay_base: of the fusion network's weight.
+        reg_weight: :math:`\lambda`, see :class:`~lirdrec_pyg.nn.BPRLoss`.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        in_channels: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        dct: DCTMode = "feature",
+        network_weight: float = 0.9,
+        decay_base: float = 0.9,
+        reg_weight: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.num_users = num_users
+        self.in_channels = dict(in_channels)
+        self.embedding_dim = embedding_dim
+        self.branches = (*self.in_channels, "shared")
+        num_branches = len(self.branches)
+
+        widths = [*self.in_channels.values(), sum(self.in_channels.values())]
+        self.encoders = nn.ModuleList(ModalityEncoder(width, embedding_dim) for width in widths)
+        self.dct = MultimodalDCT(dct)
+        self.user = nn.Parameter(torch.empty(num_users, num_branches, embedding_dim))
+        self.bipartite_conv = BipartiteConv(num_layers)
+        self.item_conv = ItemGraphConv(num_item_layers)
+        self.fusion = ProgressiveWeightCopying(num_users, num_branches, embedding_dim, network_weight, decay_base)
+        self.bpr_loss = BPRLoss(reg_weight)
+        self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: LIRDRecConfig, data: HeteroData) -> "LIRDRec":
+        """The model of ``config`` for the users and modalities of ``data``."""
+        return cls(
+            data["user"].num_nodes,
+            {modality: item_features(data, modality).size(1) for modality in modalities(data)},
+            embedding_dim=config.embedding_dim,
+            num_layers=config.num_layers,
+            num_item_layers=config.num_item_layers,
+            dct=config.dct,
+            network_weight=config.network_weight,
+            decay_base=config.decay_base,
+            reg_weight=config.reg_weight,
+        )
+
+    def reset_parameters(self) -> None:
+        for encoder in self.encoders:
+            encoder.reset_parameters()  # type: ignore[operator]
+        for branch in range(len(self.branches)):
+            nn.init.xavier_normal_(self.user.data[:, branch])
+        self.fusion.reset_parameters()
+
+    @staticmethod
+    def graph_transform(config: LIRDRecConfig, progress: bool = False) -> BaseTransform:
+        """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: the item graph."""
+        return AddItemKNN(config.knn_k, config.graph_weights, progress=progress)
+
+    @staticmethod
+    def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
+        """What can be made ready once for all calls of :meth:`forward`: weights, operators, the DCT."""
+        return Compose([NormalizeBipartite(), AddDCT(config.dct), CacheAdjacency(backend)])
+
+    def encode_items(self, data: HeteroData) -> Tensor:
+        """Unit vectors of the items in every branch before any propagation, shape ``(|I|, B, d)``."""
+        features = [item_features(data, modality) for modality in self.in_channels]
+        shared = data["item"].dct if "dct" in data["item"] else self.dct(features)
+        encoded = [
+            F.normalize(encoder(x.to(self.user.dtype)).to(self.user.dtype), dim=-1)
+            for encoder, x in zip(self.encoders, [*features, shared], strict=True)
+        ]
+        return torch.stack(encoded, dim=1)
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        """Representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
+
+        Args:
+            data: a graph with the item graph in it, see :meth:`graph_transform`. What
+                :meth:`input_transform` made ready is used, what is lacking is computed in each call.
+        """
+        x_user = F.normalize(self.user, dim=-1).flatten(start_dim=1)
+        x_item = self.encode_items(data).flatten(start_dim=1)
+
+        edge_index, edge_weight = adjacency(data[INTERACTS])
+        rev_edge_index, rev_edge_weight = adjacency(data[INTERACTED_BY])
+        x_user, x_item = self.bipartite_conv(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+
+        x_item = self.item_conv(x_item, *adjacency(data[SIMILAR]))
+        x_user = self.fusion(x_user.view(-1, len(self.branches), self.embedding_dim))
+        return x_user, x_item
+
+    def loss(self, data: HeteroData, triples: Tensor) -> Tensor:
+        """Loss of a batch.
+
+        Args:
+            data: as for :meth:`forward`.
+            triples: users, positive items and negative items, int64, shape ``(3, N)``.
+        """
+        user, item = self(data)
+        u, i, j = triples
+        x = user[u]
+        positive, negative = (x * item[i]).sum(dim=-1), (x * item[j]).sum(dim=-1)
+        return self.bpr_loss(positive, negative, user, item)
+
+    def start_epoch(self) -> None:
+        """Has to be called once before each epoch of training."""
+        self.fusion.start_epoch()
+
+    @torch.no_grad()
+    def recommend(
+        self,
+        data: HeteroData,
+        user_index: Tensor | None = None,
+        k: int = 20,
+        exclude_seen: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """The ``k`` best items for each user.
+
+        Args:
+            data: as for :meth:`forward`.
+            user_index: positions of users, shape ``(N,)``; by default all.
+            k: number of items; at most the catalogue.
+            exclude_seen: leaves out the training interactions of each user. A user who has fewer than
+                ``k`` items left gets the rest with a score of minus infinity.
+
+        Returns:
+            Scores and item positions, best first, both of shape ``(N, k)``.
+        """
+        check_graph(data)
+        if SIMILAR not in data.edge_types:
+            raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
+        training = self.training
+        self.eval()
+        user, item = self(data)
+        self.train(training)
+        if user_index is None:
+            user_index = torch.arange(len(user), device=user.device)
+        seen = data[INTERACTS].edge_index if exclude_seen else None
+        blocks = list(top_k(user, item, user_index, k, seen))
+        return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])
+
+    def extra_repr(self) -> str:
+        widths: dict[str, Any] = self.in_channels
+        return f"num_users={self.num_users}, in_channels={widths}, embedding_dim={self.embedding_dim}"

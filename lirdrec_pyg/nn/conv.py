@@ -1,0 +1,166 @@
+from typing import Any
+
+from torch import Tensor
+from torch_geometric.nn.conv import MessagePassing
+from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
+from torch_geometric.utils import degree, is_sparse, spmm
+
+from lirdrec_pyg.nn.sparse import SparseOperator
+
+
+def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: float = 1e-7) -> Tensor:
+    r"""Symmetric normalisation of a binary bipartite graph (paper, section 4.2).
+
+    .. math::
+        e_{u,i} = \frac{1}{\sqrt{\deg(u) + \epsilon} \sqrt{\deg(i) + \epsilon}}
+
+    Args:
+        edge_index: pairs (user, item), shape ``(2, num_edges)``, int64.
+        num_users: number of users.
+        num_items: number of items.
+        eps: added to each degree.
+
+    Returns:
+        One weight an edge, float32, shape ``(num_edges,)``.
+    """
+    user, item = edge_index.as_subclass(Tensor)
+    user_scale = (degree(user, num_users) + eps).rsqrt()
+    item_scale = (degree(item, num_items) + eps).rsqrt()
+    return user_scale[user] * item_scale[item]
+
+
+class _WeightedSumConv(MessagePassing):
+    """``out[i] = sum over edges (j, i) of weight(j, i) * x[j]``, fused wherever the adjacency allows it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("aggr", "sum")
+        super().__init__(**kwargs)
+
+    def _sum(
+        self, edge_index: Adj | SparseOperator, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor
+    ) -> Tensor:
+        if isinstance(edge_index, SparseOperator):
+            return edge_index @ x_source
+        # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
+        return self.propagate(
+            edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
+        )
+
+    def message(self, x_j: Tensor, edge_weight: OptTensor) -> Tensor:
+        return x_j if edge_weight is None else edge_weight.view(-1, 1) * x_j
+
+    def message_and_aggregate(self, edge_index: Adj, x: tuple[Tensor, Tensor], edge_weight: OptTensor) -> Tensor:
+        if isinstance(edge_index, SparseTensor):
+            return torch_sparse.matmul(edge_index, x[0], reduce="sum")
+        return spmm(edge_index, x[0], reduce="sum")
+
+
+def _reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
+    if isinstance(adj, (SparseTensor, SparseOperator)):
+        return adj.t()
+    if is_sparse(adj):
+        return adj.t().to_sparse_csr()
+    return adj.as_subclass(Tensor).flip([0])
+
+
+class BipartiteConv(_WeightedSumConv):
+    r"""Linear propagation over the user-item graph (paper, section 4.2).
+
+    .. math::
+        \mathbf{E}_U^{(l+1)} = \hat{\mathbf{A}} \mathbf{E}_I^{(l)}, \qquad
+        \mathbf{E}_I^{(l+1)} = \hat{\mathbf{A}}^\top \mathbf{E}_U^{(l)}, \qquad
+        \mathbf{E} = \sum_{l=0}^{L} \mathbf{E}^{(l)}
+
+    with :math:`\hat{\mathbf{A}}` the binary interactions, normalised by :func:`bipartite_norm`. The
+    layers are summed, not averaged.
+
+    Args:
+        num_layers: number :math:`L` of layers.
+        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:** users :math:`(|U|, F)`, items :math:`(|I|, F)`; the edges (user, item) in any of
+
+          * ``edge_index`` :math:`(2, |E|)`, plain or :class:`torch_geometric.EdgeIndex`, with
+            ``edge_weight`` :math:`(|E|)`; without weights a plain one is normalised on the fly;
+          * a transposed adjacency :math:`(|I|, |U|)` that holds the weights: ``torch.sparse_csr``,
+            ``SparseTensor`` or :class:`SparseOperator`, the last being the fastest to train with.
+
+          ``rev_edge_index`` and ``rev_edge_weight`` are the same for the edges (item, user). They are
+          made from the others when left out; keep them to save that work.
+        - **output:** users :math:`(|U|, F)`, items :math:`(|I|, F)`
+    """
+
+    def __init__(self, num_layers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+
+    def forward(
+        self,
+        x_user: Tensor,
+        x_item: Tensor,
+        edge_index: Adj | SparseOperator,
+        rev_edge_index: Adj | SparseOperator | None = None,
+        edge_weight: OptTensor = None,
+        rev_edge_weight: OptTensor = None,
+    ) -> tuple[Tensor, Tensor]:
+        num_users, num_items = x_user.size(0), x_item.size(0)
+        if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
+            edge_weight = bipartite_norm(edge_index, num_users, num_items).to(x_user.dtype)
+            if isinstance(rev_edge_index, Tensor):
+                rev_edge_weight = bipartite_norm(rev_edge_index, num_items, num_users).to(x_user.dtype)
+        if rev_edge_index is None:
+            rev_edge_index, rev_edge_weight = _reverse(edge_index), edge_weight
+
+        out_user, out_item = x_user, x_item
+        for _ in range(self.num_layers):
+            x_user, x_item = (
+                self._sum(rev_edge_index, x_item, x_user, rev_edge_weight),
+                self._sum(edge_index, x_user, x_item, edge_weight),
+            )
+            out_user, out_item = out_user + x_user, out_item + x_item
+        return out_user, out_item
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_layers={self.num_layers})"
+
+
+class ItemGraphConv(_WeightedSumConv):
+    r"""Linear propagation over the item graph, added to its input (paper, section 4.3).
+
+    .. math::
+        \mathbf{G}^{\prime} = \mathbf{G} + \mathbf{S}^n \mathbf{G}
+
+    Args:
+        num_layers: number :math:`n` of layers; 0 leaves the input as it is.
+        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
+
+    Shapes:
+        - **input:** items :math:`(|I|, F)`; the edges (neighbour, item) as ``edge_index``
+          :math:`(2, |E|)`, plain or :class:`torch_geometric.EdgeIndex`, with ``edge_weight``
+          :math:`(|E|)`, or a matrix :math:`\mathbf{S}` :math:`(|I|, |I|)`: ``torch.sparse_csr``,
+          ``SparseTensor`` or :class:`SparseOperator`
+        - **output:** items :math:`(|I|, F)`
+    """
+
+    def __init__(self, num_layers: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+
+    def forward(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+        if self.num_layers == 0:
+            return x
+        out = x
+        for _ in range(self.num_layers):
+            out = self._sum(edge_index, out, out, edge_weight)
+        return x + out
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_layers={self.num_layers})"
+
+
+def adjacency(store: Any) -> tuple[Adj | SparseOperator, OptTensor]:
+    """What a layer takes from an edge store of ``HeteroData``: ``adj_t``, or ``edge_index`` and its weights."""
+    if "adj_t" in store:
+        return store.adj_t, None
+    return store.edge_index, store.get("edge_weight")

@@ -1,0 +1,67 @@
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lirdrec_pyg.config import DCTMode
+
+
+def dct(x: Tensor, dim: int = -1) -> Tensor:
+    r"""Orthonormal type-II discrete cosine transform along ``dim``, by one FFT.
+
+    .. math::
+        y_k = s_k \sum_{n=0}^{N-1} x_n \cos\left(\frac{\pi k (2n + 1)}{2N}\right), \qquad
+        s_0 = \sqrt{1/N},\; s_{k>0} = \sqrt{2/N}
+
+    Args:
+        x: real tensor of any shape.
+        dim: axis of length :math:`N`.
+
+    Returns:
+        Tensor of the shape and dtype of ``x``.
+    """
+    x = x.movedim(dim, -1)
+    size = x.size(-1)
+    # The even entries, then the odd ones backwards: the FFT of this order is the DCT up to a rotation.
+    folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
+    angle = torch.arange(size, device=x.device, dtype=x.dtype) * (math.pi / (2 * size))
+    spectrum = torch.fft.fft(folded, norm="ortho")
+    y = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
+    y = y * math.sqrt(2.0)
+    y[..., 0] /= math.sqrt(2.0)
+    return y.movedim(-1, dim)
+
+
+class MultimodalDCT(nn.Module):
+    r"""The transformation that shares information across modalities (paper, section 4.1).
+
+    .. math::
+        \mathbf{Z} = \mathop{\Vert}_{m} T(\mathbf{X}_m)
+
+    with :math:`T` the orthonormal type-II DCT. It has no parameters.
+
+    Args:
+        mode: ``"feature"`` transforms each row along the feature axis. ``"2d"`` transforms along the
+            item axis as well; then each row depends on the number and order of all items, so an item
+            that arrives later can't be encoded.
+
+    Shapes:
+        - **input:** one matrix :math:`(N, d_m)` a modality, floating point; half precision is computed
+          in float32
+        - **output:** :math:`(N, \sum_m d_m)`
+    """
+
+    def __init__(self, mode: DCTMode = "feature") -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        return torch.cat([self._transform(x) for x in xs], dim=-1)
+
+    def _transform(self, x: Tensor) -> Tensor:
+        x = dct(x if x.dtype == torch.float64 else x.float(), dim=-1)
+        return dct(x, dim=0) if self.mode == "2d" else x
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(mode={self.mode!r})"

@@ -1,0 +1,33 @@
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BPRLoss(nn.Module):
+    r"""Bayesian personalised ranking with a regulariser on the representations (paper, section 4.5).
+
+    .. math::
+        \mathcal{L} = -\frac{1}{N} \sum_{(u,i,j)} \log \sigma(x_{ui} - x_{uj})
+        + \lambda \left( \mathrm{mean}(\mathbf{U} \odot \mathbf{U})
+        + \mathrm{mean}(\mathbf{V} \odot \mathbf{V}) \right)
+
+    Args:
+        reg_weight: :math:`\lambda`.
+
+    Shapes:
+        - **input:** scores of the positives and of the negatives, :math:`(N)` each; representations of
+          all users :math:`(|U|, F)` and of all items :math:`(|I|, F)`
+        - **output:** a scalar
+    """
+
+    def __init__(self, reg_weight: float = 0.0) -> None:
+        super().__init__()
+        self.reg_weight = reg_weight
+
+    def forward(self, positive: Tensor, negative: Tensor, user: Tensor, item: Tensor) -> Tensor:
+        loss = -F.logsigmoid(positive - negative).mean()
+        if self.reg_weight:
+            loss = loss + self.reg_weight * (user.square().mean() + item.square().mean())
+        return loss
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(reg_weight={self.reg_weight})"

@@ -1,0 +1,76 @@
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# torch says so once for every program that makes a CSR tensor; its products are tested here.
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
+
+
+class SparseOperator:
+    r"""A constant sparse matrix :math:`\mathbf{A}` kept with its transpose, both in CSR.
+
+    A product with autograd needs :math:`\mathbf{A}` forwards and :math:`\mathbf{A}^\top` backwards;
+    torch converts a single CSR matrix anew in each backward pass, which takes longer than the product.
+    Indices are int32 where they fit, which halves what the product reads of them.
+
+    Args:
+        index: row and column of each entry, int64, shape ``(2, num_entries)``, each pair once.
+        value: the entries, shape ``(num_entries,)``.
+        size: number of rows and of columns.
+    """
+
+    def __init__(self, index: Tensor, value: Tensor, size: tuple[int, int]) -> None:
+        row, column = index
+        self._matrix = _csr(row, column, value, size)
+        self._transpose = _csr(column, row, value, (size[1], size[0]))
+
+    @classmethod
+    def _of(cls, matrix: Tensor, transpose: Tensor) -> "SparseOperator":
+        operator = cls.__new__(cls)
+        operator._matrix, operator._transpose = matrix, transpose
+        return operator
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._matrix.shape
+
+    def t(self) -> "SparseOperator":
+        """The transposed operator, which shares its memory with this one."""
+        return self._of(self._transpose, self._matrix)
+
+    def to(self, *args: Any, **kwargs: Any) -> "SparseOperator":
+        """As :meth:`torch.Tensor.to`."""
+        return self._of(self._matrix.to(*args, **kwargs), self._transpose.to(*args, **kwargs))
+
+    def to_dense(self) -> Tensor:
+        """The matrix, shape ``shape``."""
+        return self._matrix.to_dense()
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """Product with a dense matrix of shape ``(columns, F)``, differentiable in it."""
+        return _Product.apply(x, self._matrix, self._transpose)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(size={tuple(self.shape)}, nnz={self._matrix._nnz()})"
+
+
+def _csr(row: Tensor, column: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+    order = (row * size[1] + column).argsort()
+    start = torch.zeros(size[0] + 1, dtype=torch.long, device=row.device)
+    start[1:] = torch.bincount(row, minlength=size[0]).cumsum(0)
+    dtype = torch.int32 if max(len(row), *size) < 2**31 else torch.int64
+    return torch.sparse_csr_tensor(start.to(dtype), column[order].to(dtype), value[order], size, check_invariants=False)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        ctx.operators = transpose, matrix
+        return matrix @ x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Product.apply(grads[0], *ctx.operators), None, None

@@ -1,0 +1,107 @@
+import warnings
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import degree
+
+from lirdrec_pyg.errors import DataError
+
+
+class BPRSampler:
+    r"""Draws the triples (user, positive, negative) of an epoch in one go.
+
+    Each training interaction is the positive of one triple. Its negative is drawn from the items that
+    occur in training, uniformly or with probability proportional to :math:`\mathrm{popularity}^\alpha`,
+    and redrawn while the user has it in training. Everything happens on the device of ``edge_index``,
+    without a loop over users.
+
+    A user who has every item of the training set can have no negative; such a user's interactions
+    give no triples, and a warning says how many there are.
+
+    Args:
+        edge_index: training interactions (user, item), shape ``(2, num_edges)``.
+        num_users: number of users.
+        num_items: number of items.
+        alpha: power of the popularity; 0 is uniform.
+        generator: of the draws, on the device of ``edge_index``; by default torch's own.
+
+    Raises:
+        DataError: if no interaction can have a negative.
+    """
+
+    def __init__(
+        self,
+        edge_index: Tensor,
+        num_users: int,
+        num_items: int,
+        alpha: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        edge_index = edge_index.as_subclass(Tensor)
+        self.num_items = num_items
+        self.alpha = alpha
+        self.generator = generator
+
+        user, item = edge_index
+        popularity = degree(item, num_items, dtype=torch.double)
+        self.candidates = popularity.nonzero().view(-1)
+        self._cumulative = None if alpha == 0 else popularity[self.candidates].pow(alpha).cumsum(0)
+        # A pair is known by one integer; in a sorted list of them, a look-up is a binary search.
+        self._known = self._key(user, item).unique()
+
+        saturated = degree(user, num_users, dtype=torch.long) >= len(self.candidates)
+        usable = ~saturated[user]
+        if not usable.any():
+            raise DataError("Every user has every item in training: there is no negative to learn from.")
+        if not usable.all():
+            warnings.warn(
+                f"{int(saturated.sum())} user(s) have every item in training: "
+                f"{int((~usable).sum())} interactions give no triples.",
+                stacklevel=2,
+            )
+        self.positives = edge_index[:, usable]
+
+    def __len__(self) -> int:
+        """Number of triples in an epoch."""
+        return self.positives.size(1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} triples, {len(self.candidates)} candidates, alpha={self.alpha})"
+
+    def _key(self, user: Tensor, item: Tensor) -> Tensor:
+        return user * self.num_items + item
+
+    def _draw(self, size: int) -> Tensor:
+        device = self.candidates.device
+        if self._cumulative is None:
+            index = torch.randint(len(self.candidates), (size,), generator=self.generator, device=device)
+        else:
+            point = torch.rand(size, generator=self.generator, device=device, dtype=torch.double)
+            index = torch.searchsorted(self._cumulative, point * self._cumulative[-1], right=True)
+            index = index.clamp_(max=len(self.candidates) - 1)
+        return self.candidates[index]
+
+    def is_known(self, user: Tensor, item: Tensor) -> Tensor:
+        """Which of the pairs are training interactions, bool, of the shape of ``user``."""
+        key = self._key(user, item)
+        position = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
+        return self._known[position] == key
+
+    def negatives(self, user: Tensor) -> Tensor:
+        """One negative item for each of ``user``, int64, shape ``(N,)``.
+
+        ``user`` has to hold none of the users that have every item.
+        """
+        negative = self._draw(len(user))
+        clash = self.is_known(user, negative).nonzero().view(-1)
+        while len(clash):
+            drawn = self._draw(len(clash))
+            negative[clash] = drawn
+            clash = clash[self.is_known(user[clash], drawn)]
+        return negative
+
+    def sample_epoch(self) -> Tensor:
+        """Triples of one epoch in random order, int64, shape ``(3, len(self))``."""
+        order = torch.randperm(len(self), generator=self.generator, device=self.positives.device)
+        user, positive = self.positives[:, order]
+        return torch.stack([user, positive, self.negatives(user)])

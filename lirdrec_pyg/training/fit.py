@@ -1,0 +1,114 @@
+import resource
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import seed_everything
+
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.data import RecommendationData
+from lirdrec_pyg.evaluation import RankingTask
+from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.training.run import Run
+from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller wants to hear of a training.
+
+    Attributes:
+        on_start: called with the trainer before the first epoch.
+        on_step: see :meth:`Trainer.fit`.
+        on_epoch: see :meth:`Trainer.fit`.
+        should_stop: see :meth:`Trainer.fit`.
+    """
+
+    on_start: Callable[[Trainer], None] = lambda trainer: None
+    on_step: Callable[[int, int], None] = lambda epoch, step: None
+    on_epoch: Callable[[EpochResult], None] = lambda result: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def fit(
+    data: RecommendationData,
+    out: Path,
+    data_config: DataConfig,
+    model_config: LIRDRecConfig,
+    training_config: TrainingConfig,
+    hooks: Hooks | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Trains LIRDRec on ``data`` and writes the run folder ``out``.
+
+    Everything that can be checked is checked before the folder is made.
+
+    Args:
+        data: graph and IDs.
+        out: run folder, see :class:`~lirdrec_pyg.training.Run`.
+        data_config: where ``data`` came from; written down in the run.
+        model_config: of the model.
+        training_config: of the training.
+        hooks: for progress, and to stop early.
+        overwrite: replaces an earlier run in ``out``.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        LIRDRecError: of the kind that fits, in one sentence.
+    """
+    hooks = hooks or Hooks()
+    Run.check_free(out, overwrite)
+    seed_everything(training_config.seed, verbose=False)
+    graph = LIRDRec.graph_transform(model_config, progress=True)(data.graph)
+    data = RecommendationData(graph, data.users, data.items, data.facts)
+    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
+    model = LIRDRec.from_config(model_config, prepared)
+    trainer = Trainer(model, prepared, training_config)
+    tasks = {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}
+
+    run = Run.create(out, data, (data_config, model_config, training_config), overwrite)
+    hooks.on_start(trainer)
+
+    def on_epoch(result: EpochResult) -> None:
+        run.append_history(result)
+        state = model.state_dict()
+        run.save_weights("last", state)
+        if result.improved:
+            run.save_weights("model", state)
+        hooks.on_epoch(result)
+
+    result = trainer.fit(hooks.on_step, on_epoch, hooks.should_stop)
+    run.save_weights("last", model.state_dict())
+    run.save_weights("model", result.best_state)
+    model.load_state_dict(result.best_state)
+    history = result.history
+    metrics = {
+        "best_epoch": result.best_epoch,
+        "epochs": len(history),
+        "stopped": result.stopped,
+        "monitor": MONITOR,
+        **{name: trainer.evaluate(task) for name, task in tasks.items()},
+        "seconds_per_epoch": {
+            "training": statistics.fmean(r.train_seconds for r in history) if history else None,
+            "evaluation": statistics.fmean(r.eval_seconds for r in history) if history else None,
+        },
+        "peak_memory_mib": _peak_memory_mib(),
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20
+        if trainer.fabric.device.type == "cuda"
+        else None,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "data": data.facts,
+    }
+    run.save_metrics(metrics)
+    return metrics
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
