@@ -2,7 +2,13 @@
 
 
 class LIRDRecError(Exception):
-    """Base of all errors this package raises on purpose."""
+    """Base of all errors this package raises on purpose.
+
+    Attributes:
+        exit_code: with which the command line ends: 2 if the input is at fault.
+    """
+
+    exit_code = 2
 
 
 class DataError(LIRDRecError, ValueError):

@@ -11,16 +11,13 @@ from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.errors import LIRDRecError
 
 
-class _BadInput(click.ClickException):
-    exit_code = 2
-
-
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except LIRDRecError as error:
-            raise _BadInput(str(error)) from error
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lirdrec_pyg.data.tables import canonical_ids, check_ids, first_line, read_parquet
 from lirdrec_pyg.errors import DataError
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
@@ -30,7 +32,7 @@ class FeatureTable:
 
     Attributes:
         values: shape ``(num_rows, d_m)``, floating point, memory-mapped where the format allows it.
-        ids: the item ID of each row, or ``None`` if rows go by position.
+        ids: the item ID of each row, int64 or strings, or ``None`` if rows go by position.
         source: where the features came from, for messages.
     """
 
@@ -69,32 +71,34 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
     else:
         raise DataError(f"{path} has an unknown ending: features are read from {', '.join(FEATURE_SUFFIXES)}.")
 
-    if values.dim() != 2:
+    if values.layout != torch.strided or values.is_complex() or values.is_quantized or values.is_meta:
+        raise DataError(f"{path} holds no plain matrix of real numbers: save a dense floating-point tensor.")
+    if values.dim() != 2 or values.numel() == 0:
         raise DataError(f"{path} has to hold a matrix of one row an item, but its shape is {tuple(values.shape)}.")
-    if values.dtype == torch.float64 or not values.is_floating_point():
+    values = values.detach()
+    if values.dtype not in (torch.float16, torch.bfloat16, torch.float32):
         values = values.float()
     if ids is not None:
+        ids = canonical_ids(ids, source=f"The item-ID column of {path}")
         if len(ids) != len(values):
             raise DataError(f"{path} has {len(ids)} item IDs for {len(values)} rows.")
         check_ids(ids, source=str(path))
     return FeatureTable(values, ids, source=str(path))
 
 
-def check_ids(ids: pl.Series, source: str) -> None:
-    """Raises :class:`DataError` if an item ID is missing or occurs twice."""
-    if ids.null_count():
-        raise DataError(f"{source} has no item ID in row {int(ids.is_null().arg_max() or 0) + 1}.")
-    if ids.n_unique() != len(ids):
-        twice = ids.filter(ids.is_duplicated())[0]
-        raise DataError(f"{source} holds the item ID {twice!r} more than once: keep one row of it.")
+def _as_ids(ids: Any, path: Path) -> pl.Series:
+    try:
+        return pl.Series("id", ids.numpy() if isinstance(ids, Tensor) else ids)
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"The item IDs in {path} are no list of integers or of texts ({first_line(error)}).") from error
 
 
 def _read_npy(path: Path) -> tuple[Tensor, None]:
     try:
         # Copy-on-write: pages are read when needed, and torch gets the writable array it asks for.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path} is not a readable .npy file of numbers ({error}).") from error
+        array = np.lib.format.open_memmap(path, mode="c")
+    except Exception as error:  # a damaged header raises nearly anything
+        raise DataError(f"{path} is not a readable .npy file of numbers ({first_line(error)}).") from error
     return _from_numpy(array, path), None
 
 
@@ -102,18 +106,19 @@ def _read_npz(path: Path) -> tuple[Tensor, pl.Series | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = set(file.files)
-            name = _matrix_name(names, path)
-            ids = pl.Series("id", file["ids"]) if "ids" in names else None
-            return _from_numpy(file[name], path), ids
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a readable .npz file of numbers ({error}).") from error
+            values = file[_matrix_name(names, path)]
+            ids = file["ids"] if "ids" in names else None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive raises nearly anything
+        raise DataError(f"{path} is not a readable .npz file of numbers ({first_line(error)}).") from error
+    return _from_numpy(values, path), None if ids is None else _as_ids(ids, path)
 
 
 def _read_pt(path: Path) -> tuple[Tensor, pl.Series | None]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Only the zip form can be mapped; PyTorch before 1.6 wrote another.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises many kinds, down to RuntimeError and UnpicklingError
         raise DataError(
             f"{path} is not a .pt file of plain tensors, and nothing else in it is loaded: "
@@ -127,9 +132,7 @@ def _read_pt(path: Path) -> tuple[Tensor, pl.Series | None]:
     if not isinstance(values, Tensor):
         raise DataError(f"{path} holds a {type(values).__name__} where a tensor of features should be.")
     ids = content.get("ids")
-    if isinstance(ids, Tensor):
-        ids = ids.numpy()
-    return values, None if ids is None else pl.Series("id", ids)
+    return values, None if ids is None else _as_ids(ids, path)
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, pl.Series | None]:
@@ -137,17 +140,16 @@ def _read_safetensors(path: Path) -> tuple[Tensor, pl.Series | None]:
         with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             values = file.get_tensor(_matrix_name(names, path))
-            ids = pl.Series("id", file.get_tensor("ids").numpy()) if "ids" in names else None
-            return values, ids
+            ids = file.get_tensor("ids") if "ids" in names else None
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is not a readable .safetensors file ({error}).") from error
+        raise DataError(f"{path} is not a readable .safetensors file ({first_line(error)}).") from error
+    return values, None if ids is None else _as_ids(ids, path)
 
 
 def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series | None]:
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path} is not a readable Parquet file ({error}).") from error
+    frame = read_parquet(path)
+    if frame.is_empty():
+        raise DataError(f"{path} holds no rows.")
     if frame.width < 2:
         raise DataError(f"{path} has to hold an item-ID column and at least one column of features.")
     id_column = id_column or frame.columns[0]
@@ -157,22 +159,22 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
     for column in rest.iter_columns():
         if column.null_count():
             raise DataError(
-                f"{path} has no value in column {column.name!r}, row {int(column.is_null().arg_max() or 0)}."
+                f"{path} has no value in column {column.name!r}, row {column.is_null().arg_max()} (rows count from 0)."
             )
     column = rest.to_series(0)
     if rest.width == 1 and isinstance(column.dtype, (pl.List, pl.Array)):
-        if column.dtype.inner is None or not column.dtype.inner.is_numeric():
+        inner = column.dtype.inner
+        if inner is None or not inner.is_numeric():
             raise DataError(f"Column {column.name!r} of {path} holds no numbers but {column.dtype}.")
-        if isinstance(column.dtype, pl.List):
-            lengths = column.list.len()
-            if lengths.n_unique() != 1:
-                raise DataError(f"The vectors in column {column.name!r} of {path} are not all of one length.")
-            column = column.list.to_array(int(lengths[0]))
-        return _from_numpy(column.to_numpy(), path), ids
+        widths = {column.dtype.size} if isinstance(column.dtype, pl.Array) else set(column.list.len())
+        if len(widths) != 1:
+            raise DataError(f"The vectors in column {column.name!r} of {path} are not all of one length.")
+        array = column.cast(pl.Array(inner if inner.is_float() else pl.Float32, widths.pop())).to_numpy()
+        return _from_numpy(array, path), ids
     texts = [c.name for c in rest.iter_columns() if not c.dtype.is_numeric()]
     if texts:
         raise DataError(f"Column {texts[0]!r} of {path} holds no numbers: name the item-ID column, or drop it.")
-    return _from_numpy(rest.to_numpy(), path), ids
+    return _from_numpy(rest.select(c if c.dtype.is_float() else c.cast(pl.Float32) for c in rest).to_numpy(), path), ids
 
 
 def _matrix_name(names: set[str], path: Path) -> str:
@@ -185,9 +187,10 @@ def _matrix_name(names: set[str], path: Path) -> str:
 
 
 def _from_numpy(array: np.ndarray, path: Path) -> Tensor:
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"{path} holds {array.dtype}, not numbers.")
-    if array.dtype.byteorder == ">" or not array.flags.writeable or array.dtype.kind == "u":
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise DataError(f"{path} holds {getattr(array, 'dtype', type(array).__name__)}, not numbers.")
+    # torch knows neither foreign byte orders, long doubles nor all unsigned integers.
+    if not array.dtype.isnative or not array.flags.writeable or array.dtype.kind == "u" or array.dtype.itemsize > 8:
         array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array)
 
@@ -199,21 +202,37 @@ def row_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, x[start : start + size].float()
 
 
-def check_features(x: Tensor, source: str) -> None:
-    """Raises :class:`DataError` unless ``x`` is a finite, non-empty float matrix without zero rows."""
+def check_matrix(x: Tensor, source: str) -> None:
+    """Raises :class:`DataError` unless ``x`` is a non-empty float matrix."""
+    if not isinstance(x, Tensor):
+        raise DataError(f"{source} has to be a tensor, got {type(x).__name__}.")
     if x.dim() != 2 or x.size(1) == 0 or not x.is_floating_point():
         raise DataError(
             f"{source} has to be a floating-point matrix of one row an item, got {x.dtype} of shape {tuple(x.shape)}."
         )
+
+
+def check_features(x: Tensor, source: str, used: Tensor | None = None) -> None:
+    """Raises :class:`DataError` unless ``x`` is a finite, non-empty float matrix without zero rows.
+
+    Args:
+        x: feature matrix.
+        source: where it came from.
+        used: bool, the rows that matter; by default all of them.
+    """
+    check_matrix(x, source)
     for start, rows in row_blocks(x):
-        bad = ~rows.isfinite()
+        bad, zero = ~rows.isfinite(), ~rows.any(dim=1)
+        if used is not None:
+            counts = used[start : start + len(rows)]
+            bad, zero = bad & counts.unsqueeze(1), zero & counts
         if bad.any():
             row, column = bad.nonzero()[0].tolist()
             raise DataError(
                 f"{source} holds {rows[row, column].item()} in row {start + row}, column {column}: "
                 "features have to be finite numbers."
             )
-        if (zero := ~rows.any(dim=1)).any():
+        if zero.any():
             raise DataError(
                 f"{source} is all zeros in row {start + int(zero.nonzero()[0])} (rows count from 0), a vector "
                 "without direction: give the item features, leave its row out, or treat such rows as missing "
@@ -229,7 +248,7 @@ def zero_rows(x: Tensor) -> Tensor:
 def fill_missing_rows(x: Tensor, mask: Tensor, name: str) -> Tensor:
     """A copy of ``x`` whose rows outside of ``mask`` hold the mean of the rows inside."""
     if mask.shape != x.shape[:1]:
-        raise DataError(f"The mask of {name} has {len(mask)} entries for {len(x)} rows.")
+        raise DataError(f"The mask of {name} has the shape {tuple(mask.shape)}, but there are {len(x)} rows.")
     if mask.all():
         return x
     if not mask.any():

@@ -28,7 +28,8 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
-from lirdrec_pyg.data.features import check_features, fill_missing_rows
+from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows
+from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import DataError
 
 INTERACTS = ("user", "interacts", "item")
@@ -39,6 +40,10 @@ Split = Literal["val", "test"]
 
 _FEATURE_PREFIX = "x_"
 _FORMAT = "lirdrec-pyg graph 1"
+_INDEX_TYPES = {
+    *(torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+}
 
 
 def modalities(data: HeteroData) -> tuple[str, ...]:
@@ -95,25 +100,31 @@ def build_graph(
     """
     if not features:
         raise DataError("The graph has no item features: give at least one modality, such as features={'image': x}.")
+    masks = masks or {}
+    if unknown := masks.keys() - features.keys():
+        raise DataError(f"There is a mask of {', '.join(sorted(unknown))}, but no features of that name.")
     data = HeteroData()
-    splits = {"train": train, "val": val, "test": test}
+    splits = {"training": train, "val": val, "test": test}
     edges = {name: _as_edges(name, pairs) for name, pairs in splits.items()}
 
+    matrices = {modality: _as_tensor(values, f"x_{modality}") for modality, values in features.items()}
+    for modality, x in matrices.items():
+        check_matrix(x, source=f"x_{modality}")
+    num_items = len(next(iter(matrices.values())))
     if num_users is None:
-        num_users = 1 + max(int(e[0].max(initial=-1)) for e in map(_numpy, edges.values()))
-    data["user"].num_nodes = num_users
-    data["item"].num_nodes = len(next(iter(features.values())))
+        num_users = 1 + max(int(e[0].max()) if e.numel() else -1 for e in edges.values())
+    for name, pairs in edges.items():
+        _check_range(name, pairs, num_users, num_items)
+    data["user"].num_nodes, data["item"].num_nodes = num_users, num_items
 
-    masks = masks or {}
-    for modality, values in features.items():
-        x = torch.as_tensor(values)
-        if (mask := masks.get(modality)) is not None:
-            mask = torch.as_tensor(mask, dtype=torch.bool)
+    for modality, x in matrices.items():
+        if modality in masks:
+            mask = _as_tensor(masks[modality], f"mask_{modality}").bool()
             data["item"][f"mask_{modality}"] = mask
             x = fill_missing_rows(x, mask, name=f"x_{modality}")
         data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
 
-    data[INTERACTS].edge_index = coalesce(edges["train"])
+    data[INTERACTS].edge_index = coalesce(edges["training"])
     for split in ("val", "test"):
         data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[split])
     data[INTERACTED_BY].edge_index = data[INTERACTS].edge_index.flip([0])
@@ -124,17 +135,23 @@ def build_graph(
 def _as_edges(name: str, pairs: Tensor | np.ndarray | None) -> Tensor:
     if pairs is None:
         return torch.empty(2, 0, dtype=torch.long)
-    edges = torch.as_tensor(pairs)
-    if edges.dim() != 2 or edges.size(0) != 2 or edges.is_floating_point():
+    edges = _as_tensor(pairs, f"The array of {name} pairs")
+    if not edges.numel():
+        return torch.empty(2, 0, dtype=torch.long)
+    if edges.dtype not in _INDEX_TYPES or edges.dim() != 2 or edges.size(0) != 2:
         raise DataError(
-            f"The {name} interactions need integers of shape (2, num_pairs), "
-            f"got {edges.dtype} of shape {tuple(edges.shape)}."
+            f"The {name} pairs need integers of shape (2, num_pairs), got {edges.dtype} of shape {tuple(edges.shape)}."
         )
     return edges.long().contiguous()
 
 
-def _numpy(x: Tensor) -> np.ndarray:
-    return x.cpu().numpy()
+def _as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
+    try:
+        if isinstance(values, np.ndarray) and not (values.dtype.isnative and all(s >= 0 for s in values.strides)):
+            values = values.astype(values.dtype.newbyteorder("="), order="C")
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name} can't be made a tensor ({first_line(error)}).") from error
 
 
 def check_graph(data: HeteroData) -> None:
@@ -143,6 +160,8 @@ def check_graph(data: HeteroData) -> None:
     Raises:
         DataError: naming the first thing that is missing or wrong.
     """
+    if not isinstance(data, HeteroData):
+        raise DataError(f"The graph has to be a HeteroData, got {type(data).__name__}.")
     for node_type in ("user", "item"):
         if node_type not in data.node_types or data[node_type].num_nodes is None:
             raise DataError(f"The graph lacks the number of {node_type}s: set data['{node_type}'].num_nodes.")
@@ -159,39 +178,55 @@ def check_graph(data: HeteroData) -> None:
         check_features(x, source=source)
         if len(x) != num_items:
             raise DataError(f"{source} has {len(x)} rows, but the graph has {num_items} items.")
-        if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != (num_items,)):
+        if mask is not None and (
+            not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (num_items,)
+        ):
             raise DataError(
-                f"data['item'].mask_{name} has to be a bool vector of {num_items} entries, "
-                f"got {mask.dtype} of shape {tuple(mask.shape)}."
+                f"data['item'].mask_{name} has to be a bool tensor of {num_items} entries, "
+                f"got a {type(mask).__name__} of {mask.dtype} and shape {tuple(mask.shape)}."
             )
 
     if INTERACTS not in data.edge_types or "edge_index" not in data[INTERACTS]:
         raise DataError(f"The graph has no interactions: set data{list(INTERACTS)}.edge_index.")
     if INTERACTED_BY not in data.edge_types or "edge_index" not in data[INTERACTED_BY]:
         raise DataError(f"The graph lacks the reversed interactions: set data{list(INTERACTED_BY)}.edge_index.")
-    edge_index = data[INTERACTS].edge_index
+    edge_index, reverse = data[INTERACTS].edge_index, data[INTERACTED_BY].edge_index
+    _check_pairs("training", edge_index, num_users, num_items)
+    _check_pairs("reversed", reverse, num_items, num_users)
     if edge_index.size(1) == 0:
         raise DataError("The training split is empty: there is no interaction to learn from.")
-    if data[INTERACTED_BY].edge_index.size(1) != edge_index.size(1):
+    if not _same_pairs(edge_index, reverse.flip([0])):
         raise DataError(
-            f"The graph has {edge_index.size(1)} interactions, "
-            f"but {data[INTERACTED_BY].edge_index.size(1)} reversed ones."
+            f"The {reverse.size(1)} reversed interactions are not those of the training split, which has "
+            f"{edge_index.size(1)}: set data{list(INTERACTED_BY)}.edge_index to edge_index.flip([0])."
         )
-    pairs = {"training": edge_index}
     for split in ("val", "test"):
         if f"{split}_edge_label_index" in data[INTERACTS]:
-            pairs[split] = held_out_edges(data, split)
-    for name, index in pairs.items():
-        _check_range(name, index, num_users, num_items)
+            _check_pairs(split, held_out_edges(data, split), num_users, num_items)
     if SIMILAR in data.edge_types:
         similar = data[SIMILAR]
-        _check_range("similar", similar.edge_index, num_items, num_items)
+        if "edge_index" not in similar:
+            raise DataError(f"The item graph has no edges: set data{list(SIMILAR)}.edge_index.")
+        _check_pairs("similar", similar.edge_index, num_items, num_items)
         if "edge_weight" not in similar or len(similar.edge_weight) != similar.edge_index.size(1):
             raise DataError(f"The item graph needs one weight an edge: set data{list(SIMILAR)}.edge_weight.")
     try:
         data.validate()
     except ValueError as error:
         raise DataError(f"The graph is not a valid HeteroData: {error}.") from error
+
+
+def _check_pairs(name: str, index: Tensor, num_rows: int, num_columns: int) -> None:
+    if not isinstance(index, Tensor) or index.dtype != torch.long or index.dim() != 2 or index.size(0) != 2:
+        found = f"{index.dtype} of shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise DataError(f"The {name} pairs have to be an int64 tensor of shape (2, num_pairs), got {found}.")
+    _check_range(name, index, num_rows, num_columns)
+
+
+def _same_pairs(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    return torch.equal(a, b) or torch.equal(coalesce(a), coalesce(b))
 
 
 def _check_range(name: str, index: Tensor, num_rows: int, num_columns: int) -> None:
@@ -206,12 +241,18 @@ def _check_range(name: str, index: Tensor, num_rows: int, num_columns: int) -> N
 
 def save_graph(data: HeteroData, path: Path) -> None:
     """Writes ``data`` (features, interactions, splits, item graph) as one ``.safetensors`` file."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
     for store in (*data.node_stores, *data.edge_stores):
         prefix = store._key if isinstance(store._key, str) else "/".join(store._key)
         for key, value in store.items():
             if isinstance(value, Tensor):
-                tensors[f"{prefix}:{key}"] = value.detach().cpu().as_subclass(Tensor).contiguous()
+                tensor = value.detach().cpu().as_subclass(Tensor).contiguous()
+                # The format has no two tensors in one piece of memory.
+                if (storage := tensor.untyped_storage().data_ptr()) in storages:
+                    tensor = tensor.clone()
+                storages.add(storage)
+                tensors[f"{prefix}:{key}"] = tensor
     metadata = {
         "format": _FORMAT,
         "num_nodes": json.dumps({t: data[t].num_nodes for t in data.node_types}),
@@ -240,8 +281,10 @@ def load_graph(path: Path) -> HeteroData:
                 store[key] = file.get_tensor(name)
     except FileNotFoundError:
         raise DataError(f"There is no graph at {path}.") from None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not a readable graph ({error}): it may be damaged or cut short.") from error
+        raise DataError(
+            f"{path} is not a readable graph ({first_line(error)}): it may be damaged or cut short."
+        ) from error
     return data

@@ -4,12 +4,14 @@ Tables are polars frames with the columns ``user``, ``item`` and, where there ar
 (0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from lirdrec_pyg.config import ColumnConfig, SplitStrategy
+from lirdrec_pyg.data.tables import canonical_ids, first_line, missing_ids, read_parquet
 from lirdrec_pyg.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
@@ -24,7 +26,6 @@ _USUAL_NAMES = {
     "time": ("timestamp", "time", "date", "datetime"),
 }
 _LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "train": TRAIN, "valid": VAL, "val": VAL, "test": TEST}
-_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 def is_table(path: Path) -> bool:
@@ -65,7 +66,14 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.Dat
                 f"{path} has no column {name or _USUAL_NAMES[role][0]!r} for the {role}: its columns are "
                 f"{', '.join(map(repr, frame.columns))}; name the right one with --{role}-column."
             )
+        if frame[name].dtype.is_nested():
+            raise DataError(f"Column {name!r} of {path} holds {frame[name].dtype}, not one {role} a row.")
         series[role] = frame[name]
+    if series["user"].name == series["item"].name:
+        raise DataError(
+            f"Column {series['user'].name!r} of {path} can't hold both users and items: "
+            "name the right ones with --user-column and --item-column."
+        )
     if frame.is_empty():
         raise DataError(f"{path} holds no interactions.")
     parsers = {"user": _parse_ids, "item": _parse_ids, "label": _parse_labels, "time": _parse_times}
@@ -75,52 +83,42 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.Dat
 def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    if separator is None:
+        separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
+    elif separator == "\\t":
+        separator = "\t"  # what a shell makes of --separator '\t'
+    if len(separator.encode()) != 1:
+        raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
     try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if separator is None:
-            separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
         # Everything is read as text: guessing types would turn the ID "007" into 7.
-        return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is not a readable table ({reason}).") from error
+        return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
 
 
-def _first_row(wrong: pl.Series) -> int:
-    """Line number in a text table of the first entry of ``wrong``, its header being line 1."""
-    return int(wrong.arg_max() or 0) + 2
+def _place(row: int, path: Path) -> str:
+    """How a user finds ``row``, counted from 0: text tables have lines, of which the header is the first."""
+    return f"row {row} (rows count from 0)" if path.suffix == ".parquet" else f"line {row + 2}"
+
+
+def _first(wrong: pl.Series) -> int:
+    return int(wrong.arg_max() or 0)
 
 
 def _parse_ids(column: pl.Series, path: Path) -> pl.Series:
-    if column.null_count():
-        raise DataError(f"{path} has no {column.name!r} in line {_first_row(column.is_null())}.")
+    if (missing := missing_ids(column)).any():
+        raise DataError(f"{path} has no {column.name!r} in {_place(_first(missing), path)}.")
     return canonical_ids(column, source=f"Column {column.name!r} of {path}")
-
-
-def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
-    """Integer IDs as int64 where all of ``ids`` are canonical integers, else strings.
-
-    Raises:
-        DataError: if ``ids`` are neither integers nor text.
-    """
-    if ids.dtype.is_integer():
-        return ids.cast(pl.Int64, strict=False) if ids.dtype != pl.UInt64 else ids.cast(pl.String)
-    if ids.dtype == pl.Categorical or isinstance(ids.dtype, pl.Enum):
-        ids = ids.cast(pl.String)
-    if ids.dtype != pl.String:
-        raise DataError(f"{source} holds {ids.dtype}: IDs have to be integers or text.")
-    if ids.str.contains(_INTEGER).all():
-        return ids.cast(pl.Int64)
-    return ids
 
 
 def _parse_labels(column: pl.Series, path: Path) -> pl.Series:
     labels = column.cast(pl.String).replace_strict(_LABELS, default=None, return_dtype=pl.Int8)
     if labels.null_count():
-        line = _first_row(labels.is_null())
+        row = _first(labels.is_null())
         raise DataError(
-            f"{path} has {column[line - 2]!r} in column {column.name!r}, line {line}: "
+            f"{path} has {column[row]!r} in column {column.name!r}, {_place(row, path)}: "
             "a split label is one of 0, 1, 2 or train, valid, test."
         )
     return labels
@@ -131,13 +129,17 @@ def _parse_times(column: pl.Series, path: Path) -> pl.Series:
         times = column
     else:
         text = column.cast(pl.String)
-        times = text.cast(pl.Float64, strict=False)
-        if times.null_count():
-            times = text.str.to_datetime(strict=False)
+        # Integers first: the nanoseconds of a timestamp don't fit into a float.
+        readings = [text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False)]
+        with suppress(pl.exceptions.ComputeError):  # raised where no entry looks like a date
+            readings.append(text.str.to_datetime(strict=False))
+        times = min(readings, key=lambda reading: reading.null_count())
+    if times.dtype.is_float():
+        times = times.fill_nan(None)
     if times.null_count():
-        line = _first_row(times.is_null())
+        row = _first(times.is_null())
         raise DataError(
-            f"{path} has {column[line - 2]!r} in column {column.name!r}, line {line}: "
+            f"{path} has {column[row]!r} in column {column.name!r}, {_place(row, path)}: "
             "a time is a number or a date such as 2024-05-31 18:00:00."
         )
     return times

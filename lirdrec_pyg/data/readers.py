@@ -1,7 +1,7 @@
 """From files to a graph: finds out what a folder or file holds, and reads it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,6 @@ from lirdrec_pyg.data.features import (
     FEATURE_SUFFIXES,
     FeatureTable,
     check_features,
-    check_ids,
     read_features,
     zero_rows,
 )
@@ -23,7 +22,6 @@ from lirdrec_pyg.data.interactions import (
     TEST,
     TRAIN,
     VAL,
-    canonical_ids,
     is_table,
     k_core,
     merge_duplicates,
@@ -31,6 +29,7 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
+from lirdrec_pyg.data.tables import canonical_ids, check_ids
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
@@ -73,14 +72,15 @@ def read_data(config: DataConfig, seed: int = 999) -> RecommendationData:
     path = Path(config.data)
     if not path.exists():
         raise DataError(f"There is no file or folder {path}: --data takes one, or the word 'synthetic'.")
+    source, folder = path, path if path.is_dir() else path.parent
     if path.is_dir() and is_tiktok_raw(path):
-        frame, features = read_tiktok_raw(path)
-        return assemble(frame, features, config, seed, source=str(path))
-    table = _find_table(path) if path.is_dir() else path
-    feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(table.parent)
-    frame = read_interactions(table, config)
+        frame = read_tiktok_raw(path)
+    else:
+        source = _find_table(path) if path.is_dir() else path
+        frame = read_interactions(source, config)
+    feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(folder)
     features = {modality: read_features(file) for modality, file in feature_files.items()}
-    return assemble(frame, features, config, seed, source=str(table))
+    return assemble(frame, features, config, seed, source=str(source))
 
 
 def _find_table(folder: Path) -> Path:
@@ -139,13 +139,17 @@ def assemble(
     frame = split_interactions(frame, strategy, seed)
     facts["split"] = f"{strategy}, seed {seed}" if strategy == "random" else strategy
 
-    features = _with_ids(features, frame["item"], config.item_ids)
+    row_ids = _row_ids(features, frame["item"], config.item_ids)
+    if len({ids.dtype for ids in (frame["item"], *row_ids.values())}) > 1:
+        # One side looked like integers only by chance: as text they can still be told apart.
+        frame = frame.with_columns(pl.col("item").cast(pl.String))
+        row_ids = {modality: ids.cast(pl.String) for modality, ids in row_ids.items()}
     users = Vocabulary(frame["user"].unique().sort(), "user")
-    items = Vocabulary(_catalogue(frame["item"], features, closed=config.k_core > 0), "item")
+    items = Vocabulary(_catalogue(frame["item"], row_ids.values(), closed=config.k_core > 0), "item")
 
     matrices, masks = {}, {}
     for modality, table in features.items():
-        matrices[modality], mask = _align(table, items, config.zero_features)
+        matrices[modality], mask = _align(table, row_ids[modality], frame["item"], items, config.zero_features)
         if not mask.all():
             masks[modality] = mask
             facts[f"items without {modality}"] = int((~mask).sum())
@@ -157,29 +161,17 @@ def assemble(
     return RecommendationData(graph, users, items, facts)
 
 
-def _with_ids(features: Mapping[str, FeatureTable], item: pl.Series, id_file: str | None) -> dict[str, FeatureTable]:
-    """Gives each table IDs of the type that the interactions use; rows by position get theirs here."""
+def _row_ids(features: Mapping[str, FeatureTable], item: pl.Series, id_file: str | None) -> dict[str, pl.Series]:
+    """The item ID of each row of each modality."""
     listed = _read_id_file(Path(id_file)) if id_file else None
     by_position = {table.source: len(table) for table in features.values() if table.ids is None}
     if len(set(by_position.values())) > 1:
         text = ", ".join(f"{source} has {rows}" for source, rows in by_position.items())
         raise DataError(f"Feature files whose rows go by position need as many rows as each other, but {text}.")
-    result = {}
-    for modality, table in features.items():
-        ids = table.ids
-        if ids is None:
-            ids = _ids_by_position(table, item, listed)
-        ids = canonical_ids(ids, source=f"The item-ID column of {table.source}")
-        if ids.dtype != item.dtype:
-            # One side looked like integers only by chance: as text they can still be told apart.
-            if item.dtype != pl.String:
-                raise DataError(
-                    f"{table.source} has text item IDs such as {ids[0]!r}, but the interactions have integers "
-                    f"such as {item[0]}."
-                )
-            ids = ids.cast(pl.String)
-        result[modality] = replace(table, ids=ids)
-    return result
+    return {
+        modality: _ids_by_position(table, item, listed) if table.ids is None else table.ids
+        for modality, table in features.items()
+    }
 
 
 def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | None) -> pl.Series:
@@ -208,32 +200,38 @@ def _read_id_file(path: Path) -> pl.Series:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}, named by --item-ids, is not a readable text file ({error}).") from error
+    if "" in lines:
+        raise DataError(f"{path} has no item ID in line {lines.index('') + 1}.")
     ids = pl.Series("id", lines, dtype=pl.String)
     check_ids(ids, source=str(path))
-    return ids
+    return canonical_ids(ids, source=str(path))
 
 
-def _catalogue(item: pl.Series, features: Mapping[str, FeatureTable], closed: bool) -> pl.Series:
-    ids = [item.unique()]
-    if not closed:
-        ids += [table.ids.unique() for table in features.values() if table.ids is not None]
+def _catalogue(item: pl.Series, row_ids: Iterable[pl.Series], closed: bool) -> pl.Series:
+    ids = [item.unique()] if closed else [item.unique(), *row_ids]
     return pl.concat([s.rename("id") for s in ids]).unique().sort()
 
 
-def _align(table: FeatureTable, items: Vocabulary, zero_features: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ``table`` in the catalogue's order, and which of them are real."""
-    assert table.ids is not None
-    own = Vocabulary(table.ids, "item").find(items.ids)
+def _align(
+    table: FeatureTable, ids: pl.Series, item: pl.Series, items: Vocabulary, zero_features: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ``table``, which belong to ``ids``, in the catalogue's order, and which of them are real."""
+    rows = Vocabulary(ids, "item")
+    if (rows.find(item) < 0).all():
+        raise DataError(
+            f"{table.source} has features for none of the items in the interactions: its item IDs are "
+            f"such as {ids[0]!r}, theirs such as {item[0]!r}."
+        )
+    own = rows.find(items.ids)
     mask = torch.from_numpy(own >= 0)
+    used = torch.zeros(len(table), dtype=torch.bool)
+    used[torch.from_numpy(own[own >= 0])] = True
+    if zero_features == "missing":
+        used &= ~zero_rows(table.values)
+    check_features(table.values, source=table.source, used=used)
     # Rows that are in place already are left alone, so a mapped matrix stays mapped.
     in_place = len(own) == len(table) and np.array_equal(own, np.arange(len(own)))
     x = table.values if in_place else table.values[torch.from_numpy(np.maximum(own, 0))]
     if zero_features == "missing":
         mask = mask & ~zero_rows(x)
-    if not mask.any():
-        raise DataError(f"{table.source} has features for none of the items: its item IDs are other ones.")
-    if mask.all():
-        check_features(x, source=table.source)
-    else:
-        check_features(x[mask], source=table.source)
     return x, mask

@@ -1,18 +1,19 @@
-"""TikTok's published raw form: pickled SciPy COO matrices and ``.npy`` features.
+"""TikTok's published raw form: pickled SciPy COO matrices.
 
 A pickle is a program. It is run here by an unpickler that knows the names a COO matrix consists of, puts an
 inert class of its own in the place of each, and refuses everything else.
 """
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
 
-from lirdrec_pyg.data.features import FeatureTable, read_features
 from lirdrec_pyg.data.interactions import TEST, TRAIN, VAL
+from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import DataError
 
 MATRIX_FILES = {"trnMat.pkl": TRAIN, "valMat.pkl": VAL, "tstMat.pkl": TEST}
@@ -23,8 +24,8 @@ def is_tiktok_raw(folder: Path) -> bool:
     return (folder / "trnMat.pkl").is_file()
 
 
-def read_tiktok_raw(folder: Path) -> tuple[pl.DataFrame, dict[str, FeatureTable]]:
-    """Reads interactions (``user``, ``item``, ``label``) and features by position.
+def read_tiktok_raw(folder: Path) -> pl.DataFrame:
+    """Reads the interactions: ``user``, ``item`` and ``label``.
 
     Raises:
         DataError: if a file is missing, damaged, or a pickle asks for anything but a COO matrix.
@@ -36,29 +37,38 @@ def read_tiktok_raw(folder: Path) -> tuple[pl.DataFrame, dict[str, FeatureTable]
         frames.append(pl.DataFrame({"user": user, "item": item}).with_columns(label=pl.lit(label, pl.Int8)))
     if len(shapes) > 1:
         raise DataError(f"The matrices in {folder} differ in shape: {sorted(shapes)}.")
-    features = {file.stem.removesuffix("_feat"): read_features(file) for file in sorted(folder.glob("*_feat.npy"))}
-    if not features:
-        raise DataError(f"{folder} holds no item features: put image_feat.npy and audio_feat.npy there.")
-    return pl.concat(frames), features
+    return pl.concat(frames)
 
 
-class _Matrix:
+class _Sealed(type):
+    """A class that a pickle can make instances of, but can't change for the next file."""
+
+    def __setattr__(cls, name: str, value: object) -> None:
+        raise pickle.UnpicklingError(f"it changes {cls.__name__}.{name}")
+
+
+class _Matrix(metaclass=_Sealed):
     """Takes the place of ``scipy.sparse.coo_matrix``: keeps the pickled state and does nothing."""
 
 
-class _DType:
+class _DType(metaclass=_Sealed):
     """Takes the place of ``numpy.dtype``."""
 
-    byteorder = "="
-
     def __init__(self, code: str, *_: object) -> None:
-        self.code = code
+        self.code, self.byteorder = code, "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.byteorder = state[1]
+        self.byteorder = state[1].replace("|", "=")
 
 
-class _Array:
+class _Bytes(metaclass=_Sealed):
+    """Takes the place of ``bytes``, which protocol 2 writes as text to be encoded."""
+
+    def __init__(self, text: str = "", *_: object) -> None:
+        self.raw = text.encode("latin1")
+
+
+class _Array(metaclass=_Sealed):
     """Takes the place of ``numpy.ndarray``: no state of unknown origin reaches NumPy's own code."""
 
     def __init__(self, *_: object) -> None:
@@ -66,9 +76,23 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, _, raw = state
-        if not isinstance(dtype, _DType) or dtype.code[:1] not in ("i", "f") or not isinstance(raw, bytes):
+        if isinstance(raw, _Bytes):
+            raw = raw.raw
+        if not (
+            isinstance(dtype, _DType)
+            and re.fullmatch("[biuf][1248]", dtype.code)
+            and dtype.byteorder in ("<", ">", "=")
+            and isinstance(raw, (bytes, bytearray))
+        ):
             raise pickle.UnpicklingError("an array in it holds no plain numbers")
-        self.values = np.frombuffer(raw, dtype=dtype.byteorder.replace("|", "=") + dtype.code).reshape(shape)
+        self.values = np.frombuffer(raw, dtype=dtype.byteorder + dtype.code).reshape(shape)
+
+
+class _FlatArray(_Array):
+    """Takes the place of the function by which protocol 5 makes an array of a buffer."""
+
+    def __init__(self, raw: bytes, dtype: _DType, shape: tuple[int, ...], *_: object) -> None:
+        self.__setstate__((1, shape, dtype, False, raw))
 
 
 class _COOUnpickler(pickle.Unpickler):
@@ -77,8 +101,12 @@ class _COOUnpickler(pickle.Unpickler):
         ("scipy.sparse._coo", "coo_matrix"): _Matrix,
         ("numpy.core.multiarray", "_reconstruct"): _Array,
         ("numpy._core.multiarray", "_reconstruct"): _Array,
+        ("numpy.core.numeric", "_frombuffer"): _FlatArray,
+        ("numpy._core.numeric", "_frombuffer"): _FlatArray,
         ("numpy", "ndarray"): _Array,
         ("numpy", "dtype"): _DType,
+        ("_codecs", "encode"): _Bytes,
+        ("__builtin__", "bytes"): _Bytes,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -109,7 +137,9 @@ def read_pickled_coo(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int
             if len(index) and not 0 <= index.min() <= index.max() < size:
                 raise pickle.UnpicklingError("its indices lie outside of its shape")
         if len(row) != len(col):
-            raise pickle.UnpicklingError("it has more rows than columns in its list of entries")
+            raise pickle.UnpicklingError("its lists of rows and of columns differ in length")
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{path} is refused, it is not a plain pickled SciPy COO matrix ({error}).") from error
+        raise DataError(
+            f"{path} is refused, it is not a plain pickled SciPy COO matrix ({first_line(error)})."
+        ) from error
     return row.astype(np.int64), col.astype(np.int64), (num_rows, num_cols)

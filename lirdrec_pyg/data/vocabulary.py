@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec_pyg.data.features import check_ids
+from lirdrec_pyg.data.tables import check_ids, read_parquet
 from lirdrec_pyg.errors import DataError
 
 
@@ -38,9 +38,11 @@ class Vocabulary:
 
     def find(self, ids: pl.Series) -> np.ndarray:
         """Positions of ``ids``, int64, with -1 for an ID that is not known."""
+        known = self._frame
         if ids.dtype != self.ids.dtype:
-            ids = ids.cast(self.ids.dtype, strict=False)
-        found = pl.DataFrame({"id": ids}).join(self._frame, on="id", how="left", maintain_order="left")
+            # As text, so that "007" isn't taken for 7.
+            known, ids = known.with_columns(pl.col("id").cast(pl.String)), ids.cast(pl.String)
+        found = pl.DataFrame({"id": ids}).join(known, on="id", how="left", maintain_order="left")
         return found["position"].cast(pl.Int64).fill_null(-1).to_numpy()
 
     def positions(self, ids: pl.Series) -> np.ndarray:
@@ -65,7 +67,7 @@ class Vocabulary:
         Raises:
             DataError: if the file is missing or damaged.
         """
-        try:
-            return cls(pl.read_parquet(path)["id"], kind)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise DataError(f"{path} is not a readable list of {kind}s ({error}).") from error
+        frame = read_parquet(path)
+        if "id" not in frame.columns:
+            raise DataError(f"{path} is no list of {kind}s: it has no column 'id'.")
+        return cls(frame["id"], kind)

@@ -47,4 +47,4 @@ class AmazonReviews(ManualDownload):
         return [f"{self.name}.inter", "image_feat.npy", "text_feat.npy"]
 
     def read(self) -> RecommendationData:
-        return read_data(DataConfig(data=self.raw_dir))
+        return read_data(DataConfig(data=self.raw_paths[0]))

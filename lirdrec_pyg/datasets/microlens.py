@@ -23,4 +23,4 @@ class MicroLens(ManualDownload):
         return ["microlens.inter", "image_feat.npy", "text_feat.npy"]
 
     def read(self) -> RecommendationData:
-        return read_data(DataConfig(data=self.raw_dir))
+        return read_data(DataConfig(data=self.raw_paths[0]))

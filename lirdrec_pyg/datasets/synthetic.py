@@ -11,32 +11,32 @@ from lirdrec_pyg.data.interactions import split_interactions
 from lirdrec_pyg.datasets.base import RecommendationDataset
 
 # Latent factors that each modality shows: some in one alone, some in both.
-_FACTORS = {"image": slice(0, 8), "text": slice(4, 16)}
-_NUM_FACTORS = 16
+_FACTORS = {"image": slice(0, 5), "text": slice(3, 8)}
+_NUM_FACTORS = 8
 _FEATURE_DIM = {"image": 64, "text": 48}
 _NOISE_DIM = 16
 _FEATURE_NOISE = 0.3
-_SHARPNESS = 5.0
-_POPULARITY_WEIGHT = 0.5
+_SHARPNESS = 8.0
+_POPULARITY_WEIGHT = 0.4
 _USER_BLOCK = 1024
 
 
 def synthetic_data(
     num_users: int = 2000,
     num_items: int = 1000,
-    mean_interactions: float = 12.0,
+    mean_interactions: float = 15.0,
     cold_share: float = 0.1,
     seed: int = 0,
 ) -> RecommendationData:
     r"""Generates a multimodal data set whose truth is known.
 
-    Each item has 16 latent factors. ``image`` shows the first 8 of them, ``text`` the last 12, so 4
-    are in both; each modality mixes its factors linearly, adds noise, and has 16 further dimensions
+    Each item has 8 latent factors. ``image`` shows the first 5 of them, ``text`` the last 5, so 2 are
+    in both; each modality mixes its factors linearly, adds noise, and has 16 further dimensions
     that mean nothing. Each user has a taste over the factors, and trusts the modalities unevenly.
     A user takes items with a probability that follows
 
     .. math::
-        \exp(5 \cos(\mathrm{taste}_u, \mathrm{latent}_i) + 0.5 \log \mathrm{pop}_i)
+        \exp(8 \cos(\mathrm{taste}_u, \mathrm{latent}_i) + 0.4 \log \mathrm{pop}_i)
 
     with a long-tailed popularity, and without replacement. The last ``cold_share`` of the items are
     cold: all interactions with them are for testing. The others are split 8:1:1 per user.
@@ -55,8 +55,8 @@ def synthetic_data(
     latent = rng.standard_normal((num_items, _NUM_FACTORS))
     taste = rng.standard_normal((num_users, _NUM_FACTORS))
     trust = rng.beta(0.7, 0.7, size=num_users)
-    taste[:, :4] *= 2 * trust[:, None]
-    taste[:, 8:] *= 2 * (1 - trust[:, None])
+    taste[:, : _FACTORS["text"].start] *= 2 * trust[:, None]
+    taste[:, _FACTORS["image"].stop :] *= 2 * (1 - trust[:, None])
     popularity = rng.permutation(1.0 / np.arange(1, num_items + 1) ** 0.8)
 
     graph_truth = {

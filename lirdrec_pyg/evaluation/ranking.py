@@ -34,6 +34,14 @@ _METRICS = {
 }
 
 
+class _Coverage(LinkPredCoverage):
+    """Coverage that skips places without an item, which hold ``num_dst_nodes``."""
+
+    def update(self, pred_index_mat: Tensor, *labels: Tensor) -> None:
+        item = pred_index_mat[:, : self.k]
+        self.mask[item[item < self.num_dst_nodes]] = True
+
+
 @dataclass(frozen=True)
 class RankingTask:
     """Who is evaluated, and against what.
@@ -92,12 +100,14 @@ def evaluate_ranking(
     """
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for name, metric in _METRICS.items() for k in cutoffs}
-        | {f"coverage@{k}": LinkPredCoverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
+        | {f"coverage@{k}": _Coverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
     ).to(user.device)
     row, label = task.label_index
     for block in top_k(user, item, task.user_index, max(cutoffs), task.seen):
         start, stop = torch.searchsorted(row, torch.tensor([block.rows.start, block.rows.stop], device=row.device))
-        metrics.update(block.item, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
+        # A user with few items left gets training items at the end, at minus infinity: they are no items here.
+        ranked = block.item.where(block.score > -torch.inf, task.num_items)
+        metrics.update(ranked, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
     return {name: float(value) for name, value in metrics.compute().items()}
 
 

@@ -20,7 +20,7 @@ from lirdrec_pyg.nn import (
     ProgressiveWeightCopying,
     adjacency,
 )
-from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, NormalizeBipartite
+from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, LoadFeatures, NormalizeBipartite
 
 
 class LIRDRec(nn.Module):
@@ -110,8 +110,8 @@ class LIRDRec(nn.Module):
 
     @staticmethod
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
-        """What can be made ready once for all calls of :meth:`forward`: weights, operators, the DCT."""
-        return Compose([NormalizeBipartite(), AddDCT(config.dct), CacheAdjacency(backend)])
+        """What can be made ready once for all calls of :meth:`forward`, on the device of the graph."""
+        return Compose([LoadFeatures(), AddDCT(config.dct), NormalizeBipartite(), CacheAdjacency(backend)])
 
     def encode_items(self, data: HeteroData) -> Tensor:
         """Unit vectors of the items in every branch before any propagation, shape ``(|I|, B, d)``."""

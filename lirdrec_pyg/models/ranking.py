@@ -47,7 +47,7 @@ def top_k(
         count = degree(seen_user, len(user), dtype=torch.long)
         start = cumsum(count)
         seen_item = seen_item[seen_user.argsort(stable=True)]
-    for first in range(0, len(user_index), block):
+    for first in range(0, max(1, len(user_index)), block):
         rows = slice(first, min(first + block, len(user_index)))
         index = user_index[rows]
         score = user[index] @ item.t()

@@ -32,9 +32,8 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
 class _WeightedSumConv(MessagePassing):
     """``out[i] = sum over edges (j, i) of weight(j, i) * x[j]``, fused wherever the adjacency allows it."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault("aggr", "sum")
-        super().__init__(**kwargs)
+    def __init__(self) -> None:
+        super().__init__(aggr="sum")
 
     def _sum(
         self, edge_index: Adj | SparseOperator, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor
@@ -76,7 +75,6 @@ class BipartiteConv(_WeightedSumConv):
 
     Args:
         num_layers: number :math:`L` of layers.
-        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
         - **input:** users :math:`(|U|, F)`, items :math:`(|I|, F)`; the edges (user, item) in any of
@@ -91,8 +89,8 @@ class BipartiteConv(_WeightedSumConv):
         - **output:** users :math:`(|U|, F)`, items :math:`(|I|, F)`
     """
 
-    def __init__(self, num_layers: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, num_layers: int) -> None:
+        super().__init__()
         self.num_layers = num_layers
 
     def forward(
@@ -111,6 +109,8 @@ class BipartiteConv(_WeightedSumConv):
                 rev_edge_weight = bipartite_norm(rev_edge_index, num_items, num_users).to(x_user.dtype)
         if rev_edge_index is None:
             rev_edge_index, rev_edge_weight = _reverse(edge_index), edge_weight
+        elif (edge_weight is None) != (rev_edge_weight is None):
+            raise ValueError("Weights were given for one direction only: give edge_weight and rev_edge_weight.")
 
         out_user, out_item = x_user, x_item
         for _ in range(self.num_layers):
@@ -132,8 +132,8 @@ class ItemGraphConv(_WeightedSumConv):
         \mathbf{G}^{\prime} = \mathbf{G} + \mathbf{S}^n \mathbf{G}
 
     Args:
-        num_layers: number :math:`n` of layers; 0 leaves the input as it is.
-        **kwargs: of :class:`torch_geometric.nn.conv.MessagePassing`.
+        num_layers: number :math:`n` of layers; 0 doubles the input, since :math:`\mathbf{S}^0` is the
+            identity.
 
     Shapes:
         - **input:** items :math:`(|I|, F)`; the edges (neighbour, item) as ``edge_index``
@@ -143,13 +143,11 @@ class ItemGraphConv(_WeightedSumConv):
         - **output:** items :math:`(|I|, F)`
     """
 
-    def __init__(self, num_layers: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, num_layers: int = 1) -> None:
+        super().__init__()
         self.num_layers = num_layers
 
     def forward(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
-        if self.num_layers == 0:
-            return x
         out = x
         for _ in range(self.num_layers):
             out = self._sum(edge_index, out, out, edge_weight)

@@ -80,7 +80,7 @@ class ProgressiveWeightCopying(nn.Module):
     def start_epoch(self) -> None:
         """Moves to the next epoch: call it once before each epoch of training."""
         self.epoch += 1
-        network = self.network_weight * self.decay_base**self.epoch
+        network = self.network_weight * self.decay_base ** self.epoch.double()
         total = network + self.memory_weight
         self.network_weight.copy_(network / total)
         self.memory_weight.div_(total)

@@ -50,8 +50,17 @@ class SparseOperator:
         return self._matrix.to_dense()
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """Product with a dense matrix of shape ``(columns, F)``, differentiable in it."""
-        return _Product.apply(x, self._matrix, self._transpose)
+        """Product with a dense matrix of shape ``(columns, F)``, differentiable in it.
+
+        It is computed in the wider of the two dtypes, and never in autocast's, for which torch has no
+        such product on every device.
+        """
+        dtype = torch.promote_types(x.dtype, self._matrix.dtype)
+        return _Product.apply(x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SparseOperator":
+        # Copies of an operator and of its transpose share their memory as these do.
+        return self._of(*(memo.setdefault(id(m), m.clone()) for m in (self._matrix, self._transpose)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={tuple(self.shape)}, nnz={self._matrix._nnz()})"
@@ -69,7 +78,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.operators = transpose, matrix
-        return matrix @ x
+        with torch.autocast(x.device.type, enabled=False):
+            return matrix @ x
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

@@ -49,7 +49,7 @@ class BPRSampler:
         # A pair is known by one integer; in a sorted list of them, a look-up is a binary search.
         self._known = self._key(user, item).unique()
 
-        saturated = degree(user, num_users, dtype=torch.long) >= len(self.candidates)
+        saturated = degree(self._known // num_items, num_users, dtype=torch.long) >= len(self.candidates)
         usable = ~saturated[user]
         if not usable.any():
             raise DataError("Every user has every item in training: there is no negative to learn from.")

@@ -16,9 +16,9 @@ def evaluate_run(run: Run, splits: Mapping[str, Split], device: str = "auto") ->
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
     """
     place = resolve_device(device)
-    graph = run.graph()
+    graph = run.graph().to(place)
     model = run.model(graph).to(place)
-    prepared = LIRDRec.input_transform(run.model_config(), run.settings()["sparse_backend"])(graph).to(place)
+    prepared = LIRDRec.input_transform(run.model_config(), run.settings()["sparse_backend"])(graph)
     return {
         name: evaluate_model(model, prepared, RankingTask.from_graph(prepared, split)) for name, split in splits.items()
     }

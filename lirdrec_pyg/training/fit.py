@@ -1,3 +1,4 @@
+import copy
 import resource
 import statistics
 import sys
@@ -14,7 +15,7 @@ from lirdrec_pyg.data import RecommendationData
 from lirdrec_pyg.evaluation import RankingTask
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training.run import Run
-from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer
+from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def fit(
     seed_everything(training_config.seed, verbose=False)
     graph = LIRDRec.graph_transform(model_config, progress=True)(data.graph)
     data = RecommendationData(graph, data.users, data.items, data.facts)
-    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
+    place = resolve_device(training_config.device)
+    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(copy.copy(graph).to(place))
     model = LIRDRec.from_config(model_config, prepared)
     trainer = Trainer(model, prepared, training_config)
     tasks = {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}

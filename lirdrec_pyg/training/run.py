@@ -21,6 +21,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import RecommendationData, Vocabulary, load_graph, save_graph
+from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training.trainer import EpochResult
@@ -137,16 +138,20 @@ class Run:
         """Writes ``metrics.json``."""
         self._write_json("metrics.json", metrics)
 
-    def metrics(self) -> dict[str, Any]:
-        """What :meth:`save_metrics` wrote."""
-        return self._read_json("metrics.json")
+    def metrics(self) -> dict[str, Any] | None:
+        """What :meth:`save_metrics` wrote, ``None`` if the run was cut off before that."""
+        return self._read_json("metrics.json") if (self.path / "metrics.json").is_file() else None
 
     def settings(self) -> dict[str, Any]:
         """What ``config.yaml`` says."""
+        path = self.path / "config.yaml"
         try:
-            return yaml.safe_load((self.path / "config.yaml").read_text())
+            settings = yaml.safe_load(path.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.path / 'config.yaml'} can't be read ({error}).") from error
+            raise RunError(f"{path} can't be read ({first_line(error)}).") from error
+        if not isinstance(settings, dict):
+            raise RunError(f"{path} holds no settings.")
+        return settings
 
     def model_config(self) -> LIRDRecConfig:
         """The model's part of ``config.yaml``."""

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ def training_step(
     triples: Tensor,
     optimizer: Optimizer,
     backward: Callable[[Tensor], None] = Tensor.backward,
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Tensor:
     """One step of training: loss of the batch, gradients, update.
 
@@ -41,12 +43,14 @@ def training_step(
         triples: users, positives and negatives, int64, shape ``(3, N)``.
         optimizer: of the model's parameters.
         backward: ``Fabric.backward`` when Fabric runs the training.
+        autocast: ``Fabric.autocast`` then; the loss is computed in its precision.
 
     Returns:
         The loss before the update, detached, a scalar on the model's device.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss = model.loss(data, triples)
+    with autocast():
+        loss = model.loss(data, triples)
     backward(loss)
     optimizer.step()
     return loss.detach()

@@ -24,6 +24,8 @@ MONITOR = "recall@20"
 class TrainingDivergedError(LIRDRecError):
     """The loss is no number any more."""
 
+    exit_code = 1
+
 
 @dataclass(frozen=True)
 class EpochResult:
@@ -75,10 +77,8 @@ class Trainer:
     def __init__(self, model: nn.Module, data: HeteroData, config: TrainingConfig) -> None:
         self.config = config
         self.fabric = Fabric(accelerator=resolve_device(config.device), devices=1, precision=config.precision)
-        self.data = data.to(self.fabric.device)
-        # Fabric's wrapper runs ``loss`` in the right precision, as it does ``forward``.
+        self.data = copy.copy(data).to(self.fabric.device)
         self.model, self.optimizer = self.fabric.setup(model, make_optimizer(model, config))
-        self.model.mark_forward_method("loss")
         self.generator = torch.Generator(self.fabric.device).manual_seed(config.seed)
         self.sampler = BPRSampler(
             self.data[INTERACTS].edge_index,
@@ -158,7 +158,9 @@ class Trainer:
         total = torch.zeros((), device=self.fabric.device)
         batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
         for step, triples in enumerate(batches, start=1):
-            total += training_step(self.model, data, triples, self.optimizer, self.fabric.backward)
+            total += training_step(
+                self.model, data, triples, self.optimizer, self.fabric.backward, self.fabric.autocast
+            )
             if on_step is not None:
                 on_step(epoch, step)
             if should_stop():

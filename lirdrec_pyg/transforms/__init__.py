@@ -2,6 +2,7 @@
 
 from lirdrec_pyg.transforms.bipartite import CacheAdjacency, DropEdges, NormalizeBipartite
 from lirdrec_pyg.transforms.dct import AddDCT
+from lirdrec_pyg.transforms.features import LoadFeatures
 from lirdrec_pyg.transforms.item_knn import AddItemKNN, knn_edges, modality_weights
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "AddItemKNN",
     "CacheAdjacency",
     "DropEdges",
+    "LoadFeatures",
     "NormalizeBipartite",
     "knn_edges",
     "modality_weights",

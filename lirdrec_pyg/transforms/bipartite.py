@@ -1,7 +1,10 @@
+import math
+
 import torch
+from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import BaseTransform, ToSparseTensor
-from torch_geometric.typing import WITH_TORCH_SPARSE
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import SparseBackend
@@ -45,7 +48,8 @@ class DropEdges(BaseTransform):
             return data
         edge_index = data[INTERACTS].edge_index
         user, item = edge_index
-        num_kept = int(edge_index.size(1) * (1 - self.p))
+        # Rounded first: 10 * (1 - 0.9) is 0.9999999999999998.
+        num_kept = math.floor(round(edge_index.size(1) * (1 - self.p), 6))
         log_degree = degree(user, data["user"].num_nodes)[user].log() + degree(item, data["item"].num_nodes)[item].log()
         # The largest of log(p) + Gumbel noise are a draw without replacement, of any number of edges.
         noise = torch.empty_like(log_degree).exponential_(generator=self.generator).log().neg()
@@ -80,21 +84,21 @@ class CacheAdjacency(BaseTransform):
         self.backend = backend
 
     def forward(self, data: HeteroData) -> HeteroData:
-        if self.backend == "torch-sparse":
-            return ToSparseTensor(remove_edge_index=False)(data)
         if "adj_t" not in data[INTERACTS]:
             # The reversed interactions are the transpose of the others: both share one memory.
-            data[INTERACTS].adj_t = self._operator(data, INTERACTS)
+            data[INTERACTS].adj_t = self._adjacency(data, INTERACTS)
             data[INTERACTED_BY].adj_t = data[INTERACTS].adj_t.t()
         if SIMILAR in data.edge_types and "adj_t" not in data[SIMILAR]:
-            data[SIMILAR].adj_t = self._operator(data, SIMILAR)
+            data[SIMILAR].adj_t = self._adjacency(data, SIMILAR)
         return data
 
-    @staticmethod
-    def _operator(data: HeteroData, edge_type: tuple[str, str, str]) -> SparseOperator:
+    def _adjacency(self, data: HeteroData, edge_type: tuple[str, str, str]) -> SparseOperator | SparseTensor:
         store, (source, _, target) = data[edge_type], edge_type
+        index = store.edge_index.as_subclass(Tensor).flip([0])
         size = data[target].num_nodes, data[source].num_nodes
-        return SparseOperator(store.edge_index.flip([0]), store.edge_weight, size)
+        if self.backend == "torch":
+            return SparseOperator(index, store.edge_weight, size)
+        return SparseTensor(row=index[0], col=index[1], value=store.edge_weight, sparse_sizes=size).fill_cache_()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(backend={self.backend!r})"

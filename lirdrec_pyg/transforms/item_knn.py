@@ -106,7 +106,7 @@ def knn_edges(x: Tensor, k: int, mask: Tensor | None = None, progress: str | Non
     Returns:
         int64, shape ``(2, num_edges)``, sorted by item, then by falling similarity.
     """
-    present = torch.arange(len(x)) if mask is None else mask.nonzero().view(-1)
+    present = torch.arange(len(x), device=x.device) if mask is None else mask.nonzero().view(-1)
     # On unit vectors the order by Euclidean distance is the order by cosine.
     unit = F.normalize(x[present].float(), dim=-1).cpu().numpy()
     k = min(k, len(unit))

@@ -1,0 +1,4 @@
+from lirdrec_pyg.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform
+
+from lirdrec_pyg.data import item_features, modalities
+
+_ALIGNMENT = 64
+
+
+class LoadFeatures(BaseTransform):
+    """Brings the features into memory as float32, once, rather than in each pass.
+
+    A float32 matrix that lies in memory, or is mapped, is not copied unless it lies at an odd address:
+    products may round otherwise there, and a saved graph has to give the figures it gave in training.
+    """
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        for modality in modalities(data):
+            data["item"][f"x_{modality}"] = _loaded(item_features(data, modality))
+        return data
+
+
+def _loaded(x: Tensor) -> Tensor:
+    in_place = x.dtype == torch.float32 and x.data_ptr() % _ALIGNMENT == 0
+    return x if in_place else x.to(torch.float32, copy=True)

@@ -1,0 +1,147 @@
+"""Each mistake is one sentence that names the culprit, exit code 2, and nothing written."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from lirdrec_pyg.cli import main
+
+Change = Callable[[Path], None]
+
+
+def features(change: Callable[[np.ndarray], np.ndarray]) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "image_feat.npy"
+        np.save(path, change(np.load(path)))
+
+    return apply
+
+
+def lines(change: Callable[[list[str]], list[str]]) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "shop.inter"
+        path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+
+    return apply
+
+
+def put(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(x: np.ndarray) -> np.ndarray:
+        x[3, 1] = value
+        return x
+
+    return change
+
+
+def zero_row(x: np.ndarray) -> np.ndarray:
+    x[4] = 0
+    return x
+
+
+def one_item(folder: Path) -> None:
+    rows = [f"{user}\t0\t{label}" for label in (0, 1, 2) for user in range(3 * label, 3 * label + 3)]
+    (folder / "shop.inter").write_text("\n".join(["userID\titemID\tx_label", *rows]))
+    for name in ("image", "text"):
+        path = folder / f"{name}_feat.npy"
+        np.save(path, np.load(path)[:1])
+
+
+def all_in_training(rows: list[str]) -> list[str]:
+    return [rows[0], *(row.rsplit("\t", 1)[0] + "\t0" for row in rows[1:])]
+
+
+def duplicate_ids(folder: Path) -> None:
+    (folder / "ids.txt").write_text("\n".join(map(str, [*range(29), 0])))
+
+
+CASES: dict[str, tuple[Change, list[str], str]] = {
+    "no such folder": (lambda f: None, ["--data", "nowhere"], "nowhere"),
+    "folder without a table": (lambda f: (f / "shop.inter").unlink(), [], "no table of interactions"),
+    "folder without features": (lambda f: [p.unlink() for p in f.glob("*.npy")] and None, [], "no item features"),
+    "no such feature file": (lambda f: None, ["--features", "image=gone.npy"], "gone.npy"),
+    "wrong column": (lambda f: None, ["--user-column", "who"], "'who'"),
+    "broken line": (lines(lambda r: [*r[:5], "x\ty\tz\tz\tz\tz", *r[5:]]), [], "shop.inter"),
+    "missing ID": (lines(lambda r: [*r[:5], "\t3\t0", *r[6:]]), [], "line 6"),
+    "wrong label": (lines(lambda r: [*r[:5], "1\t3\t7", *r[6:]]), [], "line 6"),
+    "binary noise": (lambda f: (f / "shop.inter").write_bytes(bytes(range(256)) * 9) and None, [], "shop.inter"),
+    "fewer feature rows than items": (features(lambda x: x[:20]), [], "image_feat.npy has 20"),
+    "NaN features": (features(put(np.nan)), [], "nan in row 3, column 1"),
+    "infinite features": (features(put(np.inf)), [], "inf in row 3, column 1"),
+    "zero-vector features": (features(zero_row), [], "all zeros in row 4"),
+    "object features": (features(lambda x: x.astype(object)), [], "image_feat.npy"),
+    "vector instead of matrix": (features(lambda x: x[:, 0]), [], "image_feat.npy"),
+    "cut feature file": (
+        lambda f: (f / "image_feat.npy").write_bytes((f / "image_feat.npy").read_bytes()[:300]) and None,
+        [],
+        "image_feat.npy",
+    ),
+    "empty validation split": (lines(all_in_training), [], "validation split is empty"),
+    "empty table": (lines(lambda r: r[:1]), [], "holds no interactions"),
+    "k-core that leaves nothing": (lambda f: None, ["--k-core", "99"], "99-core"),
+    "duplicate item IDs": (duplicate_ids, ["--item-ids", "{folder}/ids.txt"], "'0' more than once"),
+    "one-item catalogue": (one_item, [], "at least two"),
+    "split without times": (lambda f: None, ["--split", "time"], "--time-column"),
+    "unknown option": (lambda f: None, ["--num-layer", "2"], "--num-layer"),
+    "option out of range": (lambda f: None, ["--epochs", "0"], "--epochs"),
+    "no number": (lambda f: None, ["--lr", "fast"], "--lr"),
+    "unknown choice": (lambda f: None, ["--split", "half"], "--split"),
+    "unknown modality": (lambda f: None, ["--graph-weights", "smell=0.5"], "'smell'"),
+    "weights above one": (lambda f: None, ["--graph-weights", "image=1.5"], "1.5"),
+    "no pair": (lambda f: None, ["--features", "image"], "--features"),
+    "no such config": (lambda f: None, ["--config", "gone.yaml"], "gone.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sentence_exit_2_nothing_written(case: str, shop: Path, tmp_path: Path) -> None:
+    change, options, culprit = CASES[case]
+    change(shop)
+    out = tmp_path / "run"
+    arguments = ["fit", "--data", str(shop), "--out", str(out), "--epochs", "1"]
+    arguments += [option.format(folder=shop) for option in options]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2, result.output
+    message = [line for line in result.output.splitlines() if line.startswith("Error:")]
+    assert len(message) == 1
+    assert culprit in message[0]
+    assert result.output.rstrip().endswith(message[0])
+    assert "Traceback" not in result.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "culprit"),
+    [
+        ("epoch: 3", "did you mean 'epochs'"),
+        ("epochs: many", "--epochs"),
+        ("- a\n- b", "option: value"),
+        ("epochs: [", "not YAML"),
+        ("!!python/object/apply:os.system ['touch gotcha']", "not YAML"),
+    ],
+)
+def test_bad_config(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, culprit: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(content)
+    result = CliRunner().invoke(main, ["fit", "--data", str(shop), "--out", "run", "--config", "c.yaml"])
+    assert result.exit_code == 2, result.output
+    assert culprit in result.output
+    assert not Path("run").exists()
+    assert not Path("gotcha").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate"])
+def test_no_run(tmp_path: Path, command: str) -> None:
+    result = CliRunner().invoke(main, [command, str(tmp_path)])
+    assert result.exit_code == 2
+    assert "no run folder" in result.output
+
+
+def test_zero_rows_can_count_as_missing(shop: Path, tmp_path: Path) -> None:
+    features(zero_row)(shop)
+    arguments = ["fit", "--data", str(shop), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    result = CliRunner().invoke(main, [*arguments, "--zero-features", "missing"])
+    assert result.exit_code == 0, result.output
+    assert "items without image: 1" in result.output

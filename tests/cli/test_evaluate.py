@@ -1,0 +1,73 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from lirdrec_pyg.cli import main
+
+
+@pytest.fixture
+def run(shop: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "run"
+    arguments = ["fit", "--data", str(shop), "--out", str(out), "--epochs", "1", "--embedding-dim", "8"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    return out
+
+
+def evaluate(run: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["evaluate", str(run), "--device", "cpu", *options])
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def newer(run: Path) -> None:
+    versions = json.loads((run / "versions.json").read_text())
+    (run / "versions.json").write_text(json.dumps(versions | {"format": 99}))
+
+
+def other_width(run: Path) -> None:
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("embedding_dim: 8", "embedding_dim: 16"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "culprit"),
+    [
+        (cut("model.safetensors"), "model.safetensors"),
+        (cut("graph.safetensors"), "graph.safetensors"),
+        (cut("config.yaml"), "config.yaml"),
+        (lambda run: (run / "model.safetensors").unlink(), "model.safetensors"),
+        (newer, "format 99"),
+        (other_width, "model.safetensors"),
+    ],
+    ids=["cut weights", "cut graph", "cut config", "no weights", "newer format", "other model"],
+)
+def test_damaged_run_is_one_error(run: Path, damage: Callable[[Path], None], culprit: str) -> None:
+    damage(run)
+    result = evaluate(run)
+    assert result.exit_code == 2, result.output
+    (message,) = result.output.splitlines()
+    assert message.startswith("Error:")
+    assert culprit in message
+
+
+def test_a_run_cut_off_before_its_end_can_be_evaluated(run: Path) -> None:
+    (run / "metrics.json").unlink()
+    result = evaluate(run)
+    assert result.exit_code == 0, result.output
+    assert "cut off" in result.output
+
+
+def test_a_difference_is_told(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["test"]["recall@20"] += 0.25
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "differs from metrics.json by up to 2.50e-01" in evaluate(run).output

@@ -1,0 +1,184 @@
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file
+
+from lirdrec_pyg.cli import main
+
+SMALL = ["--embedding-dim", "8", "--epochs", "3", "--lr", "0.01", "--batch-size", "64", "--device", "cpu"]
+
+
+def lirdrec(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def fit(data: object, out: Path, *more: object) -> Result:
+    return lirdrec("fit", "--data", data, "--out", out, *SMALL, *more)
+
+
+@pytest.fixture
+def run(shop: Path, tmp_path: Path) -> Path:
+    out = tmp_path / "run"
+    result = fit(shop, out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_run_holds_all_that_is_promised(run: Path) -> None:
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml",
+        "graph.safetensors",
+        "history.csv",
+        "items.parquet",
+        "last.safetensors",
+        "metrics.json",
+        "model.safetensors",
+        "users.parquet",
+        "versions.json",
+    }
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 1 <= metrics["best_epoch"] <= metrics["epochs"] == 3
+    assert set(metrics["seconds_per_epoch"]) == {"training", "evaluation"}
+    assert metrics["peak_memory_mib"] > 50
+    names = {"recall", "ndcg", "precision", "map", "mrr", "hit_rate", "coverage"}
+    for split in ("valid", "test"):
+        assert set(metrics[split]) == {f"{name}@{k}" for name in names for k in (5, 10, 20, 50)}
+
+    history = list(csv.DictReader((run / "history.csv").open()))
+    assert [int(row["epoch"]) for row in history] == [1, 2, 3]
+    best = max(history, key=lambda row: float(row["valid_recall@20"]))
+    assert int(best["epoch"]) == metrics["best_epoch"]
+    assert float(best["valid_recall@20"]) == metrics["valid"]["recall@20"]
+
+    assert pl.read_parquet(run / "users.parquet")["id"].to_list() == list(range(40))
+    assert json.loads((run / "versions.json").read_text())["torch"].startswith("2.")
+    assert load_file(run / "model.safetensors")["user"].shape == (40, 3, 8)
+
+
+def test_same_seed_same_run_and_other_seed_another(shop: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert fit(shop, tmp_path / name, "--seed", seed).exit_code == 0
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_config_of_a_run_repeats_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = lirdrec("fit", "--config", run / "config.yaml", "--out", "again")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+    assert (tmp_path / "again" / "config.yaml").read_text() == (run / "config.yaml").read_text()
+
+
+def test_option_wins_over_config(shop: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"epochs": 9, "num-layers": 3, "graph_weights": {"image": 0.3}}))
+    assert fit(shop, tmp_path / "run", "--config", config, "--epochs", 1).exit_code == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (saved["epochs"], saved["num_layers"], saved["graph_weights"]) == (1, 3, {"image": 0.3})
+
+
+def test_evaluate_reproduces_the_figures_without_the_data(run: Path, shop: Path) -> None:
+    for file in shop.iterdir():
+        file.unlink()
+    saved = json.loads((run / "metrics.json").read_text())
+    result = lirdrec("evaluate", run, "--split", "both", "--json", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output) == {"valid": saved["valid"], "test": saved["test"]}
+    assert "to the last digit" in lirdrec("evaluate", run, "--device", "cpu").output
+
+
+@pytest.mark.parametrize("backend", ["torch", "torch-sparse"])
+@pytest.mark.parametrize("options", [[], ["--edge-dropout", 0.2], ["--precision", "bf16-mixed"], ["--dct", "2d"]])
+def test_variants_train_and_evaluate(shop: Path, tmp_path: Path, backend: str, options: list[object]) -> None:
+    if backend == "torch-sparse":
+        pytest.importorskip("torch_sparse")
+    out = tmp_path / "run"
+    result = fit(shop, out, "--sparse-backend", backend, *options)
+    assert result.exit_code == 0, result.output
+    saved = json.loads((out / "metrics.json").read_text())
+    assert json.loads(lirdrec("evaluate", out, "--json", "--device", "cpu").output)["test"] == saved["test"]
+
+
+def test_own_tables_with_text_ids_and_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    pairs = [(f"u{u}", f"sku-{i}") for u in range(20) for i in rng.choice(15, 6, replace=False)]
+    clicks = pl.DataFrame(pairs, schema=["who", "what"], orient="row").with_columns(when=pl.int_range(pl.len()))
+    clicks.write_csv(tmp_path / "clicks.csv")
+    names = [f"sku-{i}" for i in range(15)]
+    vectors = rng.standard_normal((15, 5)).astype(np.float32)
+    pl.DataFrame({"sku": names[:-2], "vector": list(vectors[:-2])}).write_parquet(tmp_path / "look.parquet")
+    np.save(tmp_path / "sound.npy", vectors.astype(np.float16))
+    (tmp_path / "ids.txt").write_text("\n".join(names))
+    result = fit(
+        tmp_path / "clicks.csv",
+        tmp_path / "run",
+        *("--user-column", "who", "--item-column", "what", "--time-column", "when", "--split", "leave-last-out"),
+        *("--features", f"look={tmp_path / 'look.parquet'}", "--features", f"sound={tmp_path / 'sound.npy'}"),
+        *("--item-ids", tmp_path / "ids.txt"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "items without look: 2" in result.output
+    assert set(pl.read_parquet(tmp_path / "run" / "items.parquet")["id"]) == set(names)
+
+
+def test_overwrite(run: Path, shop: Path, tmp_path: Path) -> None:
+    before = (run / "metrics.json").read_text()
+    refused = fit(shop, run, "--epochs", 1)
+    assert refused.exit_code == 2
+    assert "--overwrite" in refused.output
+    assert (run / "metrics.json").read_text() == before
+    assert fit(shop, run, "--overwrite", "--epochs", 1).exit_code == 0
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "holiday.jpg").write_text("precious")
+    assert fit(shop, photos, "--overwrite").exit_code == 2
+    assert (photos / "holiday.jpg").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_keeps_what_was_learned(shop: Path, tmp_path: Path, number: int, code: int) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "lirdrec_pyg", "fit", "--data", shop, "--out", out]
+    command += ["--embedding-dim", "8", "--patience", "100000", "--epochs", "100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "history.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["stopped"] == "interrupted"
+    assert lirdrec("evaluate", out, "--device", "cpu").exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_read_only_place(shop: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    result = fit(shop, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "read-only" in result.output
+
+
+def test_help_names_every_option_and_its_default() -> None:
+    text = re.sub(r"\s+", " ", lirdrec("fit", "--help").output)
+    for option in ("--num-layers", "--graph-weights", "--patience", "--precision", "--config", "--zero-features"):
+        assert option in text
+    assert "[default: 0.0001" in text

@@ -1,0 +1,29 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def pytest_report_header() -> str:
+    found = importlib.util.find_spec("torch_sparse") is not None
+    if os.environ.get("LIRDREC_REQUIRE_TORCH_SPARSE") and not found:
+        pytest.exit("LIRDREC_REQUIRE_TORCH_SPARSE is set, but torch-sparse is not installed.", returncode=1)
+    return f"torch-sparse: {'installed' if found else 'MISSING, its tests are skipped'}"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A small data set in MMRec layout: 40 users, 30 items, image and text features, split labels."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    lines = ["userID\titemID\tx_label"]
+    for user in range(40):
+        for rank, item in enumerate(rng.choice(30, size=8, replace=False)):
+            lines.append(f"{user}\t{item}\t{max(0, rank - 5)}")
+    (folder / "shop.inter").write_text("\n".join(lines) + "\n")
+    for modality, width in {"image": 12, "text": 7}.items():
+        np.save(folder / f"{modality}_feat.npy", rng.standard_normal((30, width)).astype(np.float32))
+    return folder

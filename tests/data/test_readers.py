@@ -1,0 +1,400 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import scipy.sparse
+import torch
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.data import INTERACTS, RecommendationData, check_graph, held_out_edges, read_data
+from lirdrec_pyg.data.summary import summarize
+
+NUM_ITEMS = 6
+IMAGE = np.random.default_rng(0).standard_normal((NUM_ITEMS, 3)).astype(np.float32)
+TEXT = np.random.default_rng(1).standard_normal((NUM_ITEMS, 2)).astype(np.float32)
+
+# (user, item, label) by position; item 5 occurs nowhere.
+ROWS = [(0, 0, 0), (0, 2, 0), (0, 3, 1), (1, 2, 0), (1, 4, 2), (2, 0, 0), (2, 1, 0), (2, 4, 2)]
+
+# IDs of the items, of which some look alike as numbers.
+NAMES = ["007", "7", "B00Z", "a b", "é", "x,y"]
+
+
+def table(names: list[str] | None = None, rows: list[tuple[int, int, int]] = ROWS) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{user}" for user, _, _ in rows] if names else [user for user, _, _ in rows],
+            "item_id": [names[item] if names else item for _, item, _ in rows],
+            "split": [("train", "valid", "test")[label] for _, _, label in rows],
+        }
+    )
+
+
+def save_image(folder: Path, x: np.ndarray = IMAGE, name: str = "image_feat.npy") -> None:
+    np.save(folder / name, x)
+
+
+def mmrec(folder: Path) -> None:
+    lines = ["userID\titemID\tx_label", *("\t".join(map(str, row)) for row in ROWS)]
+    (folder / "shop.inter").write_text("\n".join(lines))
+    save_image(folder)
+    save_image(folder, TEXT, "text_feat.npy")
+
+
+def tiktok(folder: Path) -> None:
+    for name, label in {"trnMat.pkl": 0, "valMat.pkl": 1, "tstMat.pkl": 2}.items():
+        user, item = np.array([(user, item) for user, item, of in ROWS if of == label]).T
+        matrix = scipy.sparse.coo_matrix((np.ones(len(user)), (user, item)), shape=(3, NUM_ITEMS))
+        (folder / name).write_bytes(pickle.dumps(matrix))
+    save_image(folder)
+    save_image(folder, TEXT, "text_feat.npy")
+
+
+def csv_by_position(folder: Path) -> None:
+    table().write_csv(folder / "clicks.csv")
+    save_image(folder)
+    torch.save(torch.from_numpy(TEXT), folder / "text_feat.pt")
+
+
+def parquet_with_names(folder: Path) -> None:
+    """Rows of the features are in another order than the catalogue."""
+    order = np.random.default_rng(2).permutation(NUM_ITEMS)
+    table(NAMES).write_parquet(folder / "clicks.parquet")
+    ids = [NAMES[item] for item in order]
+    pl.DataFrame({"item": ids, "vector": IMAGE[order].tolist()}).write_parquet(folder / "image_feat.parquet")
+    np.savez(folder / "text_feat.npz", features=TEXT[order[::-1]], ids=np.array(ids[::-1]))
+
+
+def tsv_with_names(folder: Path) -> None:
+    table(NAMES).write_csv(folder / "clicks.tsv", separator="\t")
+    for name, x in {"image": IMAGE, "text": TEXT}.items():
+        torch.save({"features": torch.from_numpy(x), "ids": NAMES}, folder / f"{name}_feat.pt")
+
+
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    layout.__name__: layout for layout in (mmrec, tiktok, csv_by_position, parquet_with_names, tsv_with_names)
+}
+
+
+def read(data: Path, seed: int = 999, **options: Any) -> RecommendationData:
+    return read_data(DataConfig(data=str(data), **options), seed)
+
+
+def by_id(data: RecommendationData, edges: torch.Tensor) -> set[tuple[Any, Any]]:
+    """Pairs of positions as pairs of IDs."""
+    users, items = (vocabulary.ids.to_list() for vocabulary in (data.users, data.items))
+    return {(users[user], items[item]) for user, item in edges.T.tolist()}
+
+
+def features_by_id(data: RecommendationData, modality: str) -> dict[Any, list[float]]:
+    return dict(zip(data.items.ids.to_list(), data.graph["item"][f"x_{modality}"].tolist()))
+
+
+def splits(graph: HeteroData) -> list[torch.Tensor]:
+    return [graph[INTERACTS].edge_index, held_out_edges(graph, "val"), held_out_edges(graph, "test")]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_data(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    data = read(tmp_path)
+    named = "names" in layout
+    items: list[Any] = NAMES if named else [*range(NUM_ITEMS)]
+    users: list[Any] = ["u0", "u1", "u2"] if named else [0, 1, 2]
+    check_graph(data.graph)
+    assert data.users.ids.to_list() == users
+    assert data.items.ids.to_list() == sorted(items)
+    for label, edges in enumerate(splits(data.graph)):
+        assert by_id(data, edges) == {(users[user], items[item]) for user, item, of in ROWS if of == label}
+    for modality, x in {"image": IMAGE, "text": TEXT}.items():
+        assert features_by_id(data, modality) == dict(zip(items, x.tolist()))
+        assert f"mask_{modality}" not in data.graph["item"]
+    assert data.facts["split"] == "labels"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the mappings of a Linux process")
+@pytest.mark.parametrize("layout", ["mmrec", "tiktok"])
+def test_half_precision_features_stay_in_their_file(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    save_image(tmp_path, IMAGE.astype(np.float16))
+    x = read(tmp_path).graph["item"].x_image
+    assert x.dtype == torch.float16
+    bounds = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if "image_feat.npy" in line]
+    assert any(
+        low <= x.data_ptr() < high for low, high in ([int(bound, 16) for bound in pair.split("-")] for pair in bounds)
+    )
+
+
+def test_a_table_finds_the_features_beside_it(tmp_path: Path) -> None:
+    csv_by_position(tmp_path)
+    (tmp_path / "other.csv").write_text("not,the,one\n")
+    data = read(tmp_path / "clicks.csv")
+    assert data.facts["source"] == str(tmp_path / "clicks.csv")
+    assert features_by_id(data, "image") == dict(enumerate(IMAGE.tolist()))
+
+
+def test_an_inter_file_comes_before_other_tables(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    (tmp_path / "notes.csv").write_text("not,the,one\n")
+    assert read(tmp_path).facts["source"] == str(tmp_path / "shop.inter")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_named_features_replace_those_of_the_folder(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](tmp_path)
+    names = NAMES if "names" in layout else [*range(NUM_ITEMS)]
+    path = tmp_path / "elsewhere.parquet"
+    pl.DataFrame({"item": names, "x": range(1, 7)}).write_parquet(tmp_path.parent / path.name)
+    data = read(tmp_path, features={"sound": str(tmp_path.parent / path.name)})
+    assert [key for key in data.graph["item"].keys() if key.startswith("x_")] == ["x_sound"]  # noqa: SIM118
+    assert features_by_id(data, "sound") == {name: [n + 1.0] for n, name in enumerate(names)}
+
+
+def test_listed_ids_give_rows_their_items(tmp_path: Path) -> None:
+    table(NAMES).write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path)
+    (tmp_path / "ids.txt").write_text("\ufeff" + "\r\n".join(NAMES) + "\r\n", encoding="utf-8")
+    data = read(tmp_path, item_ids=str(tmp_path / "ids.txt"))
+    assert features_by_id(data, "image") == dict(zip(NAMES, IMAGE.tolist()))
+
+
+@pytest.mark.parametrize("side", ["interactions", "features"])
+def test_ids_that_look_like_numbers_on_one_side_only(side: str, tmp_path: Path) -> None:
+    """Integers on the one side meet the same texts on the other, and only the same."""
+    clicked = ["3", "1", "2"] if side == "interactions" else ["3", "1", "x"]
+    featured = ["1", "2", "3", "03"] if side == "interactions" else ["1", "2", "3"]
+    rows = [(user, item, label) for user in range(3) for label, item in enumerate(np.roll([0, 1, 2], user))]
+    table(clicked, rows).write_csv(tmp_path / "clicks.csv")
+    pl.DataFrame({"item": featured, "x": range(1, len(featured) + 1)}).write_parquet(tmp_path / "image_feat.parquet")
+    data = read(tmp_path)
+    assert data.items.ids.to_list() == sorted({*clicked, *featured})
+    real = features_by_id(data, "image")
+    assert {name: real[name] for name in featured} == {name: [n + 1.0] for n, name in enumerate(featured)}
+
+
+def test_numbers_of_any_width_are_positions(tmp_path: Path) -> None:
+    table().with_columns(pl.col("item_id").cast(pl.UInt64)).write_parquet(tmp_path / "clicks.parquet")
+    save_image(tmp_path)
+    assert features_by_id(read(tmp_path), "image") == dict(enumerate(IMAGE.tolist()))
+
+
+def test_users_and_items_that_nobody_has_in_training_are_kept(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    with (tmp_path / "shop.inter").open("a") as file:
+        file.write("\n77\t1\t2\n")
+    data = read(tmp_path)
+    facts = summarize(data)
+    assert data.users.ids.to_list() == [0, 1, 2, 77]
+    assert facts["cold users"] == 1
+    assert facts["cold items"] == 3  # 3 and 4 are held out, 5 occurs nowhere
+    assert facts["test pairs with cold items"] == 2
+    assert (facts["interactions"], facts["training"], facts["validation"], facts["test"]) == (9, 5, 1, 3)
+
+
+def test_items_without_features_have_the_mean(tmp_path: Path) -> None:
+    table(NAMES).write_csv(tmp_path / "clicks.csv")
+    known = [1, 2, 5]
+    pl.DataFrame({"item": [NAMES[n] for n in known], "vector": IMAGE[known].tolist()}).write_parquet(
+        tmp_path / "image_feat.parquet"
+    )
+    np.savez(tmp_path / "text_feat.npz", features=TEXT, ids=np.array(NAMES))
+    data = read(tmp_path)
+    item = data.graph["item"]
+    assert [data.items.ids[n] for n in item.mask_image.nonzero().view(-1).tolist()] == sorted(NAMES[n] for n in known)
+    mean = torch.from_numpy(IMAGE[known].mean(axis=0)).expand(3, 3)
+    torch.testing.assert_close(item.x_image[~item.mask_image], mean)
+    assert "mask_text" not in item
+    assert data.facts["items without image"] == 3
+
+
+def test_zero_features_can_be_missing_ones(tmp_path: Path, refuses: Any) -> None:
+    mmrec(tmp_path)
+    x = IMAGE.copy()
+    x[4] = 0
+    save_image(tmp_path, x)
+    with refuses("image_feat.npy", "row 4", "--zero-features missing"):
+        read(tmp_path)
+    item = read(tmp_path, zero_features="missing").graph["item"]
+    assert item.mask_image.tolist() == [True] * 4 + [False, True]
+    torch.testing.assert_close(item.x_image[4], torch.from_numpy(IMAGE[[0, 1, 2, 3, 5]].mean(axis=0)))
+
+
+def test_duplicates_are_merged(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    with (tmp_path / "shop.inter").open("a") as file:
+        file.write("\n0\t0\t2\n1\t4\t0\n")
+    data = read(tmp_path)
+    assert data.facts["duplicates merged"] == 2
+    train, _, test = (by_id(data, edges) for edges in splits(data.graph))
+    assert {(0, 0), (1, 4)} <= train
+    assert test == {(2, 4)}
+
+
+def test_k_core_keeps_its_items_alone(tmp_path: Path) -> None:
+    rows = [(user, item, (user + item) % 3) for user in range(4) for item in range(4)] + [(9, 5, 0), (0, 5, 0)]
+    table(None, rows).write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path, np.concatenate([IMAGE[:5], np.full((1, 3), np.nan, np.float32)]))
+    data = read(tmp_path, k_core=3)
+    assert data.users.ids.to_list() == data.items.ids.to_list() == [0, 1, 2, 3]
+    assert sum(edges.size(1) for edges in splits(data.graph)) == 16
+    assert features_by_id(data, "image") == dict(enumerate(IMAGE[:4].tolist()))
+    assert data.facts["k-core"] == 3
+
+
+def test_the_seed_decides_the_random_split(shop: Path) -> None:
+    def edges(seed: int) -> list[list[list[int]]]:
+        return [part.tolist() for part in splits(read(shop, seed, split="random").graph)]
+
+    assert edges(1) == edges(1)
+    assert edges(1) != edges(2)
+    assert "random, seed 1" in read(shop, 1, split="random").facts.values()
+
+
+def test_times_decide_where_they_are_asked_to(tmp_path: Path) -> None:
+    rows = [(user, item, 0) for user in range(5) for item in range(4)]
+    days = [f"2024-01-{20 - n:02}" for n in range(20)]
+    table(None, rows).drop("split").with_columns(day=pl.Series(days)).write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path)
+    by_time = read(tmp_path, split="time", time_column="day")
+    assert by_id(by_time, held_out_edges(by_time.graph, "test")) == {(0, 0), (0, 1)}
+    last_out = read(tmp_path, split="leave-last-out", time_column="day")
+    assert by_id(last_out, held_out_edges(last_out.graph, "test")) == {(user, 0) for user in range(5)}
+
+
+# --- Mistakes --------------------------------------------------------------------------------------------------------
+
+
+def without(*names: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for name in names:
+            (folder / name).unlink()
+
+    return change
+
+
+def add_line(line: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with (folder / "shop.inter").open("a") as file:
+            file.write(f"\n{line}\n")
+
+    return change
+
+
+def features(x: Any, name: str = "image_feat.npy") -> Callable[[Path], None]:
+    return lambda folder: save_image(folder, x, name)
+
+
+def id_list(*lines: str, encoding: str = "utf-8") -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / "ids.txt").write_text("\n".join(lines), encoding=encoding)
+
+    return change
+
+
+def keep_all(folder: Path) -> None:
+    pass
+
+
+def more_tables(folder: Path) -> None:
+    (folder / "b.inter").write_text("")
+
+
+def foreign_ids(folder: Path) -> None:
+    (folder / "image_feat.npy").unlink()
+    pl.DataFrame({"item": ["sku-1", "sku-2"], "x": [1.0, 2.0]}).write_parquet(folder / "image_feat.parquet")
+
+
+def cut_features(folder: Path) -> None:
+    save_image(folder, IMAGE[:4])
+    save_image(folder, TEXT[:4], "text_feat.npy")
+
+
+def late_nan(folder: Path) -> None:
+    """Rows of the file are in another order than the catalogue: a message has to name the file's row."""
+    (folder / "image_feat.npy").unlink()
+    np.savez(folder / "image_feat.npz", features=[[1.0], [2.0], [np.nan]], ids=[4, 2, 0])
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...]]] = {
+    "no table": (without("shop.inter"), {}, ("no table of interactions",)),
+    "two tables": (more_tables, {}, ("2 tables (b.inter, shop.inter)",)),
+    "no features": (without("image_feat.npy", "text_feat.npy"), {}, ("no item features", "--features")),
+    "no feature file": (keep_all, {"features": {"image": "nowhere.npy"}}, ("nowhere.npy",)),
+    "two files of a modality": (
+        lambda folder: np.savez(folder / "image_feat.npz", x=IMAGE),
+        {},
+        ("image_feat.npy and image_feat.npz", "--features"),
+    ),
+    "too few rows": (
+        cut_features,
+        {},
+        ("image_feat.npy has 4 rows", "item 4"),
+    ),
+    "rows that differ": (features(IMAGE[:5]), {}, ("image_feat.npy has 5", "text_feat.npy has 6")),
+    "flat features": (features(IMAGE[:, 0]), {}, ("image_feat.npy", "(6,)")),
+    "deep features": (features(IMAGE[None]), {}, ("image_feat.npy", "(1, 6, 3)")),
+    "NaN": (features(np.where(IMAGE[1, 2] == IMAGE, np.nan, IMAGE)), {}, ("image_feat.npy", "row 1, column 2")),
+    "infinity": (features(np.where(IMAGE[5, 0] == IMAGE, -np.inf, IMAGE)), {}, ("-inf in row 5, column 0",)),
+    "NaN in a table with IDs": (late_nan, {}, ("image_feat.npz", "row 2, column 0")),
+    "zero vector": (features(IMAGE * (np.arange(6) != 3)[:, None]), {}, ("image_feat.npy", "row 3")),
+    "all zero": (features(IMAGE * 0), {"zero_features": "missing"}, ("x_image",)),
+    "negative item": (add_line("0\t-4\t0"), {}, ("-4 is negative", "image_feat.npy", "--item-ids")),
+    "text item": (add_line("0\tB00Z\t0"), {}, ("image_feat.npy", "--item-ids")),
+    "foreign IDs": (foreign_ids, {}, ("image_feat.parquet", "none of the items", "'sku-1'")),
+    "bad label": (add_line("0\t1\t7"), {}, ("shop.inter", "'7'", "line 10")),
+    "missing ID": (add_line("\t1\t0"), {}, ("shop.inter", "'userID'", "line 10")),
+    "one split only": (keep_all, {"split": "time"}, ("--time-column",)),
+    "too high a core": (keep_all, {"k_core": 9}, ("9-core",)),
+    "wrong column": (keep_all, {"user_column": "who"}, ("shop.inter", "'who'", "'userID', 'itemID', 'x_label'")),
+    "no list of IDs": (keep_all, {"item_ids": "ids.txt"}, ("ids.txt", "--item-ids")),
+    "short list of IDs": (id_list("0", "1"), {"item_ids": "ids.txt"}, ("image_feat.npy has 6 rows", "lists 2")),
+    "duplicates in the list": (id_list(*"012340"), {"item_ids": "ids.txt"}, ("ids.txt", "the ID '0' more than once")),
+    "gap in the list": (id_list(*"01", "", *"345"), {"item_ids": "ids.txt"}, ("ids.txt", "line 3")),
+    "other list": (id_list(*"abcdef"), {"item_ids": "ids.txt"}, ("none of the items", "'a'")),
+    "list in other bytes": (id_list("é", encoding="latin-1"), {"item_ids": "ids.txt"}, ("ids.txt", "not a readable")),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_named(name: str, tmp_path: Path, refuses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    change, options, texts = MISTAKES[name]
+    monkeypatch.chdir(tmp_path)
+    mmrec(tmp_path)
+    read(tmp_path)
+    change(tmp_path)
+    with refuses(*texts):
+        read(tmp_path, **options)
+
+
+def test_a_missing_path_is_named(tmp_path: Path, refuses: Any) -> None:
+    with refuses(tmp_path / "nowhere", "--data"):
+        read(tmp_path / "nowhere")
+
+
+def test_a_catalogue_of_one_item_is_refused(tmp_path: Path, refuses: Any) -> None:
+    table(None, [(user, 0, user % 3) for user in range(6)]).write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path, IMAGE[:1])
+    with refuses("catalogue has 1 item"):
+        read(tmp_path)
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "tiktok"
+
+
+@pytest.mark.skipif(not (REAL / "raw").is_dir(), reason="needs the TikTok data")
+def test_both_forms_of_the_real_data_are_one_graph() -> None:
+    mmrec_form, raw_form = (read(folder).graph for folder in (REAL, REAL / "raw"))
+    assert mmrec_form.metadata() == raw_form.metadata()
+    for left, right in zip(splits(mmrec_form), splits(raw_form)):
+        assert torch.equal(left, right)
+    for modality in ("image", "audio"):
+        assert torch.equal(mmrec_form["item"][f"x_{modality}"], raw_form["item"][f"x_{modality}"])
+    assert (mmrec_form["user"].num_nodes, mmrec_form["item"].num_nodes) == (
+        raw_form["user"].num_nodes,
+        raw_form["item"].num_nodes,
+    )

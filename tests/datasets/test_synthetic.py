@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.data import INTERACTS, RecommendationData, check_graph, held_out_edges, modalities
+from lirdrec_pyg.datasets import Synthetic, load_data, synthetic_data, true_scores
+
+NUM_USERS, NUM_ITEMS, COLD = 300, 200, 20
+
+
+@pytest.fixture(scope="module")
+def data() -> RecommendationData:
+    return synthetic_data(NUM_USERS, NUM_ITEMS)
+
+
+def pairs(data: RecommendationData, split: str) -> np.ndarray:
+    graph = data.graph
+    return (graph[INTERACTS].edge_index if split == "train" else held_out_edges(graph, split)).numpy()
+
+
+def recall(data: RecommendationData, scores: np.ndarray, split: str = "test", k: int = 20) -> float:
+    """Mean recall at ``k`` over the users with held-out items; training items are no candidates."""
+    scores = scores.astype(np.float64).copy()
+    scores[tuple(pairs(data, "train"))] = -np.inf
+    top = np.argsort(-scores, axis=1)[:, :k]
+    user, item = pairs(data, split)
+    found = [np.isin(item[user == u], top[u]).mean() for u in np.unique(user)]
+    return float(np.mean(found))
+
+
+def popularity(data: RecommendationData) -> np.ndarray:
+    count = np.bincount(pairs(data, "train")[1], minlength=NUM_ITEMS)
+    return np.broadcast_to(count, (NUM_USERS, NUM_ITEMS))
+
+
+def test_the_truth_ranks_far_better_than_popularity(data: RecommendationData) -> None:
+    truth = true_scores(data.graph, torch.arange(NUM_USERS)).numpy()
+    random = np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS))
+    for split in ("val", "test"):
+        assert recall(data, truth, split) > 3 * recall(data, popularity(data), split)
+    # Popularity knows nothing of the cold items, which are in the test split alone.
+    assert recall(data, popularity(data), "val") > 1.2 * recall(data, random, "val")
+
+
+@pytest.mark.parametrize(("modality", "other"), [("image", "text"), ("text", "image")])
+def test_features_show_what_users_like(data: RecommendationData, modality: str, other: str) -> None:
+    """The mean of the features a user has in training ranks held-out items above chance, each modality by itself."""
+    x = data.graph["item"][f"x_{modality}"].numpy()
+    x = (x - x.mean(axis=0)) / np.linalg.norm(x - x.mean(axis=0), axis=1, keepdims=True)
+    user, item = pairs(data, "train")
+    profile = np.zeros((NUM_USERS, x.shape[1]))
+    np.add.at(profile, user, x[item])
+    random = np.random.default_rng(0).random((NUM_USERS, NUM_ITEMS))
+    assert recall(data, profile @ x.T) > 1.2 * recall(data, random)
+    assert not np.array_equal(x, data.graph["item"][f"x_{other}"].numpy())
+
+
+def test_the_graph_is_what_the_documentation_says(data: RecommendationData) -> None:
+    graph = data.graph
+    check_graph(graph)
+    assert (graph["user"].num_nodes, graph["item"].num_nodes) == (len(data.users), len(data.items))
+    assert (len(data.users), len(data.items)) == (NUM_USERS, NUM_ITEMS)
+    assert modalities(graph) == ("image", "text")
+    assert data.items.ids[3] == "item-3"
+    assert data.facts["cold items"] == COLD
+    parts = [set(map(tuple, pairs(data, split).T.tolist())) for split in ("train", "val", "test")]
+    assert sum(map(len, parts)) == len(set.union(*parts))
+    assert np.bincount([user for part in parts for user, _ in part]).min() >= 6
+
+
+def test_cold_items_are_only_for_testing(data: RecommendationData) -> None:
+    first = NUM_ITEMS - COLD
+    assert pairs(data, "train")[1].max() < first
+    assert pairs(data, "val")[1].max() < first
+    assert (pairs(data, "test")[1] >= first).any()
+
+
+def test_warm_interactions_are_split_8_1_1(data: RecommendationData) -> None:
+    warm = {
+        split: pairs(data, split)[0][pairs(data, split)[1] < NUM_ITEMS - COLD] for split in ("train", "val", "test")
+    }
+    train, val, test = (np.bincount(user, minlength=NUM_USERS) for user in warm.values())
+    total = train + val + test
+    expected = np.where(total >= 3, np.maximum(1, np.rint(total / 10)), 0)
+    assert np.array_equal(val, expected)
+    assert np.array_equal(test, expected)
+
+
+def test_the_seed_decides_everything() -> None:
+    first, again, other = (synthetic_data(50, 60, seed=seed).graph for seed in (1, 1, 2))
+    assert torch.equal(first["item"].x_image, again["item"].x_image)
+    assert torch.equal(first[INTERACTS].edge_index, again[INTERACTS].edge_index)
+    assert not torch.equal(first["item"].x_image, other["item"].x_image)
+    assert not torch.equal(first[INTERACTS].edge_index, other[INTERACTS].edge_index)
+
+
+@pytest.mark.parametrize("mean", [6, 10, 20])
+def test_users_have_as_many_interactions_as_asked_for(mean: float) -> None:
+    data = synthetic_data(NUM_USERS, NUM_ITEMS, mean_interactions=mean)
+    total = sum(pairs(data, split).shape[1] for split in ("train", "val", "test"))
+    assert total / NUM_USERS == pytest.approx(mean, rel=0.1)
+
+
+def test_the_data_set_keeps_the_truth(tmp_path: Path) -> None:
+    dataset = Synthetic(str(tmp_path), num_users=50, num_items=60, seed=3)
+    graph = synthetic_data(50, 60, seed=3).graph
+    users = torch.arange(50)
+    assert torch.equal(true_scores(dataset[0], users), true_scores(graph, users))
+    assert torch.equal(dataset[0][INTERACTS].edge_index, graph[INTERACTS].edge_index)
+    assert torch.equal(dataset[0]["item"].x_text, graph["item"].x_text)
+
+
+def test_the_word_synthetic_names_it() -> None:
+    data = load_data(DataConfig(data="synthetic"))
+    assert data.facts["source"] == "synthetic"
+    check_graph(data.graph)

@@ -1,0 +1,159 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.data import build_graph
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_model, evaluate_ranking
+from lirdrec_pyg.models import ranking
+
+Pairs = set[tuple[int, int]]
+
+
+def graph_of(train: Pairs, val: Pairs, num_users: int, num_items: int, test: Pairs | None = None) -> HeteroData:
+    def edges(pairs: Pairs) -> Tensor:
+        return torch.tensor(sorted(pairs), dtype=torch.long).view(-1, 2).T
+
+    features = {"m": torch.ones(num_items, 1)}
+    return build_graph(edges(train), features, val=edges(val), test=edges(test or set()), num_users=num_users)
+
+
+def metrics_of(
+    scores: np.ndarray, train: Pairs, held_out: Pairs, cutoffs: tuple[int, ...] = CUTOFFS
+) -> dict[str, float]:
+    """Every metric by its definition, one user at a time."""
+    num_users, num_items = scores.shape
+    sums: dict[str, float] = {}
+    shown: dict[int, set[int]] = {k: set() for k in cutoffs}
+    evaluated = 0
+    for user in range(num_users):
+        labels = {i for u, i in held_out if u == user}
+        seen = {i for u, i in train if u == user}
+        if not labels or not seen:
+            continue
+        evaluated += 1
+        ranked = sorted((i for i in range(num_items) if i not in seen), key=lambda i: -scores[user, i])
+        for k in cutoffs:
+            hits = [item in labels for item in ranked[:k]]
+            places = [place for place, hit in enumerate(hits, start=1) if hit]
+            ideal = min(len(labels), k)
+            shown[k] |= set(ranked[:k])
+            for name, value in {
+                "recall": len(places) / len(labels),
+                "precision": len(places) / k,
+                "hit_rate": float(bool(places)),
+                "mrr": 1 / places[0] if places else 0.0,
+                "map": sum((n + 1) / place for n, place in enumerate(places)) / ideal,
+                "ndcg": sum(1 / math.log2(p + 1) for p in places)
+                / sum(1 / math.log2(p + 1) for p in range(1, ideal + 1)),
+            }.items():
+                sums[f"{name}@{k}"] = sums.get(f"{name}@{k}", 0.0) + value
+    means = {name: total / evaluated for name, total in sums.items()}
+    return means | {f"coverage@{k}": len(items) / num_items for k, items in shown.items()}
+
+
+def representations(num_users: int, num_items: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Vectors of users and items whose scores have no ties, and the scores."""
+    rng = np.random.default_rng(seed)
+    scores = rng.permuted(np.tile(np.arange(num_items, dtype=np.float32), (num_users, 1)), axis=1)
+    return torch.from_numpy(scores), torch.eye(num_items), scores
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    num_items=st.integers(2, 70),
+    num_users=st.integers(1, 9),
+    density=st.floats(0.05, 0.9),
+    rows_per_block=st.sampled_from([1, 2, 100]),
+    seed=st.integers(0, 2**16),
+)
+def test_every_metric_at_every_cutoff_equals_brute_force(
+    num_items: int, num_users: int, density: float, rows_per_block: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    taken = rng.random((num_users, num_items)) < density
+    held_out = taken & (rng.random(taken.shape) < 0.4)
+    # One pair of each kind at least, of one user.
+    taken[0, :2], held_out[0, :2] = True, (True, False)
+    train, val = ({(int(u), int(i)) for u, i in np.argwhere(mask)} for mask in (taken & ~held_out, held_out))
+    user, item, scores = representations(num_users, num_items, seed)
+
+    task = RankingTask.from_graph(graph_of(train, val, num_users, num_items), "val")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_BLOCK_BYTES", 4 * num_items * rows_per_block)
+        actual = evaluate_ranking(user, item, task)
+    assert actual == pytest.approx(metrics_of(scores, train, val), rel=1e-5, abs=1e-6)
+
+
+def test_a_ranking_worked_out_by_hand() -> None:
+    # User 0 ranks 4 3 2 1 0, has trained on 4, and holds out 2 and 0: places 2 and 4 of 3 2 1 0.
+    train, val = {(0, 4)}, {(0, 2), (0, 0)}
+    task = RankingTask.from_graph(graph_of(train, val, 1, 5), "val")
+    actual = evaluate_ranking(torch.arange(5.0).unsqueeze(0), torch.eye(5), task, cutoffs=(1, 2, 4))
+    ideal = 1 + 1 / math.log2(3)
+    expected = {
+        "recall": (0, 1 / 2, 1),
+        "precision": (0, 1 / 2, 1 / 2),
+        "hit_rate": (0, 1, 1),
+        "mrr": (0, 1 / 2, 1 / 2),
+        "map": (0, 1 / 4, 1 / 2),
+        "ndcg": (0, 1 / math.log2(3) / ideal, (1 / math.log2(3) + 1 / math.log2(5)) / ideal),
+        "coverage": (1 / 5, 2 / 5, 4 / 5),
+    }
+    assert actual == pytest.approx(
+        {f"{name}@{k}": value for name, row in expected.items() for k, value in zip((1, 2, 4), row, strict=True)}
+    )
+
+
+def test_training_items_are_never_ranked_even_where_places_stay_empty() -> None:
+    # Items 2 and 3 are trained on by everyone; there are fewer items left than the cutoffs ask for.
+    train = {(user, item) for user in range(3) for item in (2, 3)}
+    task = RankingTask.from_graph(graph_of(train, {(0, 0), (1, 1), (2, 0)}, 3, 4), "val")
+    user = torch.tensor([[1.0, 0.0, 9.0, 8.0]] * 3)
+    actual = evaluate_ranking(user, torch.eye(4), task, cutoffs=(1, 5))
+    assert actual["coverage@5"] == pytest.approx(2 / 4)
+    assert actual["recall@1"] == pytest.approx(2 / 3)
+    assert actual["mrr@5"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+
+
+class TestRankingTask:
+    def test_users_without_training_interactions_are_left_out(self) -> None:
+        train, val = {(0, 0), (2, 1), (4, 1)}, {(4, 2), (1, 1), (0, 2), (4, 0), (3, 0)}
+        task = RankingTask.from_graph(graph_of(train, val, 6, 3), "val")
+        assert task.user_index.tolist() == [0, 4]
+        assert sorted(map(tuple, task.label_index.T.tolist())) == [(0, 2), (1, 0), (1, 2)]
+        assert task.label_index[0].tolist() == [0, 1, 1]
+        assert set(map(tuple, task.seen.T.tolist())) == train
+        assert task.num_items == 3
+
+    def test_splits_are_kept_apart(self) -> None:
+        graph = graph_of({(0, 0)}, {(0, 1)}, 1, 3, test={(0, 2)})
+        assert RankingTask.from_graph(graph, "val").label_index.tolist() == [[0], [1]]
+        assert RankingTask.from_graph(graph, "test").label_index.tolist() == [[0], [2]]
+
+    @pytest.mark.parametrize("val", [set(), {(1, 0)}])
+    def test_somebody_has_to_be_evaluated(self, val: Pairs) -> None:
+        with pytest.raises(DataError, match="val split is empty, or none of its users"):
+            RankingTask.from_graph(graph_of({(0, 0)}, val, 2, 2), "val")
+
+
+class _Model(nn.Module):
+    """Ranks items by their position; in training mode the other way round."""
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        item = torch.arange(float(data["item"].num_nodes)).unsqueeze(1)
+        return torch.full((data["user"].num_nodes, 1), -1.0 if self.training else 1.0, requires_grad=True), item
+
+
+def test_evaluate_model_runs_a_fresh_pass_in_eval_mode() -> None:
+    graph = graph_of({(0, 0)}, {(0, 9)}, 1, 10)
+    metrics = evaluate_model(_Model().train(), graph, RankingTask.from_graph(graph, "val"))
+    assert metrics["mrr@5"] == 1.0
+    assert {name.split("@")[1] for name in metrics} == {"5", "10", "20", "50"}
+    assert len(metrics) == 7 * len(CUTOFFS)

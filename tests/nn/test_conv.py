@@ -1,0 +1,235 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
+
+from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, SparseOperator, adjacency, bipartite_norm
+
+NUM_USERS, NUM_ITEMS, WIDTH = 6, 5, 3
+
+needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
+
+
+# A form of a weighted graph: from edges (source, target), weights and the size (sources, targets) to
+# what a layer takes, the adjacency and the weights beside it.
+Form = Callable[[Tensor, Tensor, tuple[int, int]], tuple[Any, Tensor | None]]
+
+
+def plain(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    return edges, weight
+
+
+def edge_index(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    return EdgeIndex(edges, sparse_size=size), weight
+
+
+def sorted_edge_index(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    order = edges[1].argsort(stable=True)
+    return EdgeIndex(edges[:, order], sparse_size=size, sort_order="col"), weight[order]
+
+
+def sparse_csr(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    return torch.sparse_coo_tensor(edges.flip([0]), weight, size[::-1]).to_sparse_csr(), None
+
+
+def sparse_tensor(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    return SparseTensor(row=edges[1], col=edges[0], value=weight, sparse_sizes=size[::-1]), None
+
+
+def operator(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
+    return SparseOperator(edges.flip([0]), weight, size[::-1]), None
+
+
+FORMS = pytest.mark.parametrize(
+    "form",
+    [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse), operator],
+)
+
+
+def interactions() -> Tensor:
+    """Edges in no order; the last user and the last item have none."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(NUM_USERS, NUM_ITEMS, generator=generator) < 0.5
+    mask[-1], mask[:, -1] = False, False
+    edges = mask.nonzero().T
+    return edges[:, torch.randperm(edges.size(1), generator=generator)]
+
+
+def dense_adjacency(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.zeros(size, dtype=torch.double).index_put((edges[0], edges[1]), weight.double())
+
+
+def normalised(edges: Tensor) -> Tensor:
+    """D^-1/2 A D^-1/2 of the graph of users and items together, as one square matrix."""
+    adj = torch.zeros(NUM_USERS + NUM_ITEMS, NUM_USERS + NUM_ITEMS, dtype=torch.double)
+    user, item = edges[0], edges[1] + NUM_USERS
+    adj[user, item] = adj[item, user] = 1.0
+    scale = torch.diag((adj.sum(dim=1) + 1e-7) ** -0.5)
+    return scale @ adj @ scale
+
+
+def assert_same_with_gradients(
+    actual: Callable[..., Any], expected: Callable[..., Any], *shapes: tuple[int, int]
+) -> None:
+    """Outputs agree, and so do the gradients of a function of them that is not linear."""
+    inputs = [torch.randn(shape, dtype=torch.double, requires_grad=True) for shape in shapes]
+    results = []
+    for function in (actual, expected):
+        out = function(*inputs)
+        out = torch.cat(out) if isinstance(out, tuple) else out
+        results.append((out, torch.autograd.grad(out.square().sum(), inputs)))
+    torch.testing.assert_close(results[0], results[1])
+
+
+class TestBipartiteNorm:
+    def test_matches_the_dense_formula(self) -> None:
+        edges = interactions()
+        weight = bipartite_norm(edges, NUM_USERS, NUM_ITEMS)
+        block = normalised(edges)[:NUM_USERS, NUM_USERS:]
+        assert weight.dtype == torch.float32
+        actual = dense_adjacency(edges, weight, (NUM_USERS, NUM_ITEMS))
+        torch.testing.assert_close(actual, block, rtol=1e-6, atol=1e-6)
+
+    def test_is_symmetric_in_users_and_items(self) -> None:
+        edges = interactions()
+        reverse = bipartite_norm(edges.flip([0]), NUM_ITEMS, NUM_USERS)
+        assert torch.equal(reverse, bipartite_norm(edges, NUM_USERS, NUM_ITEMS))
+
+    def test_eps_is_added_to_each_degree(self) -> None:
+        weight = bipartite_norm(torch.tensor([[0, 0], [0, 1]]), 1, 2, eps=1.0)
+        torch.testing.assert_close(weight, torch.full((2,), (3.0 * 2.0) ** -0.5))
+
+    def test_takes_an_edge_index_and_no_edges(self) -> None:
+        edges = interactions()
+        weight = bipartite_norm(EdgeIndex(edges), NUM_USERS, NUM_ITEMS)
+        assert type(weight) is Tensor
+        assert torch.equal(weight, bipartite_norm(edges, NUM_USERS, NUM_ITEMS))
+        assert bipartite_norm(edges[:, :0], NUM_USERS, NUM_ITEMS).shape == (0,)
+
+
+class TestBipartiteConv:
+    @staticmethod
+    def reference(matrix: Tensor, num_layers: int) -> Callable[[Tensor, Tensor], tuple[Tensor, ...]]:
+        """The sum of A^l E for l = 0..L, with E the users above the items."""
+
+        def propagate(x_user: Tensor, x_item: Tensor) -> tuple[Tensor, ...]:
+            x = torch.cat([x_user, x_item])
+            total = sum(torch.linalg.matrix_power(matrix, layer) @ x for layer in range(num_layers + 1))
+            assert isinstance(total, Tensor)
+            return total.split([NUM_USERS, NUM_ITEMS])
+
+        return propagate
+
+    @FORMS
+    @pytest.mark.parametrize("reverse_given", [False, True])
+    @pytest.mark.parametrize("num_layers", [0, 1, 3])
+    def test_every_form_of_the_graph_equals_the_dense_formula(
+        self, form: Form, reverse_given: bool, num_layers: int
+    ) -> None:
+        edges = interactions()
+        # Weights of no meaning, so that a mix-up of edges or directions shows.
+        weight = torch.rand(edges.size(1), dtype=torch.double) + 0.1
+        adj, adj_weight = form(edges, weight, (NUM_USERS, NUM_ITEMS))
+        rev, rev_weight = None, None
+        if reverse_given:
+            order = torch.randperm(edges.size(1))
+            rev, rev_weight = form(edges[:, order].flip([0]), weight[order], (NUM_ITEMS, NUM_USERS))
+        conv = BipartiteConv(num_layers)
+
+        block = dense_adjacency(edges, weight, (NUM_USERS, NUM_ITEMS))
+        matrix = torch.zeros(NUM_USERS + NUM_ITEMS, NUM_USERS + NUM_ITEMS, dtype=torch.double)
+        matrix[:NUM_USERS, NUM_USERS:], matrix[NUM_USERS:, :NUM_USERS] = block, block.T
+        assert_same_with_gradients(
+            lambda x_user, x_item: conv(x_user, x_item, adj, rev, adj_weight, rev_weight),
+            self.reference(matrix, num_layers),
+            (NUM_USERS, WIDTH),
+            (NUM_ITEMS, WIDTH),
+        )
+
+    @pytest.mark.parametrize("wrap", [lambda edges: edges, EdgeIndex])
+    @pytest.mark.parametrize("reverse_given", [False, True])
+    def test_without_weights_the_graph_is_normalised(
+        self, wrap: Callable[[Tensor], Tensor], reverse_given: bool
+    ) -> None:
+        edges = interactions()
+        rev = wrap(edges.flip([0, 1])) if reverse_given else None
+        x_user, x_item = torch.randn(NUM_USERS, WIDTH), torch.randn(NUM_ITEMS, WIDTH)
+        out = BipartiteConv(2)(x_user, x_item, wrap(edges), rev)
+        expected = self.reference(normalised(edges), 2)(x_user.double(), x_item.double())
+        for actual, wanted in zip(out, expected, strict=True):
+            torch.testing.assert_close(actual, wanted.float())
+
+    def test_weights_of_one_direction_only_are_refused(self) -> None:
+        edges = interactions()
+        weight = torch.ones(edges.size(1))
+        x_user, x_item = torch.randn(NUM_USERS, WIDTH), torch.randn(NUM_ITEMS, WIDTH)
+        with pytest.raises(ValueError, match="one direction only"):
+            BipartiteConv(1)(x_user, x_item, edges, edges.flip([0]), edge_weight=weight)
+
+    def test_isolated_nodes_keep_their_vectors_and_gradients_stay_finite(self) -> None:
+        x_user = torch.randn(NUM_USERS, WIDTH, requires_grad=True)
+        x_item = torch.randn(NUM_ITEMS, WIDTH, requires_grad=True)
+        out_user, out_item = BipartiteConv(3)(x_user, x_item, interactions())
+        (out_user.sum() + out_item.sum()).backward()
+        assert torch.equal(out_user[-1], x_user[-1])
+        assert torch.equal(out_item[-1], x_item[-1])
+        for x in (x_user, x_item):
+            assert x.grad is not None
+            assert x.grad.isfinite().all()
+
+
+class TestItemGraphConv:
+    @FORMS
+    @pytest.mark.parametrize("num_layers", [0, 1, 2])
+    def test_every_form_of_the_graph_equals_the_dense_formula(self, form: Form, num_layers: int) -> None:
+        generator = torch.Generator().manual_seed(2)
+        neighbour_and_item = (torch.rand(NUM_ITEMS, NUM_ITEMS, generator=generator) < 0.6).nonzero().T
+        weight = torch.rand(neighbour_and_item.size(1), dtype=torch.double, generator=generator)
+        adj, adj_weight = form(neighbour_and_item, weight, (NUM_ITEMS, NUM_ITEMS))
+        conv = ItemGraphConv(num_layers)
+
+        s = dense_adjacency(neighbour_and_item.flip([0]), weight, (NUM_ITEMS, NUM_ITEMS))
+        assert not torch.equal(s, s.T)
+        assert_same_with_gradients(
+            lambda x: conv(x, adj, adj_weight),
+            lambda x: x + torch.linalg.matrix_power(s, num_layers) @ x,
+            (NUM_ITEMS, WIDTH),
+        )
+
+    def test_plain_edges_without_weights_count_one_each(self) -> None:
+        x = torch.randn(3, 2)
+        out = ItemGraphConv()(x, torch.tensor([[0, 1, 2], [2, 2, 0]]))
+        torch.testing.assert_close(out, torch.stack([x[0] + x[2], x[1], x[2] + x[0] + x[1]]))
+
+
+@pytest.mark.parametrize(
+    ("conv", "inputs", "text"),
+    [
+        (BipartiteConv(3), (torch.randn(NUM_USERS, 2), torch.randn(NUM_ITEMS, 2)), "BipartiteConv(num_layers=3)"),
+        (ItemGraphConv(2), (torch.randn(NUM_USERS, 2),), "ItemGraphConv(num_layers=2)"),
+    ],
+)
+def test_copy_reset_and_repr(conv: BipartiteConv | ItemGraphConv, inputs: tuple[Tensor, ...], text: str) -> None:
+    edges = interactions()
+    before = conv(*inputs, edges)
+    copied = copy.deepcopy(conv)
+    copied.reset_parameters()
+    assert repr(copied) == text
+    torch.testing.assert_close(copied(*inputs, edges), before)
+    assert not list(conv.parameters())
+
+
+def test_adjacency_prefers_adj_t_over_edges_and_their_weights() -> None:
+    store = HeteroData()["user", "interacts", "item"]
+    store.edge_index = interactions()
+    assert adjacency(store) == (store.edge_index, None)
+    store.edge_weight = torch.ones(store.edge_index.size(1))
+    assert adjacency(store) == (store.edge_index, store.edge_weight)
+    store.adj_t, _ = operator(store.edge_index, store.edge_weight, (NUM_USERS, NUM_ITEMS))
+    assert adjacency(store) == (store.adj_t, None)

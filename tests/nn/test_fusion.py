@@ -1,0 +1,212 @@
+import copy
+import io
+
+import pytest
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.nn import ProgressiveWeightCopying
+
+USERS, CHANNELS = 6, 8
+BRANCHES = pytest.mark.parametrize("branches", [1, 2, 5])
+
+
+def fusion(branches: int = 3, **settings: float) -> ProgressiveWeightCopying:
+    torch.manual_seed(0)
+    return ProgressiveWeightCopying(USERS, branches, CHANNELS, **settings)
+
+
+def user_branches(branches: int = 3, seed: int = 0) -> Tensor:
+    return torch.randn(USERS, branches, CHANNELS, generator=torch.Generator().manual_seed(seed))
+
+
+def train_epoch(module: ProgressiveWeightCopying, optimizer: torch.optim.Optimizer, epoch: int) -> None:
+    """Two steps of training on data that follow from ``epoch``."""
+    module.train()
+    module.start_epoch()
+    for step in range(2):
+        optimizer.zero_grad()
+        x = user_branches(module.num_branches, seed=10 * epoch + step)
+        (module(x) * x.flatten(1).cos()).sum().backward()
+        optimizer.step()
+
+
+@BRANCHES
+def test_forward_matches_the_recurrence_written_out(branches: int) -> None:
+    module, x = fusion(branches), user_branches(branches)
+    module.start_epoch()
+    w_net, w_mem = float(module.network_weight), float(module.memory_weight)
+    out = module(x)
+    assert out.shape == (USERS, branches * CHANNELS)
+    for user in range(USERS):
+        logits = []
+        for b, (fc1, fc2) in enumerate(zip(module.fc1, module.fc2, strict=True)):
+            hidden = fc1.weight @ x[user, b] + fc1.bias
+            hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
+            logits.append(w_net * (fc2.weight @ hidden + fc2.bias) + w_mem * module.theta[user, b])
+        exponents = torch.cat(logits).exp()
+        alpha = exponents / exponents.sum()
+        torch.testing.assert_close(out[user], torch.cat([alpha[b] * x[user, b] for b in range(branches)]))
+
+
+@pytest.mark.parametrize("start", [0.9, 0.95, 0.99, 0.0, 1.0])
+@pytest.mark.parametrize("base", [0.9, 0.5, 1.0])
+def test_schedule_compounds_as_in_a_plain_loop(start: float, base: float) -> None:
+    module = fusion(network_weight=start, decay_base=base)
+    w_net, w_mem = start, 1.0 - start
+    assert (float(module.network_weight), float(module.memory_weight)) == (w_net, w_mem)
+    for epoch in range(1, 13):
+        module.start_epoch()
+        f = w_net * base**epoch
+        w_net, w_mem = f / (f + w_mem), w_mem / (f + w_mem)
+        assert int(module.epoch) == epoch
+        assert float(module.network_weight) == pytest.approx(w_net, rel=1e-12, abs=1e-300)
+        assert float(module.memory_weight) == pytest.approx(w_mem, rel=1e-12)
+
+
+def test_theta_takes_the_last_training_attention_from_the_second_epoch_on() -> None:
+    module, start = fusion(), fusion().theta.detach()
+    module.start_epoch()
+    assert torch.equal(module.theta, start)
+
+    for seed in (1, 2):
+        module(user_branches(seed=seed))
+    last = module.attention(user_branches(seed=2)).detach()
+    assert torch.equal(module.theta, start)
+    module.start_epoch()
+    assert torch.equal(module.theta, last)
+    assert not torch.equal(module.theta, start)
+
+
+def test_the_copy_takes_values_only_and_theta_goes_on_training() -> None:
+    module = fusion()
+    memory = module.theta
+    module.start_epoch()
+    module(user_branches())
+    module.start_epoch()
+    assert module.theta is memory
+    assert module.theta.is_leaf
+    assert module.theta.requires_grad
+    module(user_branches()).square().sum().backward()
+    assert module.theta.grad is not None
+    assert module.theta.grad.abs().sum() > 0
+    assert not module.last_attention.requires_grad
+
+
+def test_the_optimisers_moments_survive_the_copy() -> None:
+    module = fusion()
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    train_epoch(module, optimizer, 1)
+    moments = {key: optimizer.state[module.theta][key].clone() for key in ("exp_avg", "exp_avg_sq", "step")}
+    module.start_epoch()
+    assert moments["exp_avg"].abs().sum() > 0
+    for key, moment in moments.items():
+        assert torch.equal(optimizer.state[module.theta][key], moment)
+
+
+def test_a_saved_module_goes_on_as_if_nothing_had_happened() -> None:
+    module = fusion(network_weight=0.95)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    for epoch in (1, 2):
+        train_epoch(module, optimizer, epoch)
+
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    # Different settings of the start: the state has to overrule them.
+    fresh = ProgressiveWeightCopying(USERS, 3, CHANNELS, network_weight=0.5)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+
+    fresh_optimizer = torch.optim.SGD(fresh.parameters(), lr=0.5)
+    for epoch in (3, 4):
+        train_epoch(module, optimizer, epoch)
+        train_epoch(fresh, fresh_optimizer, epoch)
+    state = fresh.state_dict()
+    assert state.keys() == module.state_dict().keys()
+    for name, value in module.state_dict().items():
+        assert torch.equal(state[name], value), name
+
+
+@BRANCHES
+def test_some_users_get_what_they_get_among_all(branches: int) -> None:
+    module, x = fusion(branches), user_branches(branches)
+    index = torch.tensor([4, 0, 5])
+    torch.testing.assert_close(module(x[index], index), module(x)[index])
+    torch.testing.assert_close(module.attention(x[index], index), module.attention(x)[index])
+
+
+def test_only_the_users_of_a_subset_are_remembered() -> None:
+    module, x = fusion(), user_branches()
+    start = module.theta.detach().clone()
+    index = torch.tensor([4, 0])
+    module.start_epoch()
+    module(x[index], index)
+    attention = module.attention(x).detach()
+    module.start_epoch()
+    torch.testing.assert_close(module.theta[index], attention[index])
+    others = [1, 2, 3, 5]
+    assert torch.equal(module.theta[others], start[others])
+
+
+@pytest.mark.parametrize("index", [None, torch.tensor([1, 2])])
+def test_eval_mode_does_not_touch_the_last_attention(index: Tensor | None) -> None:
+    module, x = fusion(), user_branches()
+    module(x)
+    before = module.last_attention.clone()
+    other = user_branches(seed=1)
+    module.eval()(other if index is None else other[index], index)
+    assert torch.equal(module.last_attention, before)
+
+
+def test_attention_is_a_distribution_and_one_branch_passes_through() -> None:
+    torch.testing.assert_close(fusion(5).attention(user_branches(5)).sum(dim=1), torch.ones(USERS))
+    x = user_branches(1)
+    assert torch.equal(fusion(1)(x), x.flatten(1))
+
+
+def test_gradients() -> None:
+    module = ProgressiveWeightCopying(3, 2, 4).double().eval()
+    x = torch.randn(3, 2, 4, dtype=torch.double, requires_grad=True)
+    parameters = dict(module.named_parameters())
+
+    def forward(x: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(module, dict(zip(parameters, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(forward, (x, *parameters.values()))
+
+
+def test_reset_parameters_starts_over() -> None:
+    module = fusion(network_weight=0.95)
+    start = copy.deepcopy(module.state_dict())
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.5)
+    for epoch in (1, 2):
+        train_epoch(module, optimizer, epoch)
+    torch.manual_seed(0)
+    module.reset_parameters()
+    # The constructor draws the linear layers once before, so only what is not drawn is compared.
+    for name in ("network_weight", "memory_weight", "epoch"):
+        assert torch.equal(module.state_dict()[name], start[name]), name
+    assert module.last_attention.isnan().all()
+    first = copy.deepcopy(module.state_dict())
+    torch.manual_seed(0)
+    module.reset_parameters()
+    assert torch.equal(module.theta, first["theta"])
+    assert torch.equal(module.fc1[0].weight, first["fc1.0.weight"])
+    torch.manual_seed(1)
+    module.reset_parameters()
+    assert not torch.equal(module.theta, first["theta"])
+    assert not torch.equal(module.fc1[0].weight, first["fc1.0.weight"])
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(64, 16), (8, 2), (3, 1), (1, 1)])
+def test_the_hidden_width_is_a_quarter(channels: int, hidden: int) -> None:
+    module = ProgressiveWeightCopying(2, 2, channels)
+    assert [fc.weight.shape for fc in module.fc1] == [(hidden, channels)] * 2
+    assert [fc.weight.shape for fc in module.fc2] == [(1, hidden)] * 2
+    assert all(fc.bias is not None for fc in [*module.fc1, *module.fc2])
+
+
+def test_repr() -> None:
+    assert repr(fusion()) == (
+        "ProgressiveWeightCopying(6, num_branches=3, channels=8, network_weight=0.9, decay_base=0.9)"
+    )

@@ -1,0 +1,52 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.nn import BPRLoss
+
+
+def double(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.double, requires_grad=True)
+
+
+@pytest.mark.parametrize("reg_weight", [0.0, 1e-2, 2.0])
+def test_matches_the_closed_form(reg_weight: float) -> None:
+    positive, negative, user, item = double(7), double(7), double(4, 3), double(5, 3)
+    gaps = (negative - positive).tolist()
+    ranking = sum(math.log1p(math.exp(gap)) for gap in gaps) / 7
+    squares = [sum(v**2 for v in x.flatten().tolist()) / x.numel() for x in (user, item)]
+    assert BPRLoss(reg_weight)(positive, negative, user, item).item() == pytest.approx(
+        ranking + reg_weight * sum(squares)
+    )
+
+
+@pytest.mark.parametrize("reg_weight", [0.0, 0.5])
+def test_gradients(reg_weight: float) -> None:
+    inputs = double(6), double(6), double(3, 2), double(4, 2)
+    assert torch.autograd.gradcheck(BPRLoss(reg_weight), inputs)
+
+
+def test_gradient_in_closed_form() -> None:
+    positive, negative, user, item = double(3), double(3), double(2, 2), double(5, 2)
+    BPRLoss(0.25)(positive, negative, user, item).backward()
+    push = torch.sigmoid(negative - positive).detach() / 3
+    for leaf, expected in (
+        (positive, -push),
+        (negative, push),
+        (user, 0.25 * 2 * user.detach() / 4),
+        (item, 0.25 * 2 * item.detach() / 10),
+    ):
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad, expected)
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(200.0, 0.0), (-200.0, 200.0), (0.0, math.log(2.0))])
+def test_extreme_scores_stay_finite(gap: float, expected: float) -> None:
+    loss = BPRLoss()(torch.tensor([gap]), torch.zeros(1), torch.zeros(1, 1), torch.zeros(1, 1))
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_repr() -> None:
+    assert repr(BPRLoss(0.1)) == "BPRLoss(reg_weight=0.1)"

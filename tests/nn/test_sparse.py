@@ -1,0 +1,118 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.nn import SparseOperator
+
+SIZES = [(5, 3), (3, 5), (4, 4), (1, 6)]
+
+
+def entries(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A shuffled half of the entries; the last row has none."""
+    torch.manual_seed(0)
+    mask = torch.rand(size) < 0.6
+    mask[-1] = False
+    index = mask.nonzero().T
+    index = index[:, torch.randperm(index.size(1))]
+    return index, torch.randn(index.size(1), dtype=torch.double)
+
+
+def dense(size: tuple[int, int]) -> Tensor:
+    index, value = entries(size)
+    return torch.zeros(size, dtype=torch.double).index_put((index[0], index[1]), value)
+
+
+def operator(size: tuple[int, int]) -> SparseOperator:
+    return SparseOperator(*entries(size), size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_product_and_transpose(size: tuple[int, int]) -> None:
+    op, matrix = operator(size), dense(size)
+    x, y = torch.randn(size[1], 3, dtype=torch.double), torch.randn(size[0], 3, dtype=torch.double)
+
+    assert torch.equal(op.to_dense(), matrix)
+    assert torch.equal(op.t().to_dense(), matrix.T)
+    assert op.shape == size
+    assert op.t().shape == size[::-1]
+    torch.testing.assert_close(op @ x, matrix @ x)
+    torch.testing.assert_close(op.t() @ y, matrix.T @ y)
+    torch.testing.assert_close(op.t().t() @ x, matrix @ x)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gradient_and_double_backward(size: tuple[int, int]) -> None:
+    op, matrix = operator(size), dense(size)
+    x = torch.randn(size[1], 2, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: op @ x, (x,))
+    assert torch.autograd.gradgradcheck(lambda x: (op @ x).pow(3), (x,))
+
+    expected = 2 * matrix.T @ (matrix @ x.detach())
+    (gradient,) = torch.autograd.grad((op @ x).square().sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_rows_without_entries_are_zero() -> None:
+    op = operator((5, 3))
+    assert torch.equal((op @ torch.ones(3, 2, dtype=torch.double))[-1], torch.zeros(2, dtype=torch.double))
+
+
+def test_no_entries_at_all() -> None:
+    op = SparseOperator(torch.empty(2, 0, dtype=torch.long), torch.empty(0), (3, 2))
+    x = torch.randn(2, 4, requires_grad=True)
+    out = op @ x
+    out.sum().backward()
+    assert torch.equal(out, torch.zeros(3, 4))
+    assert x.grad is not None
+    assert torch.equal(x.grad, torch.zeros(2, 4))
+
+
+def test_to_another_dtype_converts_both_directions() -> None:
+    index, value = entries((5, 3))
+    single = SparseOperator(index, value.float(), (5, 3))
+    double = single.to(torch.float64)
+    assert single.to_dense().dtype == torch.float32
+    assert double.to_dense().dtype == double.t().to_dense().dtype == torch.float64
+    torch.testing.assert_close(double.to_dense(), dense((5, 3)), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("input_dtype", "output_dtype"),
+    [(torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)],
+)
+def test_product_is_in_the_wider_dtype(input_dtype: torch.dtype, output_dtype: torch.dtype) -> None:
+    index, value = entries((5, 3))
+    op = SparseOperator(index, value.float(), (5, 3))
+    x = torch.randn(3, 2).to(input_dtype).requires_grad_()
+    out = op @ x
+    out.sum().backward()
+    assert out.dtype == output_dtype
+    assert x.grad is not None
+    assert x.grad.dtype == input_dtype
+    torch.testing.assert_close(out.double(), dense((5, 3)) @ x.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_does_not_touch_the_product() -> None:
+    index, value = entries((5, 3))
+    op = SparseOperator(index, value.float(), (5, 3))
+    x = torch.randn(3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = op @ x
+    assert torch.equal(out, op @ x)
+
+
+def test_deepcopy_is_independent_and_shares_what_was_shared() -> None:
+    op = operator((5, 3))
+    copied, transposed = copy.deepcopy((op, op.t()))
+    assert torch.equal(copied.to_dense(), op.to_dense())
+    assert copied._matrix is transposed._transpose
+    copied._matrix.values().zero_()
+    assert torch.equal(op.to_dense(), dense((5, 3)))
+
+
+def test_indices_are_int32_and_repr_tells_the_size() -> None:
+    op = operator((5, 3))
+    assert op._matrix.crow_indices().dtype == op._matrix.col_indices().dtype == torch.int32
+    assert repr(op) == f"SparseOperator(size=(5, 3), nnz={entries((5, 3))[0].size(1)})"

@@ -1,0 +1,137 @@
+import warnings
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch_geometric import EdgeIndex
+
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.sampler import BPRSampler
+
+NUM_USERS, NUM_ITEMS = 6, 7
+
+# Popularities of items 0, 1, 2, 3 are 4, 3, 2, 1; item 4 occurs nowhere; user 4 has item 3 alone.
+STAIRS = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1, 4], [0, 0, 0, 0, 1, 1, 1, 2, 2, 3]])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def pairs(edge_index: Tensor) -> list[tuple[int, ...]]:
+    return sorted(map(tuple, edge_index.T.tolist()))
+
+
+def chi_square(observed: Tensor, probability: Tensor) -> float:
+    expected = observed.sum() * probability
+    return float(((observed - expected) ** 2 / expected).sum())
+
+
+edge_sets = st.sets(st.tuples(st.integers(0, NUM_USERS - 1), st.integers(0, NUM_ITEMS - 1)), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(edges=edge_sets, alpha=st.sampled_from([0.0, 0.75, -0.5]), seed=st.integers(0, 9))
+def test_an_epoch_has_every_usable_pair_once_and_only_true_negatives(
+    edges: set[tuple[int, int]], alpha: float, seed: int
+) -> None:
+    occurring = {item for _, item in edges}
+    saturated = {u for u in range(NUM_USERS) if {i for v, i in edges if v == u} == occurring}
+    usable = sorted(e for e in edges if e[0] not in saturated)
+    assume(usable)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = BPRSampler(torch.tensor(list(edges)).T, NUM_USERS, NUM_ITEMS, alpha, seeded(seed))
+    triples = sampler.sample_epoch()
+
+    assert triples.dtype == torch.long
+    assert triples.shape == (3, len(sampler))
+    assert pairs(triples[:2]) == usable
+    assert not set(pairs(triples[[0, 2]])) & edges
+    assert set(triples[2].tolist()) <= occurring
+
+
+@settings(max_examples=30, deadline=None)
+@given(edges=edge_sets)
+def test_is_known_tells_training_pairs_from_all_others(edges: set[tuple[int, int]]) -> None:
+    grid = torch.cartesian_prod(torch.arange(NUM_USERS), torch.arange(NUM_ITEMS)).T
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sampler = BPRSampler(torch.tensor(sorted(edges)).T, NUM_USERS, NUM_ITEMS)
+    except DataError:
+        assume(False)
+    assert set(pairs(grid[:, sampler.is_known(*grid)])) == edges
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 0.5, -1.0])
+def test_negatives_follow_the_popularity_to_the_power_of_alpha(alpha: float) -> None:
+    sampler = BPRSampler(STAIRS, 5, 5, alpha, seeded())
+    drawn = sampler.negatives(torch.full((8000,), 4))
+    observed = drawn.bincount(minlength=5).double()
+    weight = torch.tensor([4.0, 3.0, 2.0, 0.0, 0.0], dtype=torch.double)
+    weight[:3] **= alpha
+    assert observed[3:].tolist() == [0.0, 0.0]
+    # Chi-square of 2 degrees of freedom: above 13.8 once in a thousand.
+    assert chi_square(observed[:3], (weight / weight.sum())[:3]) < 13.8
+
+
+def test_redrawing_stays_uniform_for_every_user() -> None:
+    sampler = BPRSampler(STAIRS, 5, 5, generator=seeded())
+    for user, allowed in {0: [3], 2: [2, 3], 3: [1, 2, 3], 4: [0, 1, 2]}.items():
+        observed = sampler.negatives(torch.full((3000,), user)).bincount(minlength=5).double()
+        assert set(observed.nonzero().flatten().tolist()) == set(allowed)
+        uniform = torch.full((len(allowed),), 1 / len(allowed), dtype=torch.double)
+        assert chi_square(observed[allowed], uniform) < 13.8
+
+
+def test_triples_come_in_random_order() -> None:
+    sampler = BPRSampler(STAIRS, 5, 5, generator=seeded())
+    first, second = sampler.sample_epoch(), sampler.sample_epoch()
+    assert pairs(first[:2]) == pairs(second[:2]) == pairs(STAIRS)
+    assert not torch.equal(first[:2], second[:2])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.75])
+def test_epochs_follow_the_generator(alpha: float) -> None:
+    epochs = []
+    for seed in (3, 3, 4):
+        sampler = BPRSampler(STAIRS, 5, 5, alpha, seeded(seed))
+        epochs.append(torch.stack([sampler.sample_epoch() for _ in range(3)]))
+    assert torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], epochs[2])
+
+
+def test_users_with_every_item_are_left_out_with_a_warning() -> None:
+    edges = torch.tensor([[0, 0, 0, 1, 2, 2, 2], [0, 1, 2, 1, 2, 0, 1]])
+    with pytest.warns(UserWarning, match=r"2 user\(s\) have every item in training: 6 interactions"):
+        sampler = BPRSampler(edges, 3, 9)
+    assert len(sampler) == 1
+    assert sampler.sample_epoch()[:2].tolist() == [[1], [1]]
+
+
+def test_a_pair_given_twice_does_not_make_its_user_saturated() -> None:
+    edges = torch.tensor([[0, 0, 1, 1], [0, 0, 0, 1]])
+    with pytest.warns(UserWarning, match=r"1 user\(s\)"):
+        sampler = BPRSampler(edges, 2, 2)
+    assert sampler.sample_epoch().tolist() == [[0, 0], [0, 0], [1, 1]]
+
+
+def test_there_has_to_be_somebody_to_learn_from() -> None:
+    with pytest.raises(DataError, match="no negative"):
+        BPRSampler(torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), 2, 5)
+
+
+def test_an_edge_index_is_as_good_as_a_tensor() -> None:
+    wrapped = BPRSampler(EdgeIndex(STAIRS), 5, 5, generator=seeded()).sample_epoch()
+    assert type(wrapped) is Tensor
+    assert torch.equal(wrapped, BPRSampler(STAIRS, 5, 5, generator=seeded()).sample_epoch())
+
+
+def test_length_and_repr() -> None:
+    sampler = BPRSampler(STAIRS, 5, 5, alpha=0.5)
+    assert len(sampler) == 10
+    assert repr(sampler) == "BPRSampler(10 triples, 4 candidates, alpha=0.5)"

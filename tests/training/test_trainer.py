@@ -1,0 +1,253 @@
+import copy
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import WITH_TORCH_SPARSE
+
+from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.datasets import synthetic_data
+from lirdrec_pyg.errors import LIRDRecError
+from lirdrec_pyg.evaluation import RankingTask, evaluate_model
+from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.training import (
+    MONITOR,
+    EpochResult,
+    FitResult,
+    Trainer,
+    TrainingDivergedError,
+    make_optimizer,
+    trainer,
+    training_step,
+)
+
+MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
+BATCH = 128
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Steps are so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def graph() -> HeteroData:
+    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
+
+
+def make_trainer(graph: HeteroData, **settings: Any) -> Trainer:
+    config = TrainingConfig(**{"epochs": 3, "batch_size": BATCH, "lr": 0.01, "device": "cpu", "seed": 1, **settings})
+    torch.manual_seed(config.seed)
+    data = LIRDRec.input_transform(MODEL, config.sparse_backend)(graph)
+    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+
+
+def weights(result: Trainer) -> dict[str, Tensor]:
+    return copy.deepcopy(result.model.state_dict())
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def without_times(history: list[EpochResult]) -> list[tuple[int, float, dict[str, float], bool]]:
+    return [(r.epoch, r.loss, r.valid, r.improved) for r in history]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"edge_dropout": 0.3}, {"popularity_alpha": 0.75}, {"precision": "bf16-mixed"}]
+)
+def test_a_seed_decides_everything(graph: HeteroData, settings: dict[str, Any]) -> None:
+    first, again, other = (make_trainer(graph, seed=seed, **settings) for seed in (1, 1, 2))
+    histories = [without_times(each.fit().history) for each in (first, again, other)]
+    assert equal(weights(first), weights(again))
+    assert histories[0] == histories[1]
+    assert not equal(weights(first), weights(other))
+
+
+def test_the_loss_falls(graph: HeteroData) -> None:
+    history = make_trainer(graph, epochs=12).fit().history
+    assert history[-1].loss < 0.9 * history[0].loss
+
+
+def test_an_epoch_is_start_epoch_and_one_step_a_batch(graph: HeteroData) -> None:
+    """Training by hand, from the same parts, leaves the same weights."""
+    fitted = make_trainer(graph, epochs=2, weight_decay=1e-3)
+    by_hand = make_trainer(graph, epochs=2, weight_decay=1e-3)
+    steps: list[tuple[int, int]] = []
+    result = fitted.fit(on_step=lambda epoch, step: steps.append((epoch, step)))
+
+    model, sampler = by_hand.model.module, by_hand.sampler
+    optimizer = make_optimizer(model, by_hand.config)
+    for epoch in range(2):
+        model.train()
+        model.start_epoch()
+        batches = sampler.sample_epoch().split(BATCH, dim=1)
+        losses = [float(training_step(model, by_hand.data, triples, optimizer)) for triples in batches]
+        assert result.history[epoch].loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert equal(weights(fitted), weights(by_hand))
+    per_epoch = fitted.steps_per_epoch
+    assert per_epoch == math.ceil(graph[INTERACTS].edge_index.size(1) / BATCH) == len(batches)
+    assert steps == [(epoch, step) for epoch in (1, 2) for step in range(1, per_epoch + 1)]
+
+
+def test_edge_dropout_trains_on_a_new_part_each_epoch_and_validates_on_the_whole(
+    graph: HeteroData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[HeteroData] = []
+
+    def step(model: Any, data: HeteroData, *rest: Any) -> Tensor:
+        used.append(data)
+        return training_step(model, data, *rest)
+
+    monkeypatch.setattr(trainer, "training_step", step)
+    dropping = make_trainer(graph, epochs=2, edge_dropout=0.4)
+    whole = dropping.data[INTERACTS].edge_index
+    result = dropping.fit()
+
+    epochs = [used[0], used[dropping.steps_per_epoch]]
+    kept = [data[INTERACTS].edge_index for data in epochs]
+    for data, edge_index in zip(epochs, kept, strict=True):
+        assert edge_index.size(1) == math.floor(0.6 * whole.size(1))
+        assert data[INTERACTS].adj_t.shape == dropping.data[INTERACTS].adj_t.shape
+        assert data[INTERACTS].adj_t._matrix._nnz() == edge_index.size(1)
+    assert not torch.equal(kept[0], kept[1])
+    assert torch.equal(dropping.data[INTERACTS].edge_index, whole)
+    assert len(dropping.sampler) == whole.size(1)
+    assert evaluate_model(dropping.model.module, dropping.data, dropping.task) == result.history[-1].valid
+
+
+@pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_backends_train_alike(graph: HeteroData, dropout: float) -> None:
+    trained = [make_trainer(graph, edge_dropout=dropout, sparse_backend=b) for b in ("torch", "torch-sparse")]
+    for each in trained:
+        each.fit()
+    torch.testing.assert_close(weights(trained[0]), weights(trained[1]), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "linear", "parameter"),
+    [
+        ("32-true", torch.float32, torch.float32),
+        ("bf16-mixed", torch.bfloat16, torch.float32),
+        ("64-true", torch.float64, torch.float64),
+    ],
+)
+def test_steps_run_in_the_precision_asked_for(
+    graph: HeteroData, precision: str, linear: torch.dtype, parameter: torch.dtype
+) -> None:
+    training = make_trainer(graph, epochs=1, precision=precision)
+    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen[module.training].add(output.dtype)
+
+    training.model.module.encoders[0].lin1.register_forward_hook(note)
+    training.fit()
+    # Validation is never in mixed precision.
+    assert seen == {True: {linear}, False: {parameter}}
+    assert training.model.module.user.dtype == parameter
+
+
+class _Script:
+    """Validation figures that are given instead of measured."""
+
+    def __init__(self, *recalls: float) -> None:
+        self.recalls = iter(recalls)
+
+    def __call__(self, task: RankingTask) -> dict[str, float]:
+        return {MONITOR: next(self.recalls)}
+
+
+def scripted_fit(
+    graph: HeteroData, monkeypatch: pytest.MonkeyPatch, *recalls: float, **settings: Any
+) -> tuple[FitResult, list[dict[str, Tensor]]]:
+    """The fit, and the weights after each epoch."""
+    training = make_trainer(graph, epochs=len(recalls), **settings)
+    monkeypatch.setattr(training, "evaluate", _Script(*recalls))
+    states: list[dict[str, Tensor]] = []
+    return training.fit(on_epoch=lambda _: states.append(weights(training))), states
+
+
+@pytest.mark.parametrize(
+    ("recalls", "patience", "epochs", "best"),
+    [
+        ((0.1, 0.3, 0.2, 0.3, 0.25, 0.9), 3, 5, 2),
+        ((0.1, 0.3, 0.2, 0.4, 0.3, 0.3), 2, 6, 4),
+        ((0.0, 0.0, 0.0), 1, 2, 1),
+        ((0.1, 0.2, 0.3), 1, 3, 3),
+    ],
+)
+def test_early_stopping(
+    graph: HeteroData,
+    monkeypatch: pytest.MonkeyPatch,
+    recalls: tuple[float, ...],
+    patience: int,
+    epochs: int,
+    best: int,
+) -> None:
+    result, states = scripted_fit(graph, monkeypatch, *recalls, patience=patience)
+    assert len(result.history) == epochs
+    assert result.best_epoch == best
+    assert equal(result.best_state, states[best - 1])
+    assert [r.improved for r in result.history] == [
+        recall > max(recalls[:n], default=-1.0) for n, recall in enumerate(recalls[:epochs])
+    ]
+    ran_out = epochs - best >= patience
+    assert result.stopped == (f"no better recall@20 in {patience} epochs" if ran_out else "all epochs done")
+
+
+def test_should_stop_ends_within_an_epoch(graph: HeteroData) -> None:
+    training = make_trainer(graph)
+    steps: list[tuple[int, int]] = []
+    result = training.fit(
+        on_step=lambda epoch, step: steps.append((epoch, step)), should_stop=lambda: steps[-1] == (2, 1)
+    )
+    assert steps[-1] == (2, 1)
+    assert [r.epoch for r in result.history] == [1]
+    assert result.best_epoch == 1
+    assert result.stopped == "interrupted"
+    assert not equal(result.best_state, weights(training))
+
+
+def test_stopping_before_the_first_validation_keeps_what_there_is(graph: HeteroData) -> None:
+    training = make_trainer(graph)
+    result = training.fit(should_stop=lambda: True)
+    assert (result.best_epoch, result.history, result.stopped) == (0, [], "interrupted")
+    assert equal(result.best_state, weights(training))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_an_error(graph: HeteroData, value: float) -> None:
+    training = make_trainer(graph)
+
+    def poison(epoch: int, step: int) -> None:
+        if epoch == 2:
+            training.model.module.encoders[0].lin1.weight.data.fill_(value)
+
+    with pytest.raises(TrainingDivergedError, match=r"The loss is nan in epoch 2: try a smaller --lr"):
+        training.fit(on_step=poison)
+
+
+def test_the_task_is_the_validation_split(graph: HeteroData) -> None:
+    training = make_trainer(graph)
+    expected = RankingTask.from_graph(graph, "val")
+    assert torch.equal(training.task.label_index, expected.label_index)
+    assert torch.equal(training.task.user_index, expected.user_index)
+
+
+def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert trainer.resolve_device("auto") == trainer.resolve_device("cpu") == "cpu"
+    with pytest.raises(LIRDRecError, match="no CUDA device"):
+        trainer.resolve_device("cuda")

@@ -1,0 +1,22 @@
+import pytest
+import scipy.fft
+import torch
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.config import DCTMode
+from lirdrec_pyg.data import modalities
+from lirdrec_pyg.transforms import AddDCT
+
+
+@pytest.mark.parametrize(("mode", "axes"), [("feature", (1,)), ("2d", (0, 1))])
+def test_adds_the_transform_of_all_modalities(graph: HeteroData, mode: DCTMode, axes: tuple[int, ...]) -> None:
+    xs = [graph["item"].x_image.double(), graph["item"].x_text.double()]
+    expected = [torch.from_numpy(scipy.fft.dctn(x.numpy(), norm="ortho", axes=axes)) for x in xs]
+    data = AddDCT(mode)(graph)
+    torch.testing.assert_close(data["item"].dct.double(), torch.cat(expected, dim=1), rtol=1e-5, atol=1e-5)
+    assert modalities(data) == ("image", "text")
+    assert "dct" not in graph["item"]
+
+
+def test_repr() -> None:
+    assert repr(AddDCT("2d")) == "AddDCT(mode='2d')"

@@ -1,0 +1,155 @@
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.data import SIMILAR, build_graph, feature_mask, item_features, modalities
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.transforms import AddItemKNN, item_knn, knn_edges, modality_weights
+
+
+def brute_force(x: Tensor, k: int, mask: Tensor | None = None) -> list[list[int]]:
+    """For each item its k nearest by cosine, nearest first; items outside of ``mask`` have only themselves."""
+    vectors = x.double().numpy()
+    present = range(len(x)) if mask is None else [i for i in range(len(x)) if mask[i]]
+    nearest = []
+    for i, a in enumerate(vectors):
+        cosine = {j: a @ vectors[j] / np.linalg.norm(a) / np.linalg.norm(vectors[j]) for j in present}
+        cosine[i] = 2.0
+        ranked = sorted(cosine, key=lambda j: -cosine[j])[:k]
+        nearest.append(ranked if i in present else [i])
+    return nearest
+
+
+def neighbour_lists(edge_index: Tensor, num_items: int) -> list[list[int]]:
+    return [edge_index[0, edge_index[1] == i].tolist() for i in range(num_items)]
+
+
+def dense(data: HeteroData) -> Tensor:
+    """The item graph with a row for each item and a column for each neighbour."""
+    neighbour, item = data[SIMILAR].edge_index
+    matrix = torch.zeros(data["item"].num_nodes, data["item"].num_nodes)
+    return matrix.index_put((item, neighbour), data[SIMILAR].edge_weight, accumulate=True)
+
+
+def features(num_items: int = 30, width: int = 5) -> Tensor:
+    return torch.randn(num_items, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("k", [1, 4, 30])
+@pytest.mark.parametrize("block", [7, 4096])
+def test_neighbours_are_those_of_brute_force_nearest_first(k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_knn, "_QUERY_BLOCK", block)
+    x = features()
+    edge_index = knn_edges(x, k)
+    assert edge_index.dtype == torch.long
+    assert neighbour_lists(edge_index, 30) == brute_force(x, k)
+    assert edge_index[1].tolist() == sorted(edge_index[1].tolist())
+
+
+def test_masked_items_have_only_themselves_and_are_nobody_elses() -> None:
+    x, mask = features(), torch.arange(30) % 3 != 1
+    assert neighbour_lists(knn_edges(x, 4, mask), 30) == brute_force(x, 4, mask)
+
+
+def test_length_and_dtype_of_the_vectors_do_not_matter() -> None:
+    x = features().half()
+    scaled = x.double() * torch.logspace(-3, 3, 30, dtype=torch.double).unsqueeze(1)
+    assert torch.equal(knn_edges(x, 5), knn_edges(scaled, 5))
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, True])])
+def test_k_above_the_number_of_items_takes_them_all(mask: Tensor | None) -> None:
+    lists = neighbour_lists(knn_edges(features(4), 10, mask), 4)
+    present = [0, 1, 2, 3] if mask is None else [0, 1, 3]
+    assert [sorted(neighbours) for neighbours in lists] == [present if i in present else [i] for i in range(4)]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_item_stays_its_own_neighbour_among_many_equal_ones(k: int) -> None:
+    x = torch.ones(12, 4)
+    x[8:] = features(4, 4)
+    for item, neighbours in enumerate(neighbour_lists(knn_edges(x, k), 12)):
+        assert item in neighbours
+        assert len(set(neighbours)) == len(neighbours) == k
+        if item < 8:
+            assert max(neighbours) < 8
+
+
+@pytest.mark.parametrize("k", [1, 3, 50])
+def test_rows_of_the_graph_sum_to_one(graph: HeteroData, k: int) -> None:
+    torch.testing.assert_close(dense(AddItemKNN(k)(graph)).sum(dim=1), torch.ones(9))
+
+
+@pytest.mark.parametrize("weights", [{}, {"text": 0.25}, {"image": 3.0, "text": 1.0}, {"image": 0.0}])
+def test_graph_is_the_weighted_sum_over_the_modalities(graph: HeteroData, weights: dict[str, float]) -> None:
+    shares = {"image": 0.1, "text": 0.9} if not weights else modality_weights(("image", "text"), weights)
+    expected = torch.zeros(9, 9)
+    for modality in modalities(graph):
+        nearest = brute_force(item_features(graph, modality), 3, feature_mask(graph, modality))
+        for item, neighbours in enumerate(nearest):
+            expected[item, neighbours] += shares[modality] / (len(neighbours) + 1e-7)
+    data = AddItemKNN(3, weights)(graph)
+    torch.testing.assert_close(dense(data), expected)
+    assert data[SIMILAR].edge_index.size(1) == int((expected > 0).sum())
+
+
+def test_graph_is_directed() -> None:
+    # Item 2 is nearest to 1, but 1 is nearer to 0.
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.5]])
+    matrix = dense(AddItemKNN(2)(build_graph(torch.zeros(2, 1, dtype=torch.long), {"m": x})))
+    assert (matrix > 0).tolist() == [[True, True, False], [True, True, False], [False, True, True]]
+
+
+def test_the_order_of_shares_is_that_of_the_modalities() -> None:
+    assert list(modality_weights(("b", "a", "c"), {"c": 0.2, "b": 0.5})) == ["b", "a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (("image",), {}, {"image": 1.0}),
+        (("image", "text"), {}, {"image": 0.1, "text": 0.9}),
+        (("text", "image"), {}, {"text": 0.9, "image": 0.1}),
+        (("text", "audio"), {}, {"text": 0.5, "audio": 0.5}),
+        (("image", "text", "audio"), {}, {"image": 0.1, "text": 0.45, "audio": 0.45}),
+        (("image", "text"), {"text": 0.3}, {"image": 0.7, "text": 0.3}),
+        (("image", "text"), {"text": 1.0}, {"image": 0.0, "text": 1.0}),
+        (("image", "text"), {"image": 2.0, "text": 6.0}, {"image": 0.25, "text": 0.75}),
+        (("a",), {"a": 0.2}, {"a": 1.0}),
+    ],
+)
+def test_modality_weights(names: tuple[str, ...], given: Mapping[str, float], expected: Mapping[str, float]) -> None:
+    assert modality_weights(names, given) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"video": 0.5}, "names 'video', but the modalities are image, text"),
+        ({"text": -0.1}, "gives 'text' the weight -0.1"),
+        ({"text": float("nan")}, "gives 'text' the weight nan"),
+        ({"text": float("inf")}, "gives 'text' the weight inf"),
+        ({"image": 0.0, "text": 0.0}, "every modality the weight 0"),
+        ({"image": 1.5}, "sums to 1.5, which leaves nothing for text"),
+    ],
+)
+def test_modality_weights_that_cannot_be(given: Mapping[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        modality_weights(("image", "text"), given)
+
+
+def test_the_graph_given_is_left_alone(graph: HeteroData) -> None:
+    before = copy.deepcopy(graph)
+    AddItemKNN(3)(graph)
+    assert graph.edge_types == before.edge_types
+    assert list(graph["item"].keys()) == list(before["item"].keys())
+    assert torch.equal(item_features(graph, "image"), item_features(before, "image"))
+
+
+def test_repr() -> None:
+    assert repr(AddItemKNN(3, {"text": 0.5})) == "AddItemKNN(k=3, weights={'text': 0.5})"
