@@ -149,10 +149,11 @@ class LIRDRec(nn.Module):
             triples: users, positive items and negative items, int64, shape ``(3, N)``.
         """
         user, item = self(data)
-        u, i, j = triples
-        x = user[u]
-        positive, negative = (x * item[i]).sum(dim=-1), (x * item[j]).sum(dim=-1)
-        return self.bpr_loss(positive, negative, user, item)
+        # Not user[u]: its gradient is summed in an order that changes from call to call.
+        x, positive, negative = (
+            F.embedding(index, rows) for index, rows in zip(triples, (user, item, item), strict=True)
+        )
+        return self.bpr_loss((x * positive).sum(dim=-1), (x * negative).sum(dim=-1), user, item)
 
     def start_epoch(self) -> None:
         """Has to be called once before each epoch of training."""

@@ -94,7 +94,7 @@ class ProgressiveWeightCopying(nn.Module):
         score = torch.cat(
             [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(branches, self.fc1, self.fc2, strict=True)], dim=1
         )
-        theta = self.theta if user_index is None else self.theta[user_index]
+        theta = self.theta if user_index is None else nn.functional.embedding(user_index, self.theta)
         return (self.network_weight * score + self.memory_weight * theta).softmax(dim=1)
 
     def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:

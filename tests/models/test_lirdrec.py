@@ -15,6 +15,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE
 
 from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, build_graph, item_features, modalities
+from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models import LIRDRec
 
@@ -371,3 +372,22 @@ def test_user_vectors_start_as_xavier_normal() -> None:
         assert vectors.mean().item() == pytest.approx(0.0, abs=0.02 * scale)
         # A normal distribution: 4.55 % beyond two standard deviations, which a uniform one lacks.
         assert (vectors.abs() > 2 * scale).float().mean().item() == pytest.approx(0.0455, abs=0.004)
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    # Large enough for torch to sum gradients of repeated rows in parallel, where order may vary.
+    graph = synthetic_data(num_users=50, num_items=60).graph
+    config = LIRDRecConfig(embedding_dim=32)
+    data = LIRDRec.input_transform(config)(LIRDRec.graph_transform(config)(graph))
+    model = LIRDRec.from_config(config, data)
+    generator = torch.Generator().manual_seed(0)
+    triples = torch.stack([torch.randint(n, (8192,), generator=generator) for n in (50, 60, 60)])
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model.loss(data, triples).backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    first = gradients()
+    for _ in range(10):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
