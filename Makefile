@@ -18,7 +18,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.package
-	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --epochs 40 --lr 1e-3 --batch-size 1024
+	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --epochs 40 --patience 8 --lr 1e-3 --batch-size 1024
 	@echo "Its figures can be computed again from what was saved: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
 
 test: $(VENV)/.test

@@ -80,20 +80,33 @@ class Run:
             RunError: if the folder is in use or can't be written.
         """
         cls.check_free(path, overwrite)
+        path = path.absolute()
+        earlier = path.with_name(f".{path.name}.earlier") if path.is_dir() else None
         try:
-            if path.is_dir():
-                shutil.rmtree(path)
+            if earlier is not None:
+                path.rename(earlier)
             path.mkdir(parents=True)
         except OSError as error:
             raise RunError(f"{path} can't be written ({error.strerror}).") from error
-        run = cls(path)
-        settings = {key: value for config in configs for key, value in asdict(config).items()}
-        run._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False)))
-        run._write_json("versions.json", {"format": RUN_FORMAT, **versions()})
-        run._write("graph.safetensors", lambda file: save_graph(data.graph, file))
-        run._write("users.parquet", data.users.save)
-        run._write("items.parquet", data.items.save)
+        try:
+            run = cls(path)
+            run._write_start(data, configs)
+        except BaseException:
+            shutil.rmtree(path)
+            if earlier is not None:
+                earlier.rename(path)
+            raise
+        if earlier is not None:
+            shutil.rmtree(earlier)
         return run
+
+    def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
+        settings = {key: value for config in configs for key, value in asdict(config).items()}
+        self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False)))
+        self._write_json("versions.json", {"format": RUN_FORMAT, **versions()})
+        self._write("graph.safetensors", lambda file: save_graph(data.graph, file))
+        self._write("users.parquet", data.users.save)
+        self._write("items.parquet", data.items.save)
 
     @classmethod
     def open(cls, path: Path) -> "Run":

@@ -182,3 +182,17 @@ def test_help_names_every_option_and_its_default() -> None:
     for option in ("--num-layers", "--graph-weights", "--patience", "--precision", "--config", "--zero-features"):
         assert option in text
     assert "[default: 0.0001" in text
+
+
+def test_a_failed_overwrite_gives_the_earlier_run_back(run: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+
+    def full_disk(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("lirdrec_pyg.training.run.save_graph", full_disk)
+    result = fit(shop, run, "--overwrite")
+    assert result.exit_code == 2
+    assert "No space left" in result.output
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert [p.name for p in run.parent.iterdir() if p.name.startswith(".")] == []

@@ -1,0 +1,30 @@
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+
+class Interrupt:
+    """Turns the first SIGINT or SIGTERM into a wish to stop; the second has its usual effect."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = number
+        self._restore()
+        click.echo("\nStopping: saving what was learned so far.", err=True)
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._restore()

@@ -1,0 +1,60 @@
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.training import EpochResult, Trainer
+
+
+class Progress:
+    """A bar on a terminal, else a line an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._steps = 1
+        self._best = 0.0
+        self._bar: tqdm | None = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, trainer: "Trainer") -> None:
+        self._steps = trainer.steps_per_epoch
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        click.echo(
+            f"training: {parameters:,} parameters on {trainer.fabric.device}, "
+            f"{len(trainer.sampler):,} triples in {self._steps} steps an epoch"
+        )
+        self._bar = tqdm(
+            total=self._epochs,
+            disable=None,  # a bar on a terminal only
+            smoothing=0.02,
+            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs "
+            "[{elapsed}, at most {remaining} left{postfix}]",
+        )
+
+    def step(self, _epoch: int, _step: int) -> None:
+        if self._bar is not None:
+            self._bar.update(1 / self._steps)
+
+    def epoch(self, result: "EpochResult") -> None:
+        from lirdrec_pyg.training import MONITOR
+
+        value = result.valid[MONITOR]
+        self._best = max(self._best, value)
+        if self._bar is not None and not self._bar.disable:
+            self._bar.n = result.epoch
+            self._bar.set_postfix_str(f"loss {result.loss:.4f}, {MONITOR} {value:.4f}, best {self._best:.4f}")
+            return
+        seconds = result.train_seconds + result.eval_seconds
+        left = tqdm.format_interval((self._epochs - result.epoch) * seconds)
+        click.echo(
+            f"epoch {result.epoch:4d}/{self._epochs}  loss {result.loss:.4f}  {MONITOR} {value:.4f}"
+            f"{' *' if result.improved else '  '}  {seconds:.1f} s, at most {left} left"
+        )
