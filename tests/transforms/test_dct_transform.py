@@ -18,5 +18,11 @@ def test_adds_the_transform_of_all_modalities(graph: HeteroData, mode: DCTMode, 
     assert "dct" not in graph["item"]
 
 
+def test_blocks_of_items_make_no_difference(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = AddDCT()(graph)["item"].dct
+    monkeypatch.setattr("lirdrec_pyg.transforms.dct._BLOCK_ROWS", 3)
+    torch.testing.assert_close(AddDCT()(graph)["item"].dct, whole)
+
+
 def test_repr() -> None:
     assert repr(AddDCT("2d")) == "AddDCT(mode='2d')"
