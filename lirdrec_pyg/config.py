@@ -151,7 +151,7 @@ class TrainingConfig(_Config):
         0.0, "Share of edges left out of each epoch, those of popular nodes first.", min=0, max=0.99
     )
     popularity_alpha: float = _field(
-        0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform."
+        0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform.", min=0, max=4
     )
     seed: int = _field(999, "Seed of the split, the start weights and the sampling.", min=0)
     device: Device = _field("auto", "Where to train.", choices=Device)

@@ -6,6 +6,10 @@ from torch_geometric.utils import degree
 
 from lirdrec_pyg.errors import DataError
 
+# After so many redraws, the few that still clash are drawn from what is left, at a cost of all items each.
+_MAX_REDRAWS = 20
+_BLOCK_ENTRIES = 2**22
+
 
 class BPRSampler:
     r"""Draws the triples (user, positive, negative) of an epoch in one go.
@@ -45,7 +49,8 @@ class BPRSampler:
         user, item = edge_index
         popularity = degree(item, num_items, dtype=torch.double)
         self.candidates = popularity.nonzero().view(-1)
-        self._cumulative = None if alpha == 0 else popularity[self.candidates].pow(alpha).cumsum(0)
+        self._log_weight = alpha * popularity[self.candidates].log()
+        self._cumulative = None if alpha == 0 else (self._log_weight - self._log_weight.max()).exp().cumsum(0)
         # A pair is known by one integer; in a sorted list of them, a look-up is a binary search.
         self._known = self._key(user, item).unique()
 
@@ -94,11 +99,23 @@ class BPRSampler:
         """
         negative = self._draw(len(user))
         clash = self.is_known(user, negative).nonzero().view(-1)
-        while len(clash):
+        for _ in range(_MAX_REDRAWS):
+            if not len(clash):
+                return negative
             drawn = self._draw(len(clash))
             negative[clash] = drawn
             clash = clash[self.is_known(user[clash], drawn)]
+        for block in clash.split(max(1, _BLOCK_ENTRIES // len(self.candidates))):
+            negative[block] = self._draw_unknown(user[block])
         return negative
+
+    def _draw_unknown(self, user: Tensor) -> Tensor:
+        """Draws from the items that each user does not have, for users who have nearly all of them."""
+        pairs = user.unsqueeze(1), self.candidates.unsqueeze(0)
+        known = self.is_known(*torch.broadcast_tensors(*pairs))
+        noise = torch.empty(known.shape, device=user.device).exponential_(generator=self.generator).log().neg()
+        score = (noise + self._log_weight).masked_fill(known, -torch.inf)
+        return self.candidates[score.argmax(dim=1)]
 
     def sample_epoch(self) -> Tensor:
         """Triples of one epoch in random order, int64, shape ``(3, len(self))``."""

@@ -135,3 +135,18 @@ def test_length_and_repr() -> None:
     sampler = BPRSampler(STAIRS, 5, 5, alpha=0.5)
     assert len(sampler) == 10
     assert repr(sampler) == "BPRSampler(10 triples, 4 candidates, alpha=0.5)"
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 40.0])
+def test_users_who_have_nearly_everything_get_what_is_left(alpha: float) -> None:
+    num_items = 3000
+    # User 0 has all items but the last two; user 1 has these, the first of them ten users more.
+    user = [0] * (num_items - 2) + [1, 1] + list(range(2, 12))
+    item = [*range(num_items - 2), num_items - 2, num_items - 1] + [num_items - 2] * 10
+    sampler = BPRSampler(
+        torch.tensor([user, item]), 12, num_items, alpha=alpha, generator=torch.Generator().manual_seed(0)
+    )
+    drawn = sampler.negatives(torch.zeros(2000, dtype=torch.long)) - (num_items - 2)
+    assert set(drawn.tolist()) <= {0, 1}
+    weight = torch.tensor([11.0, 1.0], dtype=torch.double).pow(alpha)
+    assert (drawn == 0).float().mean().item() == pytest.approx((weight[0] / weight.sum()).item(), abs=0.04)
