@@ -5,9 +5,11 @@ configuration file uses their names as keys, and ``config.yaml`` of a run lists 
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lirdrec_pyg.errors import ConfigError
 
@@ -42,8 +44,11 @@ def _field(
 @dataclass(frozen=True)
 class _Config:
     def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            _check_bounds(option_name(field), getattr(self, field.name), field.metadata)
+            value = getattr(self, field.name)
+            _check_type(option_name(field), value, hints[field.name])
+            _check_bounds(option_name(field), value, field.metadata)
 
     @classmethod
     def doc(cls, name: str) -> str:
@@ -56,18 +61,28 @@ def option_name(field: "dataclasses.Field[Any]") -> str:
     return "--" + field.name.replace("_", "-")
 
 
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        return  # its choices are checked
+    kinds = tuple(get_origin(kind) or kind for kind in (get_args(hint) if get_origin(hint) is UnionType else (hint,)))
+    if float in kinds:
+        kinds += (int,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ConfigError(f"{name} is {value!r}: it has to be of type {' or '.join(k.__name__ for k in kinds)}.")
+
+
 def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if (choices := metadata.get("choices")) and value not in choices:
         raise ConfigError(f"{name} is {value!r}: it has to be one of {', '.join(choices)}.")
     low, high = metadata.get("min"), metadata.get("max")
     if value is None or isinstance(value, (str, dict)):
         return
+    if not math.isfinite(value):
+        raise ConfigError(f"{name} is {value}: it has to be a finite number.")
     if low is not None and (value <= low if metadata["min_open"] else value < low):
         raise ConfigError(f"{name} is {value}: it has to be {'above' if metadata['min_open'] else 'at least'} {low}.")
     if high is not None and value > high:
         raise ConfigError(f"{name} is {value}: it has to be at most {high}.")
-    if value != value:
-        raise ConfigError(f"{name} is not a number.")
 
 
 @dataclass(frozen=True)
@@ -153,7 +168,12 @@ class TrainingConfig(_Config):
     popularity_alpha: float = _field(
         0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform.", min=0, max=4
     )
-    seed: int = _field(999, "Seed of the split, the start weights and the sampling.", min=0)
+    seed: int = _field(
+        999,
+        "Seed of a random split, the start weights and the sampling; generated data are always the same.",
+        min=0,
+        max=2**32 - 1,
+    )
     device: Device = _field("auto", "Where to train.", choices=Device)
     precision: Precision = _field("32-true", "Arithmetic of the training steps.", choices=Precision)
     sparse_backend: SparseBackend = _field(

@@ -39,12 +39,16 @@ def test_make_targets_exist() -> None:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_python_runs() -> None:
-    (code,) = blocks("python")
+def test_python_runs(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(shop.parent)
+    training, use = blocks("python")
     variables: dict[str, object] = {}
-    exec(code, variables)
-    items = variables["items"]
-    assert np.shape(items) == (2000, 10)
+    exec(training, variables)
+    assert np.shape(variables["items"]) == (2000, 10)
+    fit = ["fit", "--data", "shop", "--out", "runs/shop", "--epochs", "1"]
+    assert CliRunner().invoke(main, fit).exit_code == 0
+    exec(use, variables)
+    assert re.search(r"^user 0 may like \[(\d+, ){9}\d+\]$", capsys.readouterr().out, flags=re.MULTILINE)
 
 
 def test_mentioned_files_exist() -> None:

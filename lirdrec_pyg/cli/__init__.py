@@ -1,5 +1,6 @@
 """The command line: ``lirdrec-pyg``."""
 
+import warnings
 from typing import Any
 
 import click
@@ -11,10 +12,19 @@ from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.errors import LIRDRecError
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    click.echo(f"Warning: {message}", err=True)
+
+
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+            ctx.exit(130)
         except LIRDRecError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)

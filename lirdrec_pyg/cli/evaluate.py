@@ -36,10 +36,11 @@ def evaluate(run: Path, split: str, device: str, as_json: bool) -> None:
     saved = opened.metrics()
     for name, metrics in found.items():
         click.echo(f"{name}, all items ranked:\n{metric_table(metrics)}")
-        if saved is None:
-            click.echo("the run was cut off before it wrote metrics.json\n")
+        recorded = saved and saved.get(name)
+        if not isinstance(recorded, dict) or recorded.keys() != metrics.keys():
+            click.echo("the run was cut off before it wrote these figures to metrics.json\n")
             continue
-        gap = max(abs(value - saved[name][key]) for key, value in metrics.items())
+        gap = max(abs(value - recorded[key]) for key, value in metrics.items())
         click.echo(
             "as in metrics.json, to the last digit\n" if gap == 0 else f"differs from metrics.json by up to {gap:.2e}\n"
         )

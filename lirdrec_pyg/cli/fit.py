@@ -37,24 +37,29 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
       versions.json          what it was computed with
     """
     from lirdrec_pyg.datasets import load_data
-    from lirdrec_pyg.training import Hooks, Run
+    from lirdrec_pyg.training import Hooks, Trainer, check_before
     from lirdrec_pyg.training import fit as train
 
     configs = take(DataConfig, values), take(LIRDRecConfig, values), take(TrainingConfig, values)
     data_config, model_config, training_config = configs
-    Run.check_free(out, overwrite)
+    check_before(out, training_config, overwrite)
     data = load_data(data_config, training_config.seed)
     for name, fact in data.facts.items():
         click.echo(f"{name}: {fact}")
 
     with Interrupt() as interrupt, Progress(training_config.epochs) as progress:
+
+        def on_start(trainer: Trainer) -> None:
+            interrupt.listen()
+            progress.start(trainer)
+
         metrics = train(
             data,
             out,
             absolute_paths(data_config),
             model_config,
             training_config,
-            Hooks(progress.start, progress.step, progress.epoch, lambda: interrupt.signal is not None),
+            Hooks(on_start, progress.step, progress.epoch, lambda: interrupt.signal is not None),
             overwrite,
         )
     click.echo(

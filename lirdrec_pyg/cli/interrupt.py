@@ -6,16 +6,21 @@ import click
 
 
 class Interrupt:
-    """Turns the first SIGINT or SIGTERM into a wish to stop; the second has its usual effect."""
+    """Turns the first SIGINT or SIGTERM after :meth:`listen` into a wish to stop.
+
+    The second one, and any before, has its usual effect.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
+        return self
+
+    def listen(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
-        return self
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number

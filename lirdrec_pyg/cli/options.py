@@ -26,12 +26,15 @@ class _Pair(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
         if isinstance(value, tuple):
-            return value
-        key, separator, text = str(value).partition("=")
+            key, text = value
+        else:
+            # A name may hold the sign as well as a path may.
+            split = str(value).rpartition if self._value_type is float else str(value).partition
+            key, _, text = split("=")
         try:
-            if not (key and separator and text):
+            if not (key and text):
                 raise ValueError
-            return key, self._value_type(text)
+            return str(key), self._value_type(str(text))
         except ValueError:
             return self.fail(f"{value!r} is not of the form {self.name.upper()}.", param, ctx)
 
@@ -97,7 +100,8 @@ def config_file_option(command: Command) -> Command:
         is_eager=True,
         expose_value=False,
         callback=_read_config_file,
-        help="YAML file with any of these options, such as config.yaml of a run; an option given here wins.",
+        help="YAML file with any of these options, such as config.yaml of a run; an option given here wins. "
+        "Paths in it go by the working folder.",
     )(command)
 
 
@@ -112,7 +116,8 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path} has to hold 'option: value' lines.")
-    known = {param.name for param in ctx.command.params if isinstance(param, click.Option)} - {"config", "help"}
+    options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
+    known = options.keys() - {"config", "help"}
     defaults: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
@@ -120,6 +125,10 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
             close = difflib.get_close_matches(name, [str(k) for k in known], 1)
             hint = f", did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"--config {path} has an unknown option {key!r}{hint}")
+        if options[name].multiple != isinstance(value, dict) and value is not None:
+            kind = "'name: value' lines below it" if options[name].multiple else "a single value"
+            raise ConfigError(f"--config {path} has {value!r} for {key!r}, which takes {kind}.")
         if value is not None:
-            defaults[name] = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+            # As text, so that a value is checked as one on the command line is.
+            defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
     ctx.default_map = defaults

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lirdrec_pyg.data.tables import canonical_ids, check_ids, first_line, read_parquet
+from lirdrec_pyg.data.tables import canonical_ids, check_ids, find_column, first_line, read_parquet
 from lirdrec_pyg.errors import DataError
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
@@ -51,7 +51,8 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
         path: ``.npy`` (memory-mapped); ``.npz``, ``.pt`` or ``.safetensors`` holding one matrix, or an
             entry ``features`` beside an entry ``ids``; or ``.parquet`` with an item-ID column and either
             one list column or only numeric columns beside it.
-        id_column: name of the ID column in Parquet; by default the first column.
+        id_column: name of the ID column in Parquet; by default it is found by a usual name such as ``item_id``, or
+            by being the only column of text, or the only one beside a list column.
 
     Raises:
         DataError: if the file can't be read, or holds no matrix of numbers.
@@ -152,8 +153,9 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
         raise DataError(f"{path} holds no rows.")
     if frame.width < 2:
         raise DataError(f"{path} has to hold an item-ID column and at least one column of features.")
-    id_column = id_column or frame.columns[0]
-    if id_column not in frame.columns:
+    if id_column is None:
+        id_column = _find_id_column(frame, path)
+    elif id_column not in frame.columns:
         raise DataError(f"{path} has no column {id_column!r}: its columns are {', '.join(frame.columns)}.")
     ids, rest = frame[id_column], frame.drop(id_column)
     for column in rest.iter_columns():
@@ -171,10 +173,27 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
             raise DataError(f"The vectors in column {column.name!r} of {path} are not all of one length.")
         array = column.cast(pl.Array(inner if inner.is_float() else pl.Float32, widths.pop())).to_numpy()
         return _from_numpy(array, path), ids
-    texts = [c.name for c in rest.iter_columns() if not c.dtype.is_numeric()]
-    if texts:
-        raise DataError(f"Column {texts[0]!r} of {path} holds no numbers: name the item-ID column, or drop it.")
+    for column in rest.iter_columns():
+        if not column.dtype.is_numeric():
+            raise DataError(
+                f"Column {column.name!r} of {path} holds no numbers but {column.dtype}: drop it, as every column "
+                f"beside the item IDs (here {id_column!r}) is taken for features."
+            )
     return _from_numpy(rest.select(c if c.dtype.is_float() else c.cast(pl.Float32) for c in rest).to_numpy(), path), ids
+
+
+def _find_id_column(frame: pl.DataFrame, path: Path) -> str:
+    """The column of item IDs. Its place says nothing: a count of photos may well come first."""
+    if usual := find_column("item", frame.columns):
+        return usual
+    texts = [c.name for c in frame.iter_columns() if c.dtype in (pl.String, pl.Categorical, pl.Enum)]
+    if len(texts) == 1:
+        return texts[0]
+    scalars = [c.name for c in frame.iter_columns() if not c.dtype.is_nested()]
+    if frame.width == 2 and len(scalars) == 1:
+        return scalars[0]
+    shown = ", ".join(map(repr, frame.columns[:5])) + (", ..." if frame.width > 5 else "")
+    raise DataError(f"{path} doesn't say which of its columns holds the item IDs ({shown}): name it 'item_id'.")
 
 
 def _matrix_name(names: set[str], path: Path) -> str:
@@ -243,6 +262,11 @@ def check_features(x: Tensor, source: str, used: Tensor | None = None) -> None:
 def zero_rows(x: Tensor) -> Tensor:
     """Which rows of ``x`` are all zeros, shape ``(num_rows,)``."""
     return torch.cat([~rows.any(dim=1) for _, rows in row_blocks(x)])
+
+
+def finite_rows(x: Tensor) -> Tensor:
+    """Which rows of ``x`` hold finite numbers only, shape ``(num_rows,)``."""
+    return torch.cat([rows.isfinite().all(dim=1) for _, rows in row_blocks(x)])
 
 
 def fill_missing_rows(x: Tensor, mask: Tensor, name: str) -> Tensor:

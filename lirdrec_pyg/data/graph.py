@@ -28,7 +28,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
-from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows
+from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows, finite_rows
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import DataError
 
@@ -37,6 +37,8 @@ INTERACTED_BY = ("item", "rev_interacts", "user")
 SIMILAR = ("item", "similar", "item")
 
 Split = Literal["val", "test"]
+
+_SPLIT_NAMES: dict[Split, str] = {"val": "validation", "test": "test"}
 
 _FEATURE_PREFIX = "x_"
 _FORMAT = "lirdrec-pyg graph 1"
@@ -104,7 +106,7 @@ def build_graph(
     if unknown := masks.keys() - features.keys():
         raise DataError(f"There is a mask of {', '.join(sorted(unknown))}, but no features of that name.")
     data = HeteroData()
-    splits = {"training": train, "val": val, "test": test}
+    splits = {"training": train, "validation": val, "test": test}
     edges = {name: _as_edges(name, pairs) for name, pairs in splits.items()}
 
     matrices = {modality: _as_tensor(values, f"x_{modality}") for modality, values in features.items()}
@@ -125,8 +127,8 @@ def build_graph(
         data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
 
     data[INTERACTS].edge_index = coalesce(edges["training"])
-    for split in ("val", "test"):
-        data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[split])
+    for split, name in _SPLIT_NAMES.items():
+        data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[name])
     data[INTERACTED_BY].edge_index = data[INTERACTS].edge_index.flip([0])
     check_graph(data)
     return data
@@ -166,8 +168,7 @@ def check_graph(data: HeteroData) -> None:
         if node_type not in data.node_types or data[node_type].num_nodes is None:
             raise DataError(f"The graph lacks the number of {node_type}s: set data['{node_type}'].num_nodes.")
     num_users, num_items = data["user"].num_nodes, data["item"].num_nodes
-    if num_items < 2:
-        raise DataError(f"The catalogue has {num_items} item(s): at least two are needed to prefer one over another.")
+    check_catalogue(num_items)
 
     names = modalities(data)
     if not names:
@@ -175,7 +176,7 @@ def check_graph(data: HeteroData) -> None:
     for name in names:
         source = f"data['item'].x_{name}"
         x, mask = item_features(data, name), feature_mask(data, name)
-        check_features(x, source=source)
+        check_matrix(x, source=source)
         if len(x) != num_items:
             raise DataError(f"{source} has {len(x)} rows, but the graph has {num_items} items.")
         if mask is not None and (
@@ -185,6 +186,8 @@ def check_graph(data: HeteroData) -> None:
                 f"data['item'].mask_{name} has to be a bool tensor of {num_items} entries, "
                 f"got a {type(mask).__name__} of {mask.dtype} and shape {tuple(mask.shape)}."
             )
+        # A row that was filled in may be zero, as a mean can be, but has to be finite like all others.
+        check_features(x, source=source, used=None if mask is None else mask | ~finite_rows(x))
 
     if INTERACTS not in data.edge_types or "edge_index" not in data[INTERACTS]:
         raise DataError(f"The graph has no interactions: set data{list(INTERACTS)}.edge_index.")
@@ -200,9 +203,9 @@ def check_graph(data: HeteroData) -> None:
             f"The {reverse.size(1)} reversed interactions are not those of the training split, which has "
             f"{edge_index.size(1)}: set data{list(INTERACTED_BY)}.edge_index to edge_index.flip([0])."
         )
-    for split in ("val", "test"):
+    for split, name in _SPLIT_NAMES.items():
         if f"{split}_edge_label_index" in data[INTERACTS]:
-            _check_pairs(split, held_out_edges(data, split), num_users, num_items)
+            _check_pairs(name, held_out_edges(data, split), num_users, num_items)
     if SIMILAR in data.edge_types:
         similar = data[SIMILAR]
         if "edge_index" not in similar:
@@ -214,6 +217,12 @@ def check_graph(data: HeteroData) -> None:
         data.validate()
     except ValueError as error:
         raise DataError(f"The graph is not a valid HeteroData: {error}.") from error
+
+
+def check_catalogue(num_items: int) -> None:
+    """Raises :class:`DataError` if there are too few items to rank."""
+    if num_items < 2:
+        raise DataError(f"The catalogue has {num_items} item(s): at least two are needed to prefer one over another.")
 
 
 def _check_pairs(name: str, index: Tensor, num_rows: int, num_columns: int) -> None:

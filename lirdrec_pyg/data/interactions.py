@@ -4,6 +4,7 @@ Tables are polars frames with the columns ``user``, ``item`` and, where there ar
 (0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
 """
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,34 +12,35 @@ import numpy as np
 import polars as pl
 
 from lirdrec_pyg.config import ColumnConfig, SplitStrategy
-from lirdrec_pyg.data.tables import canonical_ids, first_line, missing_ids, read_parquet
+from lirdrec_pyg.data.tables import USUAL_NAMES, canonical_ids, find_column, first_line, missing_ids, read_parquet
 from lirdrec_pyg.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
 
 TRAIN, VAL, TEST = 0, 1, 2
 
-# Names under which the columns are looked for when the user gives none, most common first.
-_USUAL_NAMES = {
-    "user": ("user_id", "userID", "userId", "user", "uid"),
-    "item": ("item_id", "itemID", "itemId", "item", "iid", "asin"),
-    "label": ("x_label", "split"),
-    "time": ("timestamp", "time", "date", "datetime"),
-}
+# What a split needs beside users and items.
+_NEEDS = {"labels": "label", "leave-last-out": "time", "time": "time"}
 _LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "train": TRAIN, "valid": VAL, "val": VAL, "test": TEST}
 
 
 def is_table(path: Path) -> bool:
     """Whether ``path`` has the ending of an interaction table (``.gz`` may follow it)."""
-    return Path(path.name.removesuffix(".gz")).suffix in TABLE_SUFFIXES
+    return _suffix(path) in TABLE_SUFFIXES
 
 
-def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.DataFrame:
+def _suffix(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def read_interactions(path: Path, columns: ColumnConfig | None = None, split: SplitStrategy = "auto") -> pl.DataFrame:
     """Reads a table of interactions.
 
     Args:
         path: CSV, TSV, MMRec's ``.inter`` (these may be gzipped) or Parquet.
         columns: names of the columns and the separator; what it leaves open is found out.
+        split: how the interactions will be split. A column of labels or times that was only guessed by its name,
+            and that the split can do without, is left out if it holds anything else.
 
     Returns:
         A frame with ``user`` and ``item`` (int64 if all IDs are canonical integers, else strings) and,
@@ -49,26 +51,8 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.Dat
     """
     columns = columns or ColumnConfig()
     frame = _read_table(path, columns.separator)
-    names = {
-        "user": columns.user_column,
-        "item": columns.item_column,
-        "label": columns.label_column,
-        "time": columns.time_column,
-    }
-    series = {}
-    for role, name in names.items():
-        if name is None:
-            name = next((n for n in _USUAL_NAMES[role] if n in frame.columns), None)
-            if name is None and role in ("label", "time"):
-                continue
-        if name is None or name not in frame.columns:
-            raise DataError(
-                f"{path} has no column {name or _USUAL_NAMES[role][0]!r} for the {role}: its columns are "
-                f"{', '.join(map(repr, frame.columns))}; name the right one with --{role}-column."
-            )
-        if frame[name].dtype.is_nested():
-            raise DataError(f"Column {name!r} of {path} holds {frame[name].dtype}, not one {role} a row.")
-        series[role] = frame[name]
+    found = {role: _find_column(frame, role, columns, path) for role in USUAL_NAMES}
+    series = {role: column for role, column in found.items() if column is not None}
     if series["user"].name == series["item"].name:
         raise DataError(
             f"Column {series['user'].name!r} of {path} can't hold both users and items: "
@@ -76,8 +60,38 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None) -> pl.Dat
         )
     if frame.is_empty():
         raise DataError(f"{path} holds no interactions.")
-    parsers = {"user": _parse_ids, "item": _parse_ids, "label": _parse_labels, "time": _parse_times}
-    return pl.DataFrame({role: parsers[role](column, path) for role, column in series.items()})
+    parsed = {}
+    for role, column in series.items():
+        try:
+            parsed[role] = _parse(role, column, path)
+        except DataError as error:
+            if _is_needed(role, column.name, path, columns, split):
+                raise
+            if role == "label" and split == "auto":
+                # Labels would have decided the split: a typing error among them must not go unseen.
+                warnings.warn(f"{error} The column is not used.", stacklevel=2)
+    return pl.DataFrame(parsed)
+
+
+def _find_column(frame: pl.DataFrame, role: str, columns: ColumnConfig, path: Path) -> pl.Series | None:
+    name = getattr(columns, f"{role}_column")
+    if name is None:
+        name = find_column(role, frame.columns)
+        if name is None and role in ("label", "time"):
+            return None
+    if name is None or name not in frame.columns:
+        raise DataError(
+            f"{path} has no column {name or USUAL_NAMES[role][0]!r} for the {role}: its columns are "
+            f"{', '.join(map(repr, frame.columns))}; name the right one with --{role}-column."
+        )
+    return frame[name]
+
+
+def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: SplitStrategy) -> bool:
+    """Whether a column that can't be read is an error; one that was only guessed by its name can be left out."""
+    guessed = role in ("label", "time") and getattr(columns, f"{role}_column") is None
+    of_layout = _suffix(path) == ".inter" and name == "x_label"
+    return not guessed or of_layout or _NEEDS.get(split) == role
 
 
 def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
@@ -93,9 +107,16 @@ def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
         raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
     try:
         # Everything is read as text: guessing types would turn the ID "007" into 7.
-        return pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+        frame = pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8", glob=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
+    return _without_blank_end(frame)
+
+
+def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
+    """``frame`` without the empty rows at its end; those before are left, as their lines are to be named."""
+    filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series().arg_true()
+    return frame.head(filled[-1] + 1 if len(filled) else 0)
 
 
 def _place(row: int, path: Path) -> str:
@@ -105,6 +126,13 @@ def _place(row: int, path: Path) -> str:
 
 def _first(wrong: pl.Series) -> int:
     return int(wrong.arg_max() or 0)
+
+
+def _parse(role: str, column: pl.Series, path: Path) -> pl.Series:
+    if column.dtype.is_nested():
+        raise DataError(f"Column {column.name!r} of {path} holds {column.dtype}, not one {role} a row.")
+    parsers = {"user": _parse_ids, "item": _parse_ids, "label": _parse_labels, "time": _parse_times}
+    return parsers[role](column, path)
 
 
 def _parse_ids(column: pl.Series, path: Path) -> pl.Series:

@@ -17,7 +17,7 @@ from lirdrec_pyg.data.features import (
     read_features,
     zero_rows,
 )
-from lirdrec_pyg.data.graph import build_graph
+from lirdrec_pyg.data.graph import build_graph, check_catalogue
 from lirdrec_pyg.data.interactions import (
     TEST,
     TRAIN,
@@ -29,7 +29,7 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
-from lirdrec_pyg.data.tables import canonical_ids, check_ids
+from lirdrec_pyg.data.tables import canonical_ids, check_ids, parquet_columns
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
@@ -54,8 +54,8 @@ class RecommendationData:
     facts: dict[str, str | int]
 
 
-def read_data(config: DataConfig, seed: int = 999) -> RecommendationData:
-    """Reads what ``config.data`` names.
+def read_data(config: DataConfig | str | Path, seed: int = 999) -> RecommendationData:
+    """Reads what ``config.data`` names, or what lies at a path.
 
     * a folder with a ``.inter`` file: MMRec layout, ``<name>.inter`` and ``<modality>_feat.npy``;
     * a folder with ``trnMat.pkl``: TikTok's published raw form;
@@ -63,12 +63,14 @@ def read_data(config: DataConfig, seed: int = 999) -> RecommendationData:
     * a file: a table of interactions.
 
     Args:
-        config: paths, columns and choices.
+        config: paths, columns and choices; a path alone stands for ``DataConfig(data=path)``.
         seed: of a random split.
 
     Raises:
         DataError: in one sentence that names the file, row or option and the way out.
     """
+    if not isinstance(config, DataConfig):
+        config = DataConfig(data=str(config))
     path = Path(config.data)
     if not path.exists():
         raise DataError(f"There is no file or folder {path}: --data takes one, or the word 'synthetic'.")
@@ -77,10 +79,16 @@ def read_data(config: DataConfig, seed: int = 999) -> RecommendationData:
         frame = read_tiktok_raw(path)
     else:
         source = _find_table(path) if path.is_dir() else path
-        frame = read_interactions(source, config)
+        frame = read_interactions(source, config, config.split)
     feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(folder)
-    features = {modality: read_features(file) for modality, file in feature_files.items()}
+    features = {m: read_features(f, _id_column(f, config.item_column)) for m, f in feature_files.items()}
     return assemble(frame, features, config, seed, source=str(source))
+
+
+def _id_column(file: Path, item_column: str | None) -> str | None:
+    """The name that the items have in the interactions, if the feature file has it too."""
+    named = item_column and file.suffix == ".parquet" and file.is_file() and item_column in parquet_columns(file)
+    return item_column if named else None
 
 
 def _find_table(folder: Path) -> Path:
@@ -135,10 +143,6 @@ def assemble(
     if config.k_core:
         frame = k_core(frame, config.k_core)
         facts["k-core"] = config.k_core
-    strategy = resolve_split(frame) if config.split == "auto" else config.split
-    frame = split_interactions(frame, strategy, seed)
-    facts["split"] = f"{strategy}, seed {seed}" if strategy == "random" else strategy
-
     row_ids = _row_ids(features, frame["item"], config.item_ids)
     if len({ids.dtype for ids in (frame["item"], *row_ids.values())}) > 1:
         # One side looked like integers only by chance: as text they can still be told apart.
@@ -146,6 +150,11 @@ def assemble(
         row_ids = {modality: ids.cast(pl.String) for modality, ids in row_ids.items()}
     users = Vocabulary(frame["user"].unique().sort(), "user")
     items = Vocabulary(_catalogue(frame["item"], row_ids.values(), closed=config.k_core > 0), "item")
+    check_catalogue(len(items))  # before the split, which a single item leaves empty
+
+    strategy = resolve_split(frame) if config.split == "auto" else config.split
+    frame = split_interactions(frame, strategy, seed)
+    facts["split"] = f"{strategy}, seed {seed}" if strategy == "random" else strategy
 
     matrices, masks = {}, {}
     for modality, table in features.items():
@@ -200,6 +209,8 @@ def _read_id_file(path: Path) -> pl.Series:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}, named by --item-ids, is not a readable text file ({error}).") from error
+    while lines and not lines[-1]:
+        lines.pop()
     if "" in lines:
         raise DataError(f"{path} has no item ID in line {lines.index('') + 1}.")
     ids = pl.Series("id", lines, dtype=pl.String)

@@ -1,10 +1,20 @@
-"""What all readers of tables share: reading Parquet, and checking columns of IDs."""
+"""What all readers of tables share: names of columns, reading Parquet, and checking columns of IDs."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
 
 from lirdrec_pyg.errors import DataError
+
+# Names under which the columns are looked for when the user gives none, most common first.
+USUAL_NAMES = {
+    "user": ("user_id", "userID", "userId", "user", "uid"),
+    "item": ("item_id", "itemID", "itemId", "item", "iid", "asin"),
+    "label": ("x_label", "split"),
+    "time": ("timestamp", "time", "date", "datetime"),
+}
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
@@ -20,10 +30,33 @@ def read_parquet(path: Path) -> pl.DataFrame:
     Raises:
         DataError: if it is missing or damaged.
     """
-    try:
+    with _names_damage(path):
         return pl.read_parquet(path, glob=False)
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns of a Parquet file, of which only the schema is read.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
+    # An open file, since a path would be taken for a pattern.
+    with _names_damage(path), path.open("rb") as file:
+        return list(pl.read_parquet_schema(file))
+
+
+@contextmanager
+def _names_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}).") from error
+
+
+def find_column(role: str, columns: Iterable[str]) -> str | None:
+    """The first of the usual names for ``role`` that is among ``columns``."""
+    columns = set(columns)
+    return next((name for name in USUAL_NAMES[role] if name in columns), None)
 
 
 def canonical_ids(ids: pl.Series, source: str) -> pl.Series:

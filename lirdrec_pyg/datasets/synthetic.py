@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -134,6 +135,8 @@ def _unit(x: np.ndarray) -> np.ndarray:
 class Synthetic(RecommendationDataset):
     """The generated data set of :func:`synthetic_data`; it needs no files.
 
+    Data sets of different sizes or seeds lie beside each other in one ``root``.
+
     Args:
         root: folder in which ``processed/`` is made.
         num_users: see :func:`synthetic_data`.
@@ -141,7 +144,7 @@ class Synthetic(RecommendationDataset):
         seed: of everything.
         transform: applied at each access.
         pre_transform: applied once, before saving.
-        force_reload: generates the data again; needed to change sizes or seed in the same ``root``.
+        force_reload: generates the data again.
     """
 
     def __init__(
@@ -162,6 +165,11 @@ class Synthetic(RecommendationDataset):
     @property
     def raw_file_names(self) -> list[str]:
         return []
+
+    @property
+    def processed_file_names(self) -> list[str]:
+        key = f"{self.num_users}-{self.num_items}-{self.seed}"
+        return [f"{path.stem}-{key}{path.suffix}" for path in map(Path, super().processed_file_names)]
 
     def download(self) -> None:
         pass

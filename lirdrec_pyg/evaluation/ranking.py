@@ -21,6 +21,7 @@ from lirdrec_pyg.data import INTERACTS, held_out_edges
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models import top_k
+from lirdrec_pyg.models.mode import eval_mode
 
 CUTOFFS = (5, 10, 20, 50)
 
@@ -70,7 +71,8 @@ class RankingTask:
         trained = degree(seen[0], data["user"].num_nodes) > 0
         user, item = user[trained[user]], item[trained[user]]
         if not len(user):
-            raise DataError(f"The {split} split is empty, or none of its users has training interactions.")
+            name = "validation" if split == "val" else split
+            raise DataError(f"The {name} split is empty, or none of its users has training interactions.")
         user_index, row = user.unique(return_inverse=True)
         row, order = row.sort(stable=True)
         return cls(user_index, torch.stack([row, item[order]]), seen, data["item"].num_nodes)
@@ -113,7 +115,10 @@ def evaluate_ranking(
 
 @torch.no_grad()
 def evaluate_model(model: nn.Module, data: HeteroData, task: RankingTask) -> dict[str, float]:
-    """Metrics of ``model``, from a fresh pass over the whole graph in eval mode, in float32 or wider."""
-    model.eval()
-    user, item = model(data)
+    """Metrics of ``model``, from a fresh pass over the whole graph in eval mode, in float32 or wider.
+
+    The model is left in the mode it was in.
+    """
+    with eval_mode(model):
+        user, item = model(data)
     return evaluate_ranking(user, item, task)

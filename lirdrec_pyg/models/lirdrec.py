@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, check_graph, item_features, modalities
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models.ranking import top_k
+from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.models.ranking import top_k, user_positions
 from lirdrec_pyg.nn import (
     BipartiteConv,
     BPRLoss,
@@ -116,7 +117,10 @@ class LIRDRec(nn.Module):
     def encode_items(self, data: HeteroData) -> Tensor:
         """Unit vectors of the items in every branch before any propagation, shape ``(|I|, B, d)``."""
         features = [item_features(data, modality) for modality in self.in_channels]
-        shared = data["item"].dct if "dct" in data["item"] else self.dct(features)
+        item = data["item"]
+        # A cache without its mode, or of the other mode, is not this model's input.
+        cached = "dct" in item and item.get("dct_mode") == self.dct.mode
+        shared = item.dct if cached else self.dct(features)
         encoded = [
             F.normalize(encoder(x.to(self.user.dtype)).to(self.user.dtype), dim=-1)
             for encoder, x in zip(self.encoders, [*features, shared], strict=True)
@@ -129,7 +133,13 @@ class LIRDRec(nn.Module):
         Args:
             data: a graph with the item graph in it, see :meth:`graph_transform`. What
                 :meth:`input_transform` made ready is used, what is lacking is computed in each call.
+
+        Raises:
+            DataError: if the item graph is lacking.
         """
+        # Asked for first: data[SIMILAR] would leave an empty store in a graph without one.
+        if SIMILAR not in data.edge_types:
+            raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
         x_user = F.normalize(self.user, dim=-1).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
 
@@ -163,7 +173,7 @@ class LIRDRec(nn.Module):
     def recommend(
         self,
         data: HeteroData,
-        user_index: Tensor | None = None,
+        user_index: Tensor | Sequence[int] | None = None,
         k: int = 20,
         exclude_seen: bool = True,
     ) -> tuple[Tensor, Tensor]:
@@ -178,18 +188,18 @@ class LIRDRec(nn.Module):
 
         Returns:
             Scores and item positions, best first, both of shape ``(N, k)``.
+
+        Raises:
+            DataError: if ``k`` is below 1, ``user_index`` holds anything but positions of users, or the
+                graph lacks the item graph.
         """
-        check_graph(data)
-        if SIMILAR not in data.edge_types:
-            raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
-        training = self.training
-        self.eval()
-        user, item = self(data)
-        self.train(training)
-        if user_index is None:
-            user_index = torch.arange(len(user), device=user.device)
+        if k < 1:
+            raise DataError(f"k is {k}: ask for at least 1 item.")
+        index = user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
+        with eval_mode(self):
+            user, item = self(data)
         seen = data[INTERACTS].edge_index if exclude_seen else None
-        blocks = list(top_k(user, item, user_index, k, seen))
+        blocks = list(top_k(user, item, index.to(user.device), k, seen))
         return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])
 
     def extra_repr(self) -> str:

@@ -1,11 +1,13 @@
 """Exact top-k of dot products, in blocks of users."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch_geometric.utils import cumsum, degree
+
+from lirdrec_pyg.errors import DataError
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -22,6 +24,33 @@ class TopK(NamedTuple):
     rows: slice
     score: Tensor
     item: Tensor
+
+
+def user_positions(users: Tensor | Sequence[int], num_users: int) -> Tensor:
+    """``users`` as int64 positions, shape ``(N,)``.
+
+    Raises:
+        DataError: if they are no list of integers, or one lies outside of ``0`` to ``num_users - 1``.
+    """
+    try:
+        index = torch.as_tensor(users)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"user_index can't be made a tensor of positions ({error}).") from error
+    if index.dim() == 1 and not len(index):
+        # An empty list has no type of its own.
+        return index.long()
+    integer = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if index.dim() != 1 or not integer:
+        raise DataError(
+            f"user_index has to be positions of users, integers of shape (N,), "
+            f"got {index.dtype} of shape {tuple(index.shape)}."
+        )
+    index = index.long()
+    low, high = int(index.min()), int(index.max())
+    if low < 0 or high >= num_users:
+        wrong = low if low < 0 else high
+        raise DataError(f"user_index holds {wrong}, but the positions of users go from 0 to {num_users - 1}.")
+    return index
 
 
 def top_k(

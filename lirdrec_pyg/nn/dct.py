@@ -15,13 +15,17 @@ def dct(x: Tensor, dim: int = -1) -> Tensor:
         s_0 = \sqrt{1/N},\; s_{k>0} = \sqrt{2/N}
 
     Args:
-        x: real tensor of any shape.
+        x: floating-point tensor of any shape; half precision is computed in float32.
         dim: axis of length :math:`N`.
 
     Returns:
         Tensor of the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: if ``x`` holds anything but real floating-point numbers.
     """
-    x = x.movedim(dim, -1)
+    dtype = x.dtype
+    x = _at_least_float32(x).movedim(dim, -1)
     size = x.size(-1)
     # The even entries, then the odd ones backwards: the FFT of this order is the DCT up to a rotation.
     folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
@@ -30,7 +34,13 @@ def dct(x: Tensor, dim: int = -1) -> Tensor:
     y = spectrum.real * angle.cos() + spectrum.imag * angle.sin()
     y = y * math.sqrt(2.0)
     y[..., 0] /= math.sqrt(2.0)
-    return y.movedim(-1, dim)
+    return y.movedim(-1, dim).to(dtype)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        raise TypeError(f"The cosine transform needs a floating-point tensor, got {x.dtype}: convert it by x.float().")
+    return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 class MultimodalDCT(nn.Module):
@@ -60,7 +70,7 @@ class MultimodalDCT(nn.Module):
         return torch.cat([self._transform(x) for x in xs], dim=-1)
 
     def _transform(self, x: Tensor) -> Tensor:
-        x = dct(x if x.dtype == torch.float64 else x.float(), dim=-1)
+        x = dct(_at_least_float32(x), dim=-1)
         return dct(x, dim=0) if self.mode == "2d" else x
 
     def __repr__(self) -> str:

@@ -30,7 +30,7 @@ class BPRSampler:
         generator: of the draws, on the device of ``edge_index``; by default torch's own.
 
     Raises:
-        DataError: if no interaction can have a negative.
+        DataError: if there are no interactions, or none can have a negative.
     """
 
     def __init__(
@@ -42,6 +42,8 @@ class BPRSampler:
         generator: torch.Generator | None = None,
     ) -> None:
         edge_index = edge_index.as_subclass(Tensor)
+        if edge_index.size(1) == 0:
+            raise DataError("There are no training interactions to draw from: give at least one pair of user and item.")
         self.num_items = num_items
         self.alpha = alpha
         self.generator = generator

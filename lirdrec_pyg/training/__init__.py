@@ -1,7 +1,7 @@
 """Training, and the folder it leaves behind."""
 
 from lirdrec_pyg.training.evaluate import evaluate_run
-from lirdrec_pyg.training.fit import Hooks, fit
+from lirdrec_pyg.training.fit import Hooks, check_before, fit
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.step import Recommender, make_optimizer, training_step
 from lirdrec_pyg.training.trainer import MONITOR, EpochResult, FitResult, Trainer, TrainingDivergedError
@@ -15,6 +15,7 @@ __all__ = [
     "Run",
     "Trainer",
     "TrainingDivergedError",
+    "check_before",
     "evaluate_run",
     "fit",
     "make_optimizer",

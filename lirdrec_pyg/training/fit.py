@@ -16,6 +16,7 @@ from lirdrec_pyg.evaluation import RankingTask
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
+from lirdrec_pyg.transforms import CacheAdjacency
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Hooks:
 
 def fit(
     data: RecommendationData,
-    out: Path,
+    out: str | Path,
     data_config: DataConfig,
     model_config: LIRDRecConfig,
     training_config: TrainingConfig,
@@ -64,7 +65,8 @@ def fit(
         LIRDRecError: of the kind that fits, in one sentence.
     """
     hooks = hooks or Hooks()
-    Run.check_free(out, overwrite)
+    out = Path(out)
+    check_before(out, training_config, overwrite)
     seed_everything(training_config.seed, verbose=False)
     graph = LIRDRec.graph_transform(model_config, progress=True)(data.graph)
     data = RecommendationData(graph, data.users, data.items, data.facts)
@@ -109,6 +111,13 @@ def fit(
     }
     run.save_metrics(metrics)
     return metrics
+
+
+def check_before(out: Path, config: TrainingConfig, overwrite: bool) -> None:
+    """Raises what :func:`fit` would raise whatever the data are; changes nothing."""
+    Run.check_free(out, overwrite)
+    resolve_device(config.device)
+    CacheAdjacency(config.sparse_backend)
 
 
 def _peak_memory_mib() -> float:

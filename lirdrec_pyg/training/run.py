@@ -4,12 +4,11 @@ import csv
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -27,6 +26,22 @@ from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training.trainer import EpochResult
 
 RUN_FORMAT = 1
+
+Config = TypeVar("Config", LIRDRecConfig, TrainingConfig)
+
+# All that a run folder ever holds: nothing else is replaced or removed.
+_FILES = (
+    "config.yaml",
+    "versions.json",
+    "graph.safetensors",
+    "users.parquet",
+    "items.parquet",
+    "model.safetensors",
+    "last.safetensors",
+    "history.csv",
+    "metrics.json",
+)
+_EARLIER = ".earlier"
 
 _PACKAGES = ("torch", "torch_geometric", "numpy", "sklearn", "polars", "safetensors", "lightning_fabric")
 
@@ -55,14 +70,18 @@ class Run:
     @classmethod
     def check_free(cls, path: Path, overwrite: bool) -> None:
         """Raises :class:`RunError` if a run can't be written to ``path``; changes nothing."""
-        if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file: name a folder with --out.")
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise RunError(f"{path} can't be made, since {existing} is a file: name a folder with --out.")
         if path.is_dir() and any(path.iterdir()):
             if not overwrite:
                 raise RunError(f"{path} is not empty: name another folder with --out, or pass --overwrite.")
-            if not (path / "config.yaml").is_file():
-                raise RunError(f"{path} holds other things than a run, so --overwrite leaves it alone: empty it first.")
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+            others = sorted(p.name for p in path.iterdir() if p.name not in _FILES)
+            if others or not (path / "versions.json").is_file():
+                raise RunError(
+                    f"{path} holds other things than a run ({', '.join(others[:3]) or 'no versions.json'}), "
+                    "so --overwrite leaves it alone: name another folder with --out."
+                )
         if not os.access(existing, os.W_OK):
             raise RunError(f"{path} can't be written: {existing} is read-only.")
 
@@ -80,24 +99,24 @@ class Run:
             RunError: if the folder is in use or can't be written.
         """
         cls.check_free(path, overwrite)
-        path = path.absolute()
-        earlier = path.with_name(f".{path.name}.earlier") if path.is_dir() else None
+        run, earlier = cls(path), path / _EARLIER
         try:
-            if earlier is not None:
-                path.rename(earlier)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
+            earlier.mkdir()
+            _move_files(path, earlier)
         except OSError as error:
-            raise RunError(f"{path} can't be written ({error.strerror}).") from error
+            raise RunError(f"{path} can't be written ({error}).") from error
         try:
-            run = cls(path)
             run._write_start(data, configs)
         except BaseException:
-            shutil.rmtree(path)
-            if earlier is not None:
-                earlier.rename(path)
+            _remove_files(path)
+            _move_files(earlier, path)
+            earlier.rmdir()
+            if not any(path.iterdir()):
+                path.rmdir()
             raise
-        if earlier is not None:
-            shutil.rmtree(earlier)
+        _remove_files(earlier)
+        earlier.rmdir()
         return run
 
     def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
@@ -109,12 +128,13 @@ class Run:
         self._write("items.parquet", data.items.save)
 
     @classmethod
-    def open(cls, path: Path) -> "Run":
+    def open(cls, path: str | Path) -> "Run":
         """A finished run.
 
         Raises:
             RunError: if ``path`` is none, or of a newer format.
         """
+        path = Path(path)
         if not (path / "versions.json").is_file():
             raise RunError(f"{path} is no run folder: it has no versions.json.")
         run = cls(path)
@@ -168,20 +188,31 @@ class Run:
 
     def model_config(self) -> LIRDRecConfig:
         """The model's part of ``config.yaml``."""
+        return self._config(LIRDRecConfig)
+
+    def training_config(self) -> TrainingConfig:
+        """The training's part of ``config.yaml``."""
+        return self._config(TrainingConfig)
+
+    def _config(self, kind: type[Config]) -> Config:
         settings = self.settings()
         try:
-            return LIRDRecConfig(**{name: settings[name] for name in LIRDRecConfig.__dataclass_fields__})
-        except (KeyError, TypeError, ConfigError) as error:
-            raise RunError(f"{self.path / 'config.yaml'} does not describe the model ({error}).") from error
+            return kind(**{field.name: settings[field.name] for field in fields(kind)})
+        except KeyError as error:
+            raise RunError(f"{self.path / 'config.yaml'} lacks the entry {error}.") from error
+        except ConfigError as error:
+            raise RunError(f"{self.path / 'config.yaml'} has a wrong entry: {error}") from error
 
     def graph(self) -> HeteroData:
         """The graph of the run."""
         return load_graph(self.path / "graph.safetensors")
 
     def users(self) -> Vocabulary:
+        """User IDs by position: ``run.users().ids[position]`` and ``run.users().positions(ids)``."""
         return Vocabulary.load(self.path / "users.parquet", "user")
 
     def items(self) -> Vocabulary:
+        """Item IDs by position, as :meth:`users`."""
         return Vocabulary.load(self.path / "items.parquet", "item")
 
     def model(self, data: HeteroData) -> LIRDRec:
@@ -222,6 +253,17 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{self.path / name} holds no settings.")
         return content
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for name in _FILES:
+        if (source / name).exists():
+            os.replace(source / name, target / name)
+
+
+def _remove_files(folder: Path) -> None:
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

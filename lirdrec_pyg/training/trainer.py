@@ -106,12 +106,12 @@ class Trainer:
         on_epoch: Callable[[EpochResult], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> FitResult:
-        """Trains until the patience or the epochs are used up.
+        """Trains until the patience or the epochs are used up; leaves the model in eval mode.
 
         Args:
             on_step: called after each step with the epoch and the step, both counted from 1.
             on_epoch: called after each epoch, when the model holds that epoch's weights.
-            should_stop: asked after each step; the unfinished epoch is then not validated.
+            should_stop: asked before each epoch and after each step; an unfinished epoch is not validated.
 
         Raises:
             TrainingDivergedError: if the loss turns infinite or NaN.
@@ -119,6 +119,9 @@ class Trainer:
         result = FitResult(0, copy.deepcopy(self.model.state_dict()))
         best = -math.inf
         for epoch in range(1, self.config.epochs + 1):
+            if should_stop():
+                result.stopped = "interrupted"
+                break
             start = time.perf_counter()
             loss = self._train_epoch(epoch, on_step, should_stop)
             if loss is None:
@@ -146,6 +149,7 @@ class Trainer:
                 break
         if result.best_epoch == 0:
             result.best_state = copy.deepcopy(self.model.state_dict())
+        self.model.eval()
         return result
 
     def _train_epoch(

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class NormalizeBipartite(BaseTransform):
             data[edge_type].edge_weight = bipartite_norm(
                 data[edge_type].edge_index, data[source].num_nodes, data[target].num_nodes
             )
+            # It would be that of the weights before.
+            data[edge_type].pop("adj_t", None)
         return data
 
 
@@ -75,10 +78,12 @@ class CacheAdjacency(BaseTransform):
             of torch-sparse.
 
     Raises:
-        ConfigError: if torch-sparse is asked for and not installed.
+        ConfigError: if the backend is unknown, or torch-sparse is asked for and not installed.
     """
 
     def __init__(self, backend: SparseBackend = "torch") -> None:
+        if backend not in (known := get_args(SparseBackend)):
+            raise ConfigError(f"The sparse backend is {backend!r}: choose one of {', '.join(known)}.")
         if backend == "torch-sparse" and not WITH_TORCH_SPARSE:
             raise ConfigError("torch-sparse is not installed: pip install 'lirdrec-pyg[sparse]', or leave it out.")
         self.backend = backend

@@ -60,6 +60,8 @@ class AddItemKNN(BaseTransform):
         data[SIMILAR].edge_index, data[SIMILAR].edge_weight = coalesce(
             torch.cat(edge_indices, dim=1), torch.cat(edge_weights), sort_by_row=False
         )
+        # It would be that of the item graph before.
+        data[SIMILAR].pop("adj_t", None)
         return data
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -49,6 +50,22 @@ def one_item(folder: Path) -> None:
         np.save(path, np.load(path)[:1])
 
 
+def one_item_table(folder: Path) -> None:
+    (folder / "shop.inter").unlink()
+    (folder / "shop.csv").write_text("user_id,item_id\n" + "".join(f"{user},0\n" for user in range(9)))
+    for name in ("image", "text"):
+        path = folder / f"{name}_feat.npy"
+        np.save(path, np.load(path)[:1])
+
+
+def unnamed_ids(folder: Path) -> None:
+    x = np.load(folder / "image_feat.npy")
+    (folder / "image_feat.npy").unlink()
+    pl.DataFrame({"n_photos": range(30), "product": range(30), "f0": x[:, 0]}).write_parquet(
+        folder / "image_feat.parquet"
+    )
+
+
 def all_in_training(rows: list[str]) -> list[str]:
     return [rows[0], *(row.rsplit("\t", 1)[0] + "\t0" for row in rows[1:])]
 
@@ -83,6 +100,13 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
     "k-core that leaves nothing": (lambda f: None, ["--k-core", "99"], "99-core"),
     "duplicate item IDs": (duplicate_ids, ["--item-ids", "{folder}/ids.txt"], "'0' more than once"),
     "one-item catalogue": (one_item, [], "at least two"),
+    "one-item table without labels": (one_item_table, [], "at least two"),
+    "feature file without named IDs": (unnamed_ids, [], "'item_id'"),
+    "wrong label that no split needs": (
+        lines(lambda r: [*r[:5], "1\t3\t7", *r[6:]]),
+        ["--split", "random"],
+        "line 6",
+    ),
     "split without times": (lambda f: None, ["--split", "time"], "--time-column"),
     "unknown option": (lambda f: None, ["--num-layer", "2"], "--num-layer"),
     "option out of range": (lambda f: None, ["--epochs", "0"], "--epochs"),
@@ -145,3 +169,18 @@ def test_zero_rows_can_count_as_missing(shop: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--zero-features", "missing"])
     assert result.exit_code == 0, result.output
     assert "items without image: 1" in result.output
+
+
+@pytest.mark.parametrize("column", ["timestamp", "split"])
+def test_a_column_that_nobody_needs_does_no_harm(column: str, shop: Path, tmp_path: Path) -> None:
+    rows = [row.split("\t")[:2] for row in (shop / "shop.inter").read_text().splitlines()[1:]]
+    (shop / "shop.inter").unlink()
+    table = [["user_id", "item_id", column], *([*row, "" if n % 7 else "12"] for n, row in enumerate(rows))]
+    (shop / "shop.csv").write_text("\n".join(map(",".join, table)) + "\n\n")
+    arguments = ["fit", "--data", str(shop), "--out", str(tmp_path / "run"), "--epochs", "1", "--split"]
+    needing = {"timestamp": "time", "split": "labels"}[column]
+    result = CliRunner().invoke(main, [*arguments, needing])
+    assert result.exit_code == 2, result.output
+    assert f"column '{column}', line " in result.output
+    result = CliRunner().invoke(main, [*arguments, "random"])
+    assert result.exit_code == 0, result.output

@@ -33,9 +33,12 @@ def newer(run: Path) -> None:
     (run / "versions.json").write_text(json.dumps(versions | {"format": 99}))
 
 
-def other_width(run: Path) -> None:
-    config = run / "config.yaml"
-    config.write_text(config.read_text().replace("embedding_dim: 8", "embedding_dim: 16"))
+def setting(old: str, new: str) -> Callable[[Path], None]:
+    def damage(run: Path) -> None:
+        config = run / "config.yaml"
+        config.write_text(config.read_text().replace(old, new))
+
+    return damage
 
 
 @pytest.mark.parametrize(
@@ -46,9 +49,15 @@ def other_width(run: Path) -> None:
         (cut("config.yaml"), "config.yaml"),
         (lambda run: (run / "model.safetensors").unlink(), "model.safetensors"),
         (newer, "format 99"),
-        (other_width, "model.safetensors"),
+        (setting("embedding_dim: 8", "embedding_dim: '8'"), "--embedding-dim"),
+        (setting("sparse_backend: torch", ""), "sparse_backend"),
+        (setting("sparse_backend: torch", "sparse_backend: cuda"), "--sparse-backend"),
+        (setting("embedding_dim: 8", "embedding_dim: 16"), "model.safetensors"),
     ],
-    ids=["cut weights", "cut graph", "cut config", "no weights", "newer format", "other model"],
+    ids=[
+        *("cut weights", "cut graph", "cut config", "no weights", "newer format"),
+        *("wrong type", "missing entry", "unknown backend", "other model"),
+    ],
 )
 def test_damaged_run_is_one_error(run: Path, damage: Callable[[Path], None], culprit: str) -> None:
     damage(run)
@@ -59,8 +68,11 @@ def test_damaged_run_is_one_error(run: Path, damage: Callable[[Path], None], cul
     assert culprit in message
 
 
-def test_a_run_cut_off_before_its_end_can_be_evaluated(run: Path) -> None:
+@pytest.mark.parametrize("content", [None, "{}", '{"test": {"recall@20": 1.0}}'])
+def test_a_run_cut_off_before_its_end_can_be_evaluated(run: Path, content: str | None) -> None:
     (run / "metrics.json").unlink()
+    if content:
+        (run / "metrics.json").write_text(content)
     result = evaluate(run)
     assert result.exit_code == 0, result.output
     assert "cut off" in result.output

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
@@ -144,11 +145,74 @@ def test_overwrite(run: Path, shop: Path, tmp_path: Path) -> None:
     assert fit(shop, run, "--overwrite", "--epochs", 1).exit_code == 0
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
 
+
+@pytest.mark.parametrize("beside", [[], ["config.yaml"], ["config.yaml", "versions.json"]])
+def test_overwrite_leaves_folders_alone_that_are_no_runs(shop: Path, tmp_path: Path, beside: list[str]) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    (photos / "holiday.jpg").write_text("precious")
-    assert fit(shop, photos, "--overwrite").exit_code == 2
-    assert (photos / "holiday.jpg").read_text() == "precious"
+    for name in ["holiday.jpg", *beside]:
+        (photos / name).write_text("precious")
+    result = fit(shop, photos, "--overwrite")
+    assert result.exit_code == 2
+    assert "holiday.jpg" in result.output
+    assert {p.name: p.read_text() for p in photos.iterdir()} == dict.fromkeys(["holiday.jpg", *beside], "precious")
+
+
+def test_out_may_be_a_link(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert fit(shop, tmp_path / "link", "--epochs", 1).exit_code == 0
+    assert fit(shop, tmp_path / "link", "--epochs", 1, "--overwrite").exit_code == 0
+    assert (tmp_path / "disk" / "metrics.json").is_file()
+    assert not (tmp_path / "disk" / ".earlier").exists()
+
+
+def test_interrupt_before_the_training_writes_nothing(
+    run: Path, shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    monkeypatch.setattr("lirdrec_pyg.transforms.item_knn.knn_edges", interrupted)
+    for out, options in ((tmp_path / "new", []), (run, ["--overwrite"])):
+        result = fit(shop, out, *options)
+        assert result.exit_code == 130, result.output
+        assert "Traceback" not in result.output
+    assert not (tmp_path / "new").exists()
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def test_modality_names_may_hold_nearly_anything(shop: Path, tmp_path: Path) -> None:
+    (shop / "image_feat.npy").rename(shop / "a=b c.日本_feat.npy")
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({"graph_weights": {"a=b c.日本": 0.25}}, allow_unicode=True))
+    for number, options in enumerate((["--graph-weights", "a=b c.日本=0.25"], ["--config", config])):
+        result = fit(shop, tmp_path / f"run{number}", *options)
+        assert result.exit_code == 0, result.output
+    a, b = ((tmp_path / f"run{number}" / "model.safetensors").read_bytes() for number in (0, 1))
+    assert a == b
+
+
+def test_what_no_data_can_mend_is_refused_before_reading_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for options, culprit in (
+        (["--out", tmp_path / "file" / "run"], "is a file"),
+        (["--device", "cuda"], "--device cuda"),
+    ):
+        if "cuda" in options and torch.cuda.is_available():
+            continue
+        result = lirdrec("fit", "--data", "nowhere", "--out", tmp_path / "run", *options)
+        assert result.exit_code == 2
+        assert culprit in result.output
+
+
+@pytest.mark.parametrize("options", [["--k-core", 5], ["--features", "x=y.npy"], ["--split", "labels"]])
+def test_generated_data_take_no_data_options(tmp_path: Path, options: list[object]) -> None:
+    result = fit("synthetic", tmp_path / "run", *options)
+    assert result.exit_code == 2
+    assert str(options[0]) in result.output
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -196,3 +260,15 @@ def test_a_failed_overwrite_gives_the_earlier_run_back(run: Path, shop: Path, mo
     assert "No space left" in result.output
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
     assert [p.name for p in run.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_warning_is_one_line(tmp_path: Path, shop: Path) -> None:
+    rows = [line.split("\t") for line in (shop / "shop.inter").read_text().splitlines()[1:]]
+    clicks = pl.DataFrame(rows, schema=["user_id", "item_id", "split"], orient="row")
+    (shop / "shop.inter").unlink()
+    clicks.with_columns(split=pl.lit("north")).write_csv(shop / "clicks.csv")
+    result = fit(shop, tmp_path / "run", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    (warning,) = [line for line in result.output.splitlines() if "'north'" in line]
+    assert warning.startswith("Warning: ")
+    assert "split: random, seed 999" in result.output

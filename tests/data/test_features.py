@@ -135,6 +135,58 @@ def test_the_id_column_can_be_named(tmp_path: Path) -> None:
     assert table.values.tolist() == [[1.5], [2.5]]
 
 
+ID_COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
+    "usual name": ({"n_photos": [3, 5], "item_id": [7, 8], "f0": [1.0, 2.0]}, "item_id"),
+    "usual name of an array": ({"vector": [[1.0], [2.0]], "iid": [7, 8]}, "iid"),
+    "only text": ({"n_photos": [3, 5], "sku": ["x", "y"], "f0": [1.0, 2.0]}, "sku"),
+    "only text, as categories": ({"f0": [1.0, 2.0], "sku": pl.Series(["x", "y"], dtype=pl.Categorical)}, "sku"),
+    "only text, as an enumeration": ({"f0": [1.0, 2.0], "sku": pl.Series(["x", "y"], dtype=pl.Enum("xy"))}, "sku"),
+    "beside a list": ({"sku": [7, 8], "vector": [[1.0], [2.0]]}, "sku"),
+    "after an array": ({"vector": np.ones((2, 3)), "sku": [7, 8]}, "sku"),
+}
+
+
+@pytest.mark.parametrize("name", ID_COLUMNS)
+def test_the_id_column_is_found_by_what_it_is(name: str, tmp_path: Path) -> None:
+    columns, wanted = ID_COLUMNS[name]
+    ids = read_features(save_parquet(tmp_path / "x.parquet", **columns)).ids
+    assert ids is not None
+    assert ids.to_list() == list(columns[wanted])
+
+
+def test_a_count_before_the_ids_is_a_feature(tmp_path: Path) -> None:
+    path = save_parquet(tmp_path / "x.parquet", n_photos=[2, 1], item_id=[1, 2], f0=[0.5, 0.25])
+    table = read_features(path)
+    assert table.ids is not None
+    assert table.ids.to_list() == [1, 2]
+    assert table.values.tolist() == [[2.0, 0.5], [1.0, 0.25]]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"n_photos": [3, 5], "product": [7, 8], "f0": [1.0, 2.0]},
+        {"product": [7, 8], "f0": [1.0, 2.0]},
+        {"sku": ["x", "y"], "title": ["a", "b"], "f0": [1.0, 2.0]},
+        {"product": [7, 8], "n_photos": [3, 5], "vector": [[1.0], [2.0]]},
+        {"look": [[1.0], [2.0]], "sound": [[1.0], [2.0]]},
+    ],
+    ids=["count first", "two numbers", "two texts", "two numbers beside a list", "lists alone"],
+)
+def test_ids_that_nothing_tells_from_features_are_not_guessed(
+    columns: dict[str, Any], tmp_path: Path, refuses: Any
+) -> None:
+    path = save_parquet(tmp_path / "x.parquet", **columns)
+    with refuses(path, "name it 'item_id'", ", ".join(map(repr, columns))):
+        read_features(path)
+
+
+def test_a_text_beside_the_ids_is_to_be_dropped(tmp_path: Path, refuses: Any) -> None:
+    path = save_parquet(tmp_path / "x.parquet", item_id=[1, 2], title=["a", "b"], f0=[1.0, 2.0])
+    with refuses(path, "Column 'title'", "no numbers but String: drop it", "(here 'item_id')"):
+        read_features(path)
+
+
 def test_a_path_is_never_a_pattern(tmp_path: Path) -> None:
     save_parquet(tmp_path / "x1.parquet", item=["other"], x=[9.0])
     table = read_features(save_parquet(tmp_path / "x[1].parquet", item=["own"], x=[1.0]))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch_geometric.data import Data, HeteroData
 
+from lirdrec_pyg.config import LIRDRecConfig
 from lirdrec_pyg.data import (
     INTERACTED_BY,
     INTERACTS,
@@ -24,6 +25,7 @@ from lirdrec_pyg.data import (
     modalities,
     save_graph,
 )
+from lirdrec_pyg.models import LIRDRec
 
 X = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 TRAIN = np.array([[1, 0, 0, 1], [3, 2, 0, 3]])
@@ -98,7 +100,8 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "negative test item": ({"test": -TEST}, "test pairs hold indices"),
     "item without features": ({"train": TRAIN + 1}, "to [2, 4], outside of [0, 0] to [2, 3]"),
     "too few users": ({"num_users": 1}, "outside of [0, 0] to [0, 3]"),
-    "validation item without features": ({"val": VAL + 9}, "val pairs"),
+    "validation item without features": ({"val": VAL + 9}, "The validation pairs"),
+    "ragged validation": ({"val": [[0], [1, 2]]}, "array of validation pairs can't"),
     "float pairs": ({"train": TRAIN.astype(float)}, "training pairs need integers"),
     "complex pairs": ({"train": TRAIN.astype(complex)}, "training pairs need integers"),
     "truths for pairs": ({"train": TRAIN.astype(bool)}, "training pairs need integers"),
@@ -172,7 +175,7 @@ BAD_GRAPHS: dict[str, tuple[Callable[[HeteroData], Any], str]] = {
     "flat edges": (put(INTERACTS, "edge_index", torch.tensor([1, 2])), "training pairs have to be an int64 tensor"),
     "array of edges": (put(INTERACTS, "edge_index", TRAIN), "got ndarray"),
     "edges out of range": (put(INTERACTS, "edge_index", torch.tensor([[0, 0, 1], [0, 2, 4]])), "training pairs"),
-    "flat validation": (put(INTERACTS, "val_edge_label_index", torch.tensor([1, 1])), "val pairs"),
+    "flat validation": (put(INTERACTS, "val_edge_label_index", torch.tensor([1, 1])), "The validation pairs"),
     "float test": (put(INTERACTS, "test_edge_label_index", torch.ones(2, 1)), "test pairs"),
     "test out of range": (put(INTERACTS, "test_edge_label_index", torch.tensor([[2], [0]])), "test pairs"),
     "item graph without weights": (put(SIMILAR, "edge_index", torch.tensor([[0], [1]])), "edge_weight"),
@@ -189,6 +192,36 @@ def test_check_graph_says_what_is_wrong(name: str, graph: HeteroData, refuses: A
     change(graph)
     with refuses(text):
         check_graph(graph)
+
+
+def test_a_mean_of_zero_is_no_row_of_the_user(refuses: Any) -> None:
+    x = torch.tensor([[1.0, -2.0], [-1.0, 2.0], [9.0, 9.0], [0.0, 0.0]])
+    mask = torch.tensor([True, True, False, False])
+    graph = build_graph(TRAIN, {"image": x}, masks={"image": mask})
+    assert graph["item"].x_image[2:].tolist() == [[0, 0], [0, 0]]
+    check_graph(graph)
+    with refuses("x_image is all zeros in row 3"):
+        build_graph(TRAIN, {"image": x}, masks={"image": torch.tensor([True, True, False, True])})
+
+
+def test_filled_rows_have_to_be_finite(graph: HeteroData, refuses: Any) -> None:
+    graph["item"].x_image[2, 1] = torch.nan
+    with refuses("x_image holds nan in row 2, column 1"):
+        check_graph(graph)
+
+
+def test_a_zero_row_without_features_makes_no_nan_in_the_model() -> None:
+    x = torch.tensor([[1.0, -2.0], [-1.0, 2.0], [9.0, 9.0], [9.0, 9.0]])
+    data = build_graph(TRAIN, {"image": x}, masks={"image": torch.tensor([True, True, False, False])})
+    config = LIRDRecConfig(embedding_dim=4)
+    data = LIRDRec.graph_transform(config)(data)
+    assert data[SIMILAR].edge_index[:, data[SIMILAR].edge_index[1] >= 2].tolist() == [[2, 3], [2, 3]]
+    model = LIRDRec.from_config(config, data)
+    users, items = model(data)
+    (users.sum() + items.sum()).backward()
+    assert users.isfinite().all()
+    assert items.isfinite().all()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("data", [HeteroData(), Data(), None])

@@ -125,6 +125,7 @@ def test_times_keep_their_order(times: list[Any], dtype: Any, tmp_path: Path) ->
 BAD_TEXT: dict[str, tuple[str | bytes, str]] = {
     "empty file": ("", "not a readable table"),
     "header alone": (HEAD, "holds no interactions"),
+    "header and blank lines": (HEAD + "\n\n", "holds no interactions"),
     "no item column": ("user_id,product\n1,2\n", "'item_id' for the item: its columns are 'user_id', 'product'"),
     "tab in a .csv": ("user_id\titem_id\n1\t2\n", "--user-column"),
     "too many fields": (HEAD + "1,2\n1,2,3\n", "not a readable table"),
@@ -136,13 +137,6 @@ BAD_TEXT: dict[str, tuple[str | bytes, str]] = {
     "latin-1": ((HEAD + "é,2\n").encode("latin-1"), "utf-8"),
     "utf-16": ((HEAD + "1,2\n").encode("utf-16"), "no column 'user_id'"),
     "noise": (np.random.default_rng(0).bytes(500), "not a readable table"),
-    "wrong label": ("user,item,split\n1,2,train\n1,3,dev\n", "'dev' in column 'split', line 3"),
-    "no label": ("user,item,split\n1,2,train\n1,3,\n", "None in column 'split', line 3"),
-    "wrong date": ("user,item,time\n1,2,2024-01-05\n1,3,soon\n", "'soon' in column 'time', line 3"),
-    "wrong number": ("user,item,time\n1,2,5\n1,3,soon\n", "'soon' in column 'time', line 3"),
-    "no time": ("user,item,time\n1,2,5\n1,3,\n", "None in column 'time', line 3"),
-    "not a number": ("user,item,time\n1,2,5\n1,3,nan\n", "'nan' in column 'time', line 3"),
-    "words for times": ("user,item,time\n1,2,soon\n1,3,later\n", "'soon' in column 'time', line 2"),
 }
 
 
@@ -158,10 +152,6 @@ BAD_PARQUET: dict[str, tuple[dict[str, list[Any]], str]] = {
     "no user": ({"user": [1, None], "item": [1, 2]}, "no 'user' in row 1 (rows count from 0)"),
     "float IDs": ({"user": [1.0], "item": [1]}, "Column 'user'"),
     "lists of IDs": ({"user": [1], "item": [[1]]}, "Column 'item'"),
-    "wrong label": ({"user": [1, 1], "item": [1, 2], "split": [0, 3]}, "3 in column 'split', row 1"),
-    "lists of labels": ({"user": [1], "item": [1], "split": [[1]]}, "Column 'split'"),
-    "lists of times": ({"user": [1], "item": [1], "time": [[1]]}, "Column 'time'"),
-    "truth of times": ({"user": [1], "item": [1], "time": [True]}, "True in column 'time', row 0"),
     "no rows": ({"user": [], "item": []}, "holds no interactions"),
 }
 
@@ -171,6 +161,97 @@ def test_bad_parquet_tables_are_named(name: str, tmp_path: Path, refuses: Any) -
     data, text = BAD_PARQUET[name]
     path = parquet(tmp_path / "t.parquet", **data)
     with refuses(path, text):
+        read_interactions(path)
+
+
+# Columns of labels and of times that hold something else.
+UNREADABLE: dict[str, tuple[dict[str, list[Any]], str]] = {
+    "wrong label": ({"split": ["train", "dev"]}, "'dev' in column 'split', line 3"),
+    "no label": ({"split": ["train", None]}, "None in column 'split', line 3"),
+    "another split": ({"split": ["north", "south"]}, "'north' in column 'split', line 2"),
+    "wrong date": ({"time": ["2024-01-05", "soon"]}, "'soon' in column 'time', line 3"),
+    "wrong number": ({"time": ["5", "soon"]}, "'soon' in column 'time', line 3"),
+    "no time": ({"timestamp": ["5", None]}, "None in column 'timestamp', line 3"),
+    "not a number": ({"time": ["5", "nan"]}, "'nan' in column 'time', line 3"),
+    "words for times": ({"time": ["soon", "later"]}, "'soon' in column 'time', line 2"),
+    "wrong label in Parquet": ({"split": [0, 3]}, "3 in column 'split', row 1"),
+    "lists of labels in Parquet": ({"split": [[1], [2]]}, "Column 'split'"),
+    "lists of times in Parquet": ({"time": [[1], [2]]}, "Column 'time'"),
+    "truth of times in Parquet": ({"time": [True, False]}, "True in column 'time', row 0"),
+}
+ROLES = {"split": "label", "time": "time", "timestamp": "time"}
+NEEDING: dict[str, tuple[SplitStrategy, ...]] = {"label": ("labels",), "time": ("time", "leave-last-out")}
+STRATEGIES: tuple[SplitStrategy, ...] = ("auto", "labels", "random", "leave-last-out", "time")
+
+
+def unreadable(folder: Path, name: str) -> tuple[Path, str, str, str]:
+    """A table with the column ``name`` of UNREADABLE: its path, that column, its role and the error."""
+    data, text = UNREADABLE[name]
+    (column,) = data
+    frame = pl.DataFrame({"user": [1, 1], "item": [2, 3], **data})
+    path = folder / ("t.parquet" if "Parquet" in name else "t.csv")
+    if path.suffix == ".csv":
+        frame.write_csv(path)
+    else:
+        frame.write_parquet(path)
+    return path, column, ROLES[column], text
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_column_that_the_split_needs_is_named(name: str, tmp_path: Path, refuses: Any) -> None:
+    path, _, role, text = unreadable(tmp_path, name)
+    for strategy in NEEDING[role]:
+        with refuses(path, text):
+            read_interactions(path, split=strategy)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_column_that_the_user_named_is_named(name: str, tmp_path: Path, refuses: Any) -> None:
+    path, column, role, text = unreadable(tmp_path, name)
+    for strategy in STRATEGIES:
+        with refuses(path, text):
+            read_interactions(path, ColumnConfig(**{f"{role}_column": column}), strategy)
+
+
+@pytest.mark.filterwarnings("ignore:.*The column is not used")
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_column_that_nobody_needs_is_left_out(name: str, tmp_path: Path) -> None:
+    path, _, role, _ = unreadable(tmp_path, name)
+    for strategy in set(STRATEGIES) - set(NEEDING[role]):
+        assert columns(read_interactions(path, split=strategy)) == {"user": [1, 1], "item": [2, 3]}
+
+
+def test_labels_that_would_have_decided_the_split_are_not_left_out_in_silence(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path, *_ = unreadable(tmp_path, "wrong label")
+    read_interactions(path, split="random")
+    assert not recwarn.list
+    read_interactions(path)
+    (warning,) = recwarn.list
+    assert "'dev' in column 'split', line 3" in str(warning.message)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", ["shop.inter", "shop.inter.gz"])
+def test_the_labels_of_the_mmrec_layout_are_always_needed(
+    name: str, strategy: SplitStrategy, tmp_path: Path, refuses: Any
+) -> None:
+    content = b"userID\titemID\tx_label\n0\t3\t0\n1\t2\t7\n"
+    path = write(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+    with refuses(path, "'7' in column 'x_label', line 3"):
+        read_interactions(path, split=strategy)
+
+
+@pytest.mark.parametrize("end", ["\n", "\n\n", "\n\n\n\n", "\r\n\r\n", "\n,\n"])
+def test_blank_lines_at_the_end_are_nothing(end: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEAD + "1,2\n3,4" + end)
+    assert columns(read_interactions(path)) == {"user": [1, 3], "item": [2, 4]}
+
+
+def test_only_blank_lines_at_the_end_are_nothing(tmp_path: Path, refuses: Any) -> None:
+    path = write(tmp_path / "t.csv", HEAD + "1,2\n\n3,4\n\n\n")
+    with refuses(path, "no 'user_id' in line 3"):
         read_interactions(path)
 
 

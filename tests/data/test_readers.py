@@ -355,6 +355,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...
     "short list of IDs": (id_list("0", "1"), {"item_ids": "ids.txt"}, ("image_feat.npy has 6 rows", "lists 2")),
     "duplicates in the list": (id_list(*"012340"), {"item_ids": "ids.txt"}, ("ids.txt", "the ID '0' more than once")),
     "gap in the list": (id_list(*"01", "", *"345"), {"item_ids": "ids.txt"}, ("ids.txt", "line 3")),
+    "gap before empty lines": (id_list(*"01", "", *"345", "", ""), {"item_ids": "ids.txt"}, ("ids.txt", "line 3")),
     "other list": (id_list(*"abcdef"), {"item_ids": "ids.txt"}, ("none of the items", "'a'")),
     "list in other bytes": (id_list("é", encoding="latin-1"), {"item_ids": "ids.txt"}, ("ids.txt", "not a readable")),
 }
@@ -376,11 +377,70 @@ def test_a_missing_path_is_named(tmp_path: Path, refuses: Any) -> None:
         read(tmp_path / "nowhere")
 
 
-def test_a_catalogue_of_one_item_is_refused(tmp_path: Path, refuses: Any) -> None:
-    table(None, [(user, 0, user % 3) for user in range(6)]).write_csv(tmp_path / "clicks.csv")
+@pytest.mark.parametrize("split", ["labels", "random", "time"])
+def test_a_catalogue_of_one_item_is_refused(split: str, tmp_path: Path, refuses: Any) -> None:
+    """Whatever the split: one item leaves most of them empty, which more data of that item would not mend."""
+    clicks = table(None, [(user, 0, user % 3) for user in range(6)])
+    (clicks if split == "labels" else clicks.drop("split")).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path, IMAGE[:1])
+    with refuses("catalogue has 1 item", "at least two"):
+        read(tmp_path, split=split)
+
+
+def test_an_item_that_only_the_features_name_counts(tmp_path: Path, refuses: Any) -> None:
+    table(None, [(user, 0, user % 3) for user in range(6)]).write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path, IMAGE[:2])
+    assert read(tmp_path).items.ids.to_list() == [0, 1]
     with refuses("catalogue has 1 item"):
-        read(tmp_path)
+        read(tmp_path, k_core=1)
+
+
+def test_a_mean_of_zero_stands_for_missing_features(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    (tmp_path / "image_feat.npy").unlink()
+    np.savez(tmp_path / "image_feat.npz", features=[[1.0, -1.0], [-1.0, 1.0]], ids=[0, 2])
+    item = read(tmp_path).graph["item"]
+    assert item.mask_image.tolist() == [True, False, True, False, False, False]
+    assert item.x_image[3].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_alone_will_do(kind: Callable[[Path], Any], tmp_path: Path) -> None:
+    rows = [(user, item, 0) for user in range(5) for item in range(5)]
+    table(None, rows).drop("split").write_csv(tmp_path / "clicks.csv")
+    save_image(tmp_path)
+    by_path, by_config = read_data(kind(tmp_path), 3), read(tmp_path, 3)
+    assert by_path.facts == by_config.facts
+    for left, right in zip(splits(by_path.graph), splits(by_config.graph)):
+        assert torch.equal(left, right)
+
+
+def test_features_know_items_by_the_name_of_the_interactions(tmp_path: Path) -> None:
+    table().rename({"item_id": "product"}).write_csv(tmp_path / "clicks.csv")
+    numbers = pl.DataFrame({"n_photos": range(6, 0, -1), "product": range(NUM_ITEMS)})
+    numbers.write_parquet(tmp_path / "image_feat.parquet")
+    texts = pl.DataFrame({"x": [n + 0.5 for n in range(NUM_ITEMS)], "item_id": range(NUM_ITEMS)})
+    texts.write_parquet(tmp_path / "text_feat.parquet")
+    data = read(tmp_path, item_column="product")
+    assert features_by_id(data, "image") == {n: [6.0 - n] for n in range(NUM_ITEMS)}
+    assert features_by_id(data, "text") == {n: [n + 0.5] for n in range(NUM_ITEMS)}
+
+
+def test_a_damaged_feature_file_is_named_beside_a_named_column(tmp_path: Path, refuses: Any) -> None:
+    mmrec(tmp_path)
+    path = tmp_path / "image_feat.parquet"
+    path.write_bytes(b"noise")
+    with refuses(path, "not a readable Parquet"):
+        read(tmp_path, item_column="itemID", features={"image": str(path)})
+    with refuses(tmp_path / "gone.parquet", "There is no feature file"):
+        read(tmp_path, item_column="itemID", features={"image": str(tmp_path / "gone.parquet")})
+
+
+def test_empty_lines_at_the_end_of_a_list_of_ids_are_nothing(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    (tmp_path / "ids.txt").write_text("5\n4\n3\n2\n1\n0\n\n\n")
+    data = read(tmp_path, item_ids=str(tmp_path / "ids.txt"))
+    assert features_by_id(data, "image") == dict(enumerate(IMAGE[::-1].tolist()))
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "tiktok"

@@ -161,10 +161,10 @@ def test_transforms_run_when_pyg_says(tmp_path: Path) -> None:
     sizes = {"num_users": 50, "num_items": 60}
     once = Synthetic(str(tmp_path / "once"), **sizes, pre_transform=count_nodes)
     assert once[0]["item"].seen[0] == once[0]["item"].seen[0] == 1
-    assert load_graph(tmp_path / "once" / "processed" / "graph.safetensors")["item"].seen[0] == 1
+    assert load_graph(tmp_path / "once" / "processed" / "graph-50-60-0.safetensors")["item"].seen[0] == 1
     each = Synthetic(str(tmp_path / "each"), **sizes, transform=count_nodes)
     assert "seen" in each[0]["item"]
-    assert "seen" not in load_graph(tmp_path / "each" / "processed" / "graph.safetensors")["item"]
+    assert "seen" not in load_graph(tmp_path / "each" / "processed" / "graph-50-60-0.safetensors")["item"]
 
 
 def test_load_data_reads_files_as_data_sets_do(case: tuple[Make, Path, tuple[str, ...]]) -> None:

@@ -113,6 +113,18 @@ def test_the_data_set_keeps_the_truth(tmp_path: Path) -> None:
     assert torch.equal(dataset[0]["item"].x_text, graph["item"].x_text)
 
 
+def test_data_sets_of_other_sizes_and_seeds_lie_beside_each_other(tmp_path: Path) -> None:
+    settings = [(50, 60, 0), (55, 60, 0), (50, 66, 0), (50, 60, 1)]
+    for users, items, seed in [*settings, *settings]:
+        dataset = Synthetic(str(tmp_path), users, items, seed)
+        graph = synthetic_data(users, items, seed=seed).graph
+        assert (len(dataset.users), len(dataset.items)) == (users, items)
+        assert torch.equal(dataset[0]["item"].x_image, graph["item"].x_image)
+        assert torch.equal(dataset[0][INTERACTS].edge_index, graph[INTERACTS].edge_index)
+    names = {path.name for path in (tmp_path / "processed").iterdir()}
+    assert {"graph-55-60-0.safetensors", "users-55-60-0.parquet", "items-55-60-0.parquet"} <= names
+
+
 def test_the_word_synthetic_names_it() -> None:
     data = load_data(DataConfig(data="synthetic"))
     assert data.facts["source"] == "synthetic"

@@ -139,8 +139,13 @@ class TestRankingTask:
 
     @pytest.mark.parametrize("val", [set(), {(1, 0)}])
     def test_somebody_has_to_be_evaluated(self, val: Pairs) -> None:
-        with pytest.raises(DataError, match="val split is empty, or none of its users"):
+        with pytest.raises(DataError, match="The validation split is empty, or none of its users"):
             RankingTask.from_graph(graph_of({(0, 0)}, val, 2, 2), "val")
+
+
+def test_the_test_split_is_called_by_its_name() -> None:
+    with pytest.raises(DataError, match="The test split is empty"):
+        RankingTask.from_graph(graph_of({(0, 0)}, {(0, 1)}, 1, 2), "test")
 
 
 class _Model(nn.Module):
@@ -157,3 +162,11 @@ def test_evaluate_model_runs_a_fresh_pass_in_eval_mode() -> None:
     assert metrics["mrr@5"] == 1.0
     assert {name.split("@")[1] for name in metrics} == {"5", "10", "20", "50"}
     assert len(metrics) == 7 * len(CUTOFFS)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_model_leaves_the_mode_as_it_was(training: bool) -> None:
+    graph = graph_of({(0, 0)}, {(0, 9)}, 1, 10)
+    model = _Model().train(training)
+    assert evaluate_model(model, graph, RankingTask.from_graph(graph, "val"))["mrr@5"] == 1.0
+    assert model.training is training

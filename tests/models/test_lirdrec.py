@@ -1,6 +1,8 @@
 import copy
 import io
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,16 @@ from torch_geometric.data import HeteroData
 from torch_geometric.typing import WITH_TORCH_SPARSE
 
 from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, build_graph, item_features, modalities
+from lirdrec_pyg.data import (
+    INTERACTED_BY,
+    INTERACTS,
+    SIMILAR,
+    build_graph,
+    item_features,
+    load_graph,
+    modalities,
+    save_graph,
+)
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models import LIRDRec
@@ -278,12 +289,112 @@ class TestRecommend:
         assert all(module.training is training for module in model.modules())
         torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0, equal_nan=True)
 
-    def test_the_graph_has_to_be_whole(self) -> None:
+    def test_an_error_in_the_pass_leaves_the_mode_as_it_was(self) -> None:
         graph = make_graph()
         model = make_model(graph)
+        model.item_conv.eval()
+        before = [module.training for module in model.modules()]
         del graph[SIMILAR]
-        with pytest.raises(DataError, match="lacks the item graph"):
+        with pytest.raises(DataError):
             model.recommend(graph)
+        assert [module.training for module in model.modules()] == before
+
+    @pytest.mark.parametrize("k", [0, -3])
+    def test_at_least_one_item_has_to_be_asked_for(self, k: int) -> None:
+        graph = make_graph()
+        with pytest.raises(DataError, match=f"k is {k}: ask for at least 1 item"):
+            make_model(graph).recommend(graph, k=k)
+
+    @pytest.mark.parametrize(
+        "index",
+        [
+            [4, 1],
+            np.array([4, 1]),
+            torch.tensor([4, 1], dtype=torch.int32),
+            torch.tensor([4, 1], dtype=torch.uint8),
+            torch.tensor([4, 1], dtype=torch.uint16),
+        ],
+        ids=["list", "array", "int32", "uint8", "uint16"],
+    )
+    def test_positions_may_be_any_integers(self, index: Any) -> None:
+        graph = make_graph()
+        model = make_model(graph)
+        for found, expected in zip(model.recommend(graph, index), model.recommend(graph), strict=True):
+            torch.testing.assert_close(found, expected[[4, 1]])
+
+    def test_an_empty_list_is_nobody(self) -> None:
+        graph = make_graph()
+        assert [x.shape for x in make_model(graph).recommend(graph, [], k=3)] == [(0, 3)] * 2
+
+    @pytest.mark.parametrize(
+        ("index", "text"),
+        [
+            ([0, NUM_USERS], "user_index holds 7, but the positions of users go from 0 to 6."),
+            (torch.tensor([2, -1]), "user_index holds -1, but the positions of users go from 0 to 6."),
+            ([0.0, 1.0], "user_index has to be positions of users, integers of shape (N,), got torch.float32"),
+            (torch.ones(NUM_USERS, dtype=torch.bool), "integers of shape (N,), got torch.bool of shape (7,)."),
+            (torch.tensor([[0, 1]]), "got torch.int64 of shape (1, 2)."),
+            (torch.tensor(3), "got torch.int64 of shape ()."),
+            (["ann"], "user_index can't be made a tensor of positions"),
+        ],
+    )
+    def test_users_are_given_by_their_positions(self, index: Any, text: str) -> None:
+        graph = make_graph()
+        with pytest.raises(DataError, match=re.escape(text)):
+            make_model(graph).recommend(graph, index)
+
+    def test_features_are_not_scanned_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: Any, **__: Any) -> None:
+            raise AssertionError("scanned")
+
+        graph = make_graph()
+        monkeypatch.setattr("lirdrec_pyg.data.graph.check_features", refuse)
+        make_model(graph).recommend(graph)
+
+
+@pytest.mark.parametrize("call", ["forward", "loss", "recommend"])
+def test_a_graph_without_the_item_graph_is_refused_and_left_alone(call: str) -> None:
+    graph = make_graph()
+    model = make_model(graph)
+    del graph[SIMILAR]
+    triples = [torch.tensor([[0], [0], [5]])] if call == "loss" else []
+    with pytest.raises(DataError, match=r"lacks the item graph: apply LIRDRec\.graph_transform"):
+        getattr(model, call)(graph, *triples)
+    assert SIMILAR not in graph.edge_types
+
+
+@pytest.mark.parametrize(("mode", "other"), [("feature", "2d"), ("2d", "feature")])
+def test_a_cached_transform_of_the_other_mode_is_not_used(mode: DCTMode, other: DCTMode, tmp_path: Path) -> None:
+    graph = make_graph()
+    model = make_model(graph, dct=mode)
+    expected = model(graph)
+    torch.testing.assert_close(model(prepare(graph, "torch", other)), expected, rtol=1e-5, atol=1e-5)
+    # A file does not say of which mode the result in it is.
+    save_graph(prepare(graph, "torch", other), tmp_path / "graph.safetensors")
+    torch.testing.assert_close(model(load_graph(tmp_path / "graph.safetensors")), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["feature", "2d"])
+def test_a_cached_transform_of_its_own_mode_is_used(mode: DCTMode, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = make_graph()
+    model, data = make_model(graph, dct=mode), prepare(graph, "torch", mode)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(model.dct, "forward", refuse)
+    model(data.to("cpu"))
+    with pytest.raises(AssertionError, match="computed again"):
+        model(graph)
+
+
+@BACKENDS
+def test_a_new_item_graph_on_a_prepared_graph_counts(backend: Backend) -> None:
+    graph = make_graph(k=2)
+    model, wider = make_model(graph), LIRDRec.graph_transform(LIRDRecConfig(knn_k=5))
+    stale = prepare(wider(prepare(graph, backend)), backend)
+    torch.testing.assert_close(model(stale), model(prepare(wider(graph), backend)), rtol=0, atol=0)
+    assert not torch.equal(model(stale)[1], model(prepare(graph, backend))[1])
 
 
 def test_state_dict_round_trip_and_deepcopy() -> None:

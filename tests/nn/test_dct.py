@@ -66,6 +66,23 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, mode: DCTMode
     assert torch.equal(out, MultimodalDCT(mode)([x.float()]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_dct_keeps_half_precision(dtype: torch.dtype, dim: int) -> None:
+    x = torch.randn(5, 7).to(dtype)
+    out = dct(x, dim)
+    assert out.dtype == dtype
+    assert torch.equal(out, dct(x.float(), dim).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_only_real_floating_point_numbers_are_transformed(dtype: torch.dtype) -> None:
+    x = torch.ones(3, 4).to(dtype)
+    for transform in (dct, lambda x: MultimodalDCT()([x])):
+        with pytest.raises(TypeError, match=f"needs a floating-point tensor, got {dtype}: convert it"):
+            transform(x)
+
+
 def test_feature_mode_keeps_every_row_to_itself_and_2d_does_not() -> None:
     x = torch.randn(6, 4)
     changed = x.clone()

@@ -125,6 +125,12 @@ def test_there_has_to_be_somebody_to_learn_from() -> None:
         BPRSampler(torch.tensor([[0, 0, 1, 1], [0, 1, 0, 1]]), 2, 5)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.75])
+def test_there_have_to_be_interactions(alpha: float) -> None:
+    with pytest.raises(DataError, match="There are no training interactions"):
+        BPRSampler(torch.empty(2, 0, dtype=torch.long), 2, 5, alpha)
+
+
 def test_an_edge_index_is_as_good_as_a_tensor() -> None:
     wrapped = BPRSampler(EdgeIndex(STAIRS), 5, 5, generator=seeded()).sample_epoch()
     assert type(wrapped) is Tensor

@@ -211,7 +211,7 @@ def test_should_stop_ends_within_an_epoch(graph: HeteroData) -> None:
     training = make_trainer(graph)
     steps: list[tuple[int, int]] = []
     result = training.fit(
-        on_step=lambda epoch, step: steps.append((epoch, step)), should_stop=lambda: steps[-1] == (2, 1)
+        on_step=lambda epoch, step: steps.append((epoch, step)), should_stop=lambda: steps[-1:] == [(2, 1)]
     )
     assert steps[-1] == (2, 1)
     assert [r.epoch for r in result.history] == [1]
@@ -222,9 +222,21 @@ def test_should_stop_ends_within_an_epoch(graph: HeteroData) -> None:
 
 def test_stopping_before_the_first_validation_keeps_what_there_is(graph: HeteroData) -> None:
     training = make_trainer(graph)
-    result = training.fit(should_stop=lambda: True)
+    start = weights(training)
+    answers = iter([False, True])
+    result = training.fit(should_stop=lambda: next(answers))
     assert (result.best_epoch, result.history, result.stopped) == (0, [], "interrupted")
     assert equal(result.best_state, weights(training))
+    assert not torch.equal(result.best_state["user"], start["user"])
+
+
+def test_stopping_before_the_first_step_trains_nothing(graph: HeteroData) -> None:
+    training = make_trainer(graph)
+    start = weights(training)
+    result = training.fit(should_stop=lambda: True)
+    assert (result.best_epoch, result.history, result.stopped) == (0, [], "interrupted")
+    assert torch.equal(result.best_state["user"], start["user"])
+    assert int(result.best_state["fusion.epoch"]) == 0
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -1,5 +1,6 @@
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,19 @@ class TestNormalizeBipartite:
         scaled = adj / ((adj.sum(1, keepdim=True) + 1e-7) * (adj.sum(0) + 1e-7)).sqrt()
         torch.testing.assert_close(dense(data, INTERACTED_BY), scaled.float())
         torch.testing.assert_close(dense(data, INTERACTS), scaled.T.float())
+
+    @BACKENDS
+    def test_an_operator_of_earlier_weights_goes(self, graph: HeteroData, backend: SparseBackend) -> None:
+        for edge_type in (INTERACTS, INTERACTED_BY):
+            graph[edge_type].edge_weight = torch.ones(graph[edge_type].edge_index.size(1))
+        cached = CacheAdjacency(backend)(AddItemKNN(3)(graph))
+        data = NormalizeBipartite()(cached)
+        for edge_type in (INTERACTS, INTERACTED_BY):
+            assert "adj_t" not in data[edge_type]
+            assert "adj_t" in cached[edge_type]
+            again = CacheAdjacency(backend)(data)[edge_type].adj_t
+            torch.testing.assert_close(again.to_dense(), dense(data, edge_type))
+        assert data[SIMILAR].adj_t is cached[SIMILAR].adj_t
 
 
 class TestDropEdges:
@@ -135,10 +149,24 @@ class TestCacheAdjacency:
 
     @BACKENDS
     def test_needs_no_item_graph_and_makes_nothing_twice(self, graph: HeteroData, backend: SparseBackend) -> None:
-        cache = Compose([NormalizeBipartite(), CacheAdjacency(backend)])
-        first = cache(graph)
+        cache = CacheAdjacency(backend)
+        first = cache(NormalizeBipartite()(graph))
         assert SIMILAR not in first.edge_types
         assert cache(first)[INTERACTS].adj_t is first[INTERACTS].adj_t
+
+    @BACKENDS
+    def test_the_chain_of_an_epoch_keeps_the_item_graphs_operator(
+        self, graph: HeteroData, backend: SparseBackend
+    ) -> None:
+        prepare = Compose([NormalizeBipartite(), CacheAdjacency(backend)])
+        prepared = prepare(AddItemKNN(3)(graph))
+        dropped = Compose([DropEdges(0.5, seeded(0)), prepare])(prepared)
+        assert dropped[SIMILAR].adj_t is prepared[SIMILAR].adj_t
+
+    @pytest.mark.parametrize("backend", ["scipy", "torch_sparse", "Torch", None])
+    def test_an_unknown_backend_is_refused(self, backend: Any) -> None:
+        with pytest.raises(ConfigError, match=f"{backend!r}: choose one of torch, torch-sparse\\."):
+            CacheAdjacency(backend)
 
     @BACKENDS
     def test_a_dropped_graph_is_normalised_afresh(self, graph: HeteroData, backend: SparseBackend) -> None:

@@ -1,10 +1,13 @@
+import copy
+from pathlib import Path
+
 import pytest
 import scipy.fft
 import torch
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DCTMode
-from lirdrec_pyg.data import modalities
+from lirdrec_pyg.data import check_graph, load_graph, modalities, save_graph
 from lirdrec_pyg.transforms import AddDCT
 
 
@@ -22,6 +25,21 @@ def test_blocks_of_items_make_no_difference(graph: HeteroData, monkeypatch: pyte
     whole = AddDCT()(graph)["item"].dct
     monkeypatch.setattr("lirdrec_pyg.transforms.dct._BLOCK_ROWS", 3)
     torch.testing.assert_close(AddDCT()(graph)["item"].dct, whole)
+
+
+@pytest.mark.parametrize("mode", ["feature", "2d"])
+def test_the_mode_stands_beside_the_result(graph: HeteroData, mode: DCTMode, tmp_path: Path) -> None:
+    data = AddDCT(mode)(graph)
+    assert "dct_mode" not in graph["item"]
+    data.validate()
+    check_graph(data)
+    copies = [data, data.to("cpu"), copy.copy(data), copy.deepcopy(data), data.clone()]
+    assert [other["item"].dct_mode for other in copies] == [mode] * len(copies)
+    # A file holds tensors alone; see the model for what becomes of a result without its mode.
+    save_graph(data, tmp_path / "graph.safetensors")
+    loaded = load_graph(tmp_path / "graph.safetensors")
+    assert torch.equal(loaded["item"].dct, data["item"].dct)
+    assert "dct_mode" not in loaded["item"]
 
 
 def test_repr() -> None:

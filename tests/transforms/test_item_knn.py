@@ -7,9 +7,16 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.data import SIMILAR, build_graph, feature_mask, item_features, modalities
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, build_graph, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.transforms import AddItemKNN, item_knn, knn_edges, modality_weights
+from lirdrec_pyg.transforms import (
+    AddItemKNN,
+    CacheAdjacency,
+    NormalizeBipartite,
+    item_knn,
+    knn_edges,
+    modality_weights,
+)
 
 
 def brute_force(x: Tensor, k: int, mask: Tensor | None = None) -> list[list[int]]:
@@ -153,3 +160,13 @@ def test_the_graph_given_is_left_alone(graph: HeteroData) -> None:
 
 def test_repr() -> None:
     assert repr(AddItemKNN(3, {"text": 0.5})) == "AddItemKNN(k=3, weights={'text': 0.5})"
+
+
+def test_an_operator_of_an_earlier_item_graph_goes(graph: HeteroData) -> None:
+    prepared = CacheAdjacency()(NormalizeBipartite()(AddItemKNN(2)(graph)))
+    data = AddItemKNN(5)(prepared)
+    assert "adj_t" not in data[SIMILAR]
+    torch.testing.assert_close(CacheAdjacency()(data)[SIMILAR].adj_t.to_dense(), dense(data))
+    torch.testing.assert_close(prepared[SIMILAR].adj_t.to_dense(), dense(prepared))
+    for edge_type in (INTERACTS, INTERACTED_BY):
+        assert data[edge_type].adj_t is prepared[edge_type].adj_t
