@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -43,6 +42,15 @@ _FILES = (
 )
 _EARLIER = ".earlier"
 
+
+def _partial(name: str) -> str:
+    """Name under which a file is written before it is moved to its place."""
+    return f".{name}.partial"
+
+
+# A run that was killed may have left one of these.
+_OURS = {*_FILES, *map(_partial, _FILES)}
+
 _PACKAGES = ("torch", "torch_geometric", "numpy", "sklearn", "polars", "safetensors", "lightning_fabric")
 
 
@@ -76,7 +84,7 @@ class Run:
         if path.is_dir() and any(path.iterdir()):
             if not overwrite:
                 raise RunError(f"{path} is not empty: name another folder with --out, or pass --overwrite.")
-            others = sorted(p.name for p in path.iterdir() if p.name not in _FILES)
+            others = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
             if others or not (path / "versions.json").is_file():
                 raise RunError(
                     f"{path} holds other things than a run ({', '.join(others[:3]) or 'no versions.json'}), "
@@ -121,7 +129,7 @@ class Run:
 
     def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
         settings = {key: value for config in configs for key, value in asdict(config).items()}
-        self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False)))
+        self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8"))
         self._write_json("versions.json", {"format": RUN_FORMAT, **versions()})
         self._write("graph.safetensors", lambda file: save_graph(data.graph, file))
         self._write("users.parquet", data.users.save)
@@ -161,11 +169,14 @@ class Run:
             "eval_seconds": round(result.eval_seconds, 4),
         }
         path = self.path / "history.csv"
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if result.epoch == 1:
-                writer.writeheader()
-            writer.writerow(row)
+        try:
+            with path.open("a", newline="") as file:
+                writer = csv.DictWriter(file, row)
+                if result.epoch == 1:
+                    writer.writeheader()
+                writer.writerow(row)
+        except OSError as error:
+            raise RunError(f"{path} can't be written ({error}).") from error
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes ``metrics.json``."""
@@ -179,7 +190,7 @@ class Run:
         """What ``config.yaml`` says."""
         path = self.path / "config.yaml"
         try:
-            settings = yaml.safe_load(path.read_text())
+            settings = yaml.safe_load(path.read_text("utf-8"))
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise RunError(f"{path} can't be read ({first_line(error)}).") from error
         if not isinstance(settings, dict):
@@ -230,15 +241,13 @@ class Run:
         return model.eval()
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        partial = self.path / _partial(name)
         try:
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
-            os.close(handle)
             try:
-                write(Path(temporary))
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, self.path / name)
+                write(partial)
+                os.replace(partial, self.path / name)
             finally:
-                Path(temporary).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.path / name} can't be written ({error}).") from error
 
@@ -262,7 +271,7 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in _FILES:
+    for name in _OURS:
         (folder / name).unlink(missing_ok=True)
 
 

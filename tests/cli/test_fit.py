@@ -158,6 +158,14 @@ def test_overwrite_leaves_folders_alone_that_are_no_runs(shop: Path, tmp_path: P
     assert {p.name: p.read_text() for p in photos.iterdir()} == dict.fromkeys(["holiday.jpg", *beside], "precious")
 
 
+def test_what_a_killed_run_left_is_overwritten(run: Path, shop: Path) -> None:
+    (run / ".model.safetensors.partial").write_bytes(b"half")
+    (run / "metrics.json").unlink()
+    assert fit(shop, run, "--overwrite").exit_code == 0
+    assert not (run / ".model.safetensors.partial").exists()
+    assert (run / "metrics.json").is_file()
+
+
 def test_out_may_be_a_link(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
