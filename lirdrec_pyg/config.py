@@ -89,8 +89,12 @@ def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
 class ColumnConfig(_Config):
     """Where a table has what."""
 
-    user_column: str | None = _field(None, "Column of user IDs; by default one of the usual names.")
-    item_column: str | None = _field(None, "Column of item IDs; by default one of the usual names.")
+    user_column: str | None = _field(
+        None, "Column of user IDs; by default one with a usual name, such as user_id or userID."
+    )
+    item_column: str | None = _field(
+        None, "Column of item IDs; by default one with a usual name, such as item_id or itemID."
+    )
     label_column: str | None = _field(None, "Column of split labels (0/1/2 or train/valid/test), if there is one.")
     time_column: str | None = _field(None, "Column of times, a number or a date, if there is one.")
     separator: str | None = _field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
