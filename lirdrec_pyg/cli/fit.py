@@ -62,8 +62,11 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
             Hooks(on_start, progress.step, progress.epoch, lambda: interrupt.signal is not None),
             overwrite,
         )
+    best = (
+        f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}" if metrics["epochs"] else "No epoch was finished"
+    )
     click.echo(
-        f"\nStopped: {metrics['stopped']}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}, "
+        f"\nStopped: {metrics['stopped']}. {best}, "
         f"validation {metrics['monitor']} {metrics['valid'][metrics['monitor']]:.4f}.\n"
         f"Test, all items ranked:\n{metric_table(metrics['test'])}\n\nThe run is in {out}"
     )

@@ -91,26 +91,29 @@ def fit(
     run.save_weights("last", model.state_dict())
     run.save_weights("model", result.best_state)
     model.load_state_dict(result.best_state)
-    history = result.history
     metrics = {
-        "best_epoch": result.best_epoch,
-        "epochs": len(history),
-        "stopped": result.stopped,
-        "monitor": MONITOR,
+        **_account(result.history, result.best_epoch, result.stopped),
         **{name: trainer.evaluate(task) for name, task in tasks.items()},
-        "seconds_per_epoch": {
-            "training": statistics.fmean(r.train_seconds for r in history) if history else None,
-            "evaluation": statistics.fmean(r.eval_seconds for r in history) if history else None,
-        },
         "peak_memory_mib": _peak_memory_mib(),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20
-        if trainer.fabric.device.type == "cuda"
-        else None,
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place == "cuda" else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.facts,
     }
     run.save_metrics(metrics)
     return metrics
+
+
+def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[str, Any]:
+    return {
+        "best_epoch": best_epoch,
+        "epochs": len(history),
+        "stopped": stopped,
+        "monitor": MONITOR,
+        "seconds_per_epoch": {
+            "training": statistics.fmean(r.train_seconds for r in history) if history else None,
+            "evaluation": statistics.fmean(r.eval_seconds for r in history) if history else None,
+        },
+    }
 
 
 def check_before(out: Path, config: TrainingConfig, overwrite: bool) -> None:
