@@ -125,10 +125,11 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
             close = difflib.get_close_matches(name, [str(k) for k in known], 1)
             hint = f", did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"--config {path} has an unknown option {key!r}{hint}")
-        if options[name].multiple != isinstance(value, dict) and value is not None:
+        if value is None:
+            continue
+        if options[name].multiple != isinstance(value, dict):
             kind = "'name: value' lines below it" if options[name].multiple else "a single value"
             raise ConfigError(f"--config {path} has {value!r} for {key!r}, which takes {kind}.")
-        if value is not None:
-            # As text, so that a value is checked as one on the command line is.
-            defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
+        # As text, so that a value is checked as one on the command line is.
+        defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
     ctx.default_map = defaults

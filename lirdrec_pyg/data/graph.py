@@ -38,7 +38,7 @@ SIMILAR = ("item", "similar", "item")
 
 Split = Literal["val", "test"]
 
-_SPLIT_NAMES: dict[Split, str] = {"val": "validation", "test": "test"}
+SPLIT_NAMES: dict[Split, str] = {"val": "validation", "test": "test"}
 
 _FEATURE_PREFIX = "x_"
 _FORMAT = "lirdrec-pyg graph 1"
@@ -127,7 +127,7 @@ def build_graph(
         data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
 
     data[INTERACTS].edge_index = coalesce(edges["training"])
-    for split, name in _SPLIT_NAMES.items():
+    for split, name in SPLIT_NAMES.items():
         data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[name])
     data[INTERACTED_BY].edge_index = data[INTERACTS].edge_index.flip([0])
     check_graph(data)
@@ -203,7 +203,7 @@ def check_graph(data: HeteroData) -> None:
             f"The {reverse.size(1)} reversed interactions are not those of the training split, which has "
             f"{edge_index.size(1)}: set data{list(INTERACTED_BY)}.edge_index to edge_index.flip([0])."
         )
-    for split, name in _SPLIT_NAMES.items():
+    for split, name in SPLIT_NAMES.items():
         if f"{split}_edge_label_index" in data[INTERACTS]:
             _check_pairs(name, held_out_edges(data, split), num_users, num_items)
     if SIMILAR in data.edge_types:

@@ -234,15 +234,13 @@ def _align(
             f"such as {ids[0]!r}, theirs such as {item[0]!r}."
         )
     own = rows.find(items.ids)
-    mask = torch.from_numpy(own >= 0)
-    used = torch.zeros(len(table), dtype=torch.bool)
-    used[torch.from_numpy(own[own >= 0])] = True
-    if zero_features == "missing":
-        used &= ~zero_rows(table.values)
+    row = torch.from_numpy(np.maximum(own, 0))
+    # By row of the table: is it real; by item: has it a row, and a real one.
+    real = ~zero_rows(table.values) if zero_features == "missing" else torch.ones(len(table), dtype=torch.bool)
+    mask = torch.from_numpy(own >= 0) & real[row]
+    used = torch.zeros_like(real)
+    used[row[mask]] = True
     check_features(table.values, source=table.source, used=used)
     # Rows that are in place already are left alone, so a mapped matrix stays mapped.
     in_place = len(own) == len(table) and np.array_equal(own, np.arange(len(own)))
-    x = table.values if in_place else table.values[torch.from_numpy(np.maximum(own, 0))]
-    if zero_features == "missing":
-        mask = mask & ~zero_rows(x)
-    return x, mask
+    return table.values if in_place else table.values[row], mask

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.config import DataConfig, option_name
 from lirdrec_pyg.data import RecommendationData, read_data
 from lirdrec_pyg.datasets.amazon import AmazonReviews
 from lirdrec_pyg.datasets.microlens import MicroLens
@@ -19,10 +19,10 @@ def load_data(config: DataConfig, seed: int = 999) -> RecommendationData:
         ConfigError: if options of files are set for generated data.
     """
     if config.data == "synthetic":
-        if config != DataConfig(data="synthetic"):
-            names = [f.name for f in fields(config) if getattr(config, f.name) != getattr(DataConfig(), f.name)]
-            option = next(name for name in names if name != "data").replace("_", "-")
-            raise ConfigError(f"--{option} goes with files: --data synthetic takes no data options.")
+        untouched = DataConfig(data="synthetic")
+        for field in fields(config):
+            if getattr(config, field.name) != getattr(untouched, field.name):
+                raise ConfigError(f"{option_name(field)} goes with files: --data synthetic takes no data options.")
         return synthetic_data()
     return read_data(config, seed)
 

@@ -18,7 +18,7 @@ from torch_geometric.metrics import (
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.data import INTERACTS, held_out_edges
-from lirdrec_pyg.data.graph import Split
+from lirdrec_pyg.data.graph import SPLIT_NAMES, Split
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models import top_k
 from lirdrec_pyg.models.mode import eval_mode
@@ -71,8 +71,7 @@ class RankingTask:
         trained = degree(seen[0], data["user"].num_nodes) > 0
         user, item = user[trained[user]], item[trained[user]]
         if not len(user):
-            name = "validation" if split == "val" else split
-            raise DataError(f"The {name} split is empty, or none of its users has training interactions.")
+            raise DataError(f"The {SPLIT_NAMES[split]} split is empty, or none of its users has training interactions.")
         user_index, row = user.unique(return_inverse=True)
         row, order = row.sort(stable=True)
         return cls(user_index, torch.stack([row, item[order]]), seen, data["item"].num_nodes)

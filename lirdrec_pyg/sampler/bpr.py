@@ -89,7 +89,7 @@ class BPRSampler:
         return self.candidates[index]
 
     def is_known(self, user: Tensor, item: Tensor) -> Tensor:
-        """Which of the pairs are training interactions, bool, of the shape of ``user``."""
+        """Which of the pairs are training interactions, bool, of their common shape."""
         key = self._key(user, item)
         position = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
         return self._known[position] == key
@@ -113,8 +113,7 @@ class BPRSampler:
 
     def _draw_unknown(self, user: Tensor) -> Tensor:
         """Draws from the items that each user does not have, for users who have nearly all of them."""
-        pairs = user.unsqueeze(1), self.candidates.unsqueeze(0)
-        known = self.is_known(*torch.broadcast_tensors(*pairs))
+        known = self.is_known(user.unsqueeze(1), self.candidates)
         noise = torch.empty(known.shape, device=user.device).exponential_(generator=self.generator).log().neg()
         score = (noise + self._log_weight).masked_fill(known, -torch.inf)
         return self.candidates[score.argmax(dim=1)]
