@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lirdrec_pyg.errors import ConfigError
 
-SplitStrategy = Literal["auto", "labels", "random", "leave-last-out", "time"]
+SplitStrategy = Literal["auto", "labels", "random", "leave-last-out", "time", "cold-items"]
+ZeroFeatures = Literal["error", "missing"]
 DCTMode = Literal["feature", "2d"]
 SparseBackend = Literal["torch", "torch-sparse"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -123,13 +124,17 @@ class DataConfig(ColumnConfig):
     split: SplitStrategy = _field(
         "auto",
         "How to split: the table's labels, random 8:1:1 per user, the last of each user, or global "
-        "time; 'auto' takes the labels if there are any, else random.",
+        "time; 'auto' takes the labels if there are any, else random. 'cold-items' holds out whole items, "
+        "which the training never meets, and splits the others at random.",
         choices=SplitStrategy,
     )
-    zero_features: Literal["error", "missing"] = _field(
+    cold_fraction: float = _field(
+        0.2, "Share of the items that --split cold-items holds out, half for validation.", min=0, min_open=True, max=0.9
+    )
+    zero_features: ZeroFeatures = _field(
         "error",
         "What an all-zero feature row is: an error, or a missing one.",
-        choices=Literal["error", "missing"],
+        choices=ZeroFeatures,
     )
 
 

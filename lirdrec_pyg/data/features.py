@@ -277,9 +277,15 @@ def fill_missing_rows(x: Tensor, mask: Tensor, name: str) -> Tensor:
         return x
     if not mask.any():
         raise DataError(f"No item has features in {name}: leave the modality out.")
-    total = torch.zeros(x.size(1), dtype=torch.float64)
-    for start, rows in row_blocks(x):
-        total += rows[mask[start : start + len(rows)]].sum(dim=0, dtype=torch.float64)
     filled = x.clone()
-    filled[~mask] = (total / mask.sum()).to(x.dtype)
+    filled[~mask] = mean_row(x, mask).to(x.dtype)
     return filled
+
+
+def mean_row(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean of the rows of ``x`` inside of ``mask``, float64, shape ``(d_m,)``."""
+    total = torch.zeros(x.size(1), dtype=torch.float64, device=x.device)
+    for start, rows in row_blocks(x):
+        kept = rows if mask is None else rows[mask[start : start + len(rows)]]
+        total += kept.sum(dim=0, dtype=torch.float64)
+    return total / (len(x) if mask is None else mask.sum())

@@ -10,11 +10,16 @@
 ``data[INTERACTED_BY].edge_index``     the same edges, reversed
 ``data[INTERACTS].val_edge_label_index``, ``test_edge_label_index``
                                        held-out interactions (user, item)
+``data["new_item"]``                   optional: items that came after the training, with ``x_`` and ``mask_``
+                                       as ``data["item"]`` has them; no edge leads to them. If they were held
+                                       out by a split, ``val_edge_label_index`` and ``test_edge_label_index``
+                                       are their interactions (user, new item)
 ``data[SIMILAR].edge_index``           item graph, edges from a neighbour to the item it informs,
                                        with ``edge_weight`` (see :class:`~lirdrec_pyg.transforms.AddItemKNN`)
 =====================================  ==========================================================
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,18 +28,19 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
-from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows, finite_rows
+from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows, finite_rows, mean_row
 from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import DataError
 
 INTERACTS = ("user", "interacts", "item")
 INTERACTED_BY = ("item", "rev_interacts", "user")
 SIMILAR = ("item", "similar", "item")
+NEW_ITEM = "new_item"
 
 Split = Literal["val", "test"]
 
@@ -57,19 +63,38 @@ def modalities(data: HeteroData) -> tuple[str, ...]:
     )
 
 
-def item_features(data: HeteroData, modality: str) -> Tensor:
+def item_features(data: HeteroData, modality: str, node_type: str = "item") -> Tensor:
     """Feature matrix ``x_<modality>``, shape ``(num_items, d_m)``."""
-    return data["item"][f"{_FEATURE_PREFIX}{modality}"]
+    return data[node_type][f"{_FEATURE_PREFIX}{modality}"]
 
 
-def feature_mask(data: HeteroData, modality: str) -> Tensor | None:
+def feature_mask(data: HeteroData, modality: str, node_type: str = "item") -> Tensor | None:
     """Which items have features of their own in ``modality``; ``None`` when all have."""
-    return data["item"].get(f"mask_{modality}")
+    return data[node_type].get(f"mask_{modality}")
 
 
 def held_out_edges(data: HeteroData, split: Split) -> Tensor:
     """Held-out interactions of ``split``, shape ``(2, num_pairs)``."""
     return data[INTERACTS][f"{split}_edge_label_index"]
+
+
+def has_new_items(data: HeteroData) -> bool:
+    """Whether there are items that came after the training."""
+    # data["new_item"] would make an empty store.
+    return NEW_ITEM in data.node_types
+
+
+def without_new_items(data: HeteroData) -> HeteroData:
+    """A copy of ``data`` without the items that came after the training."""
+    data = copy.copy(data)
+    if has_new_items(data):
+        del data[NEW_ITEM]
+    return data
+
+
+def new_item_edges(data: HeteroData, split: Split) -> Tensor | None:
+    """Held-out interactions (user, new item) of ``split``; ``None`` where no split held the new items out."""
+    return data[NEW_ITEM].get(f"{split}_edge_label_index") if has_new_items(data) else None
 
 
 def build_graph(
@@ -131,6 +156,85 @@ def build_graph(
         data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[name])
     data[INTERACTED_BY].edge_index = data[INTERACTS].edge_index.flip([0])
     check_graph(data)
+    return data
+
+
+def set_new_items(
+    data: HeteroData,
+    features: Mapping[str, Tensor | np.ndarray],
+    masks: Mapping[str, Tensor | np.ndarray] | None = None,
+    held_out: Mapping[Split, Tensor] | None = None,
+) -> HeteroData:
+    """A copy of ``data`` with the items that came after the training; it shares all else with ``data``.
+
+    Args:
+        data: a graph of :func:`build_graph`.
+        features: a matrix of shape ``(num_new, d_m)`` for each modality of ``data``.
+        masks: for a modality that lacks some of the new items, ``True`` where a row is real. The other
+            rows are replaced by the mean of the trained items.
+        held_out: their interactions (user, new item), if a split held them out.
+
+    Raises:
+        DataError: if something is wrong with the arrays, in a sentence that says what.
+    """
+    names = modalities(data)
+    if set(features) != set(names):
+        raise DataError(f"New items need the modalities {', '.join(names)}, got {', '.join(features) or 'none'}.")
+    masks = masks or {}
+    if unknown := masks.keys() - set(names):
+        raise DataError(f"There is a mask of {', '.join(sorted(unknown))}, but no features of that name.")
+    data = without_new_items(data)
+    matrices = {modality: _as_tensor(features[modality], f"x_{modality}") for modality in names}
+    num_new = len(next(iter(matrices.values())))
+    data[NEW_ITEM].num_nodes = num_new
+    for modality, x in matrices.items():
+        known = item_features(data, modality)
+        check_matrix(x, source=f"x_{modality} of the new items")
+        if tuple(x.shape) != (num_new, known.size(1)):
+            raise DataError(
+                f"x_{modality} of the new items has the shape {tuple(x.shape)}, but ({num_new}, {known.size(1)}) "
+                "is needed: one row a new item, as wide as the features of the training."
+            )
+        x = x.to(known.device)
+        if modality in masks:
+            mask = _as_tensor(masks[modality], f"mask_{modality}").bool().to(known.device)
+            if mask.shape != (num_new,):
+                raise DataError(
+                    f"mask_{modality} of the new items has the shape {tuple(mask.shape)}, not ({num_new},)."
+                )
+            data[NEW_ITEM][f"mask_{modality}"] = mask
+            x = x.clone()
+            x[~mask] = mean_row(known, feature_mask(data, modality)).to(x.dtype)
+        used = data[NEW_ITEM].get(f"mask_{modality}")
+        check_features(x, source=f"x_{modality} of the new items", used=used)
+        data[NEW_ITEM][f"{_FEATURE_PREFIX}{modality}"] = x
+    for split, pairs in (held_out or {}).items():
+        _check_pairs(f"{SPLIT_NAMES[split]}", pairs, data["user"].num_nodes, num_new)
+        data[NEW_ITEM][f"{split}_edge_label_index"] = coalesce(pairs)
+    return data
+
+
+def append_new_items(data: HeteroData, more: HeteroData) -> HeteroData:
+    """A copy of ``data`` whose new items are its own, followed by those of ``more``.
+
+    It has no held-out interactions with new items, since not all of these were held out.
+    """
+    if not has_new_items(data):
+        return more
+    data = copy.copy(data)
+    own, other = data[NEW_ITEM], more[NEW_ITEM]
+    joined: dict[str, Tensor] = {}
+    for modality in modalities(data):
+        key, mask = f"{_FEATURE_PREFIX}{modality}", f"mask_{modality}"
+        joined[key] = torch.cat([own[key], other[key].to(own[key].dtype)])
+        if mask in own or mask in other:
+            joined[mask] = torch.cat(
+                [s.get(mask, torch.ones(s.num_nodes, dtype=torch.bool, device=own[key].device)) for s in (own, other)]
+            )
+    num_nodes = own.num_nodes + other.num_nodes
+    del data[NEW_ITEM]
+    data[NEW_ITEM].num_nodes = num_nodes
+    data[NEW_ITEM].update(joined)
     return data
 
 
@@ -214,7 +318,8 @@ def check_graph(data: HeteroData) -> None:
         if "edge_weight" not in similar or len(similar.edge_weight) != similar.edge_index.size(1):
             raise DataError(f"The item graph needs one weight an edge: set data{list(SIMILAR)}.edge_weight.")
     try:
-        data.validate()
+        # Without the new items, which PyG would find isolated.
+        without_new_items(data).validate()
     except ValueError as error:
         raise DataError(f"The graph is not a valid HeteroData: {error}.") from error
 
@@ -267,7 +372,7 @@ def save_graph(data: HeteroData, path: Path) -> None:
         "num_nodes": json.dumps({t: data[t].num_nodes for t in data.node_types}),
         "order": json.dumps(list(tensors)),
     }
-    save_file(tensors, path, metadata)
+    save_tensors(tensors, path, metadata)
 
 
 def load_graph(path: Path) -> HeteroData:

@@ -197,7 +197,9 @@ def k_core(frame: pl.DataFrame, k: int) -> pl.DataFrame:
         frame = kept
 
 
-def split_interactions(frame: pl.DataFrame, strategy: SplitStrategy, seed: int) -> pl.DataFrame:
+def split_interactions(
+    frame: pl.DataFrame, strategy: SplitStrategy, seed: int, cold_fraction: float = 0.2
+) -> pl.DataFrame:
     """Gives every interaction a ``label``: 0 training, 1 validation, 2 test.
 
     Args:
@@ -211,8 +213,13 @@ def split_interactions(frame: pl.DataFrame, strategy: SplitStrategy, seed: int) 
               validation, if the user has three or more.
             * ``time``: the first 80 % of all interactions in time train, the next 10 % validate, the
               last 10 % test. Interactions at one moment are never parted.
+            * ``cold-items``: ``cold_fraction`` of the items are drawn, and all interactions with them held
+              out: those with one half of these items validate, those with the other half test, so that
+              no item is in both. The interactions with the other items are split as ``random`` does. The
+              result has a column ``cold`` that says which is which.
             * ``auto``: ``labels`` if the file has them, else ``random``.
         seed: of the random split.
+        cold_fraction: share of the items that ``cold-items`` holds out.
 
     Raises:
         DataError: if the strategy needs a column that is missing, or a split comes out empty.
@@ -225,12 +232,20 @@ def split_interactions(frame: pl.DataFrame, strategy: SplitStrategy, seed: int) 
         labels = frame["label"].to_numpy()
     elif strategy == "random":
         labels = _random_labels(frame, np.random.default_rng(seed))
+    elif strategy == "cold-items":
+        rng = np.random.default_rng(seed)
+        cold_labels = _cold_labels(frame, cold_fraction, rng)
+        cold = cold_labels != TRAIN
+        frame = frame.with_columns(pl.Series("cold", cold))
+        labels = cold_labels
+        labels[~cold] = _random_labels(frame.filter(~pl.col("cold")), rng)
     else:
         if "time" not in frame.columns:
             raise DataError(f"--split {strategy} needs a column of times: name it with --time-column.")
         labels = _last_out_labels(frame) if strategy == "leave-last-out" else _time_labels(frame)
     for label, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
-        if not (labels == label).any():
+        kept = labels == label if strategy != "cold-items" else (labels == label) & ~frame["cold"].to_numpy()
+        if not kept.any():
             raise DataError(
                 f"The {name} split is empty (--split {strategy}, {len(frame)} interactions): "
                 "give more data or choose another --split."
@@ -262,6 +277,23 @@ def _random_labels(frame: pl.DataFrame, rng: np.random.Generator) -> np.ndarray:
     rank, size = _ranks(user, np.lexsort((rng.random(len(user)), user)))
     held_out = np.where(size >= 3, np.maximum(1, np.rint(size / 10)), 0)
     return np.where(rank < held_out, TEST, np.where(rank < 2 * held_out, VAL, TRAIN))
+
+
+def _cold_labels(frame: pl.DataFrame, fraction: float, rng: np.random.Generator) -> np.ndarray:
+    """0 for an interaction with a warm item, 1 or 2 with a cold one of that split."""
+    # Sorted, so that the draw depends on the items alone and not on the order of the table.
+    _, item = np.unique(frame["item"].to_numpy(), return_inverse=True)
+    num_items = int(item.max()) + 1
+    num_cold = round(fraction * num_items)
+    if not 2 <= num_cold <= num_items - 2:
+        raise DataError(
+            f"--cold-fraction {fraction:g} of {num_items} items is {num_cold}: at least two items have to be cold, "
+            "and two others warm."
+        )
+    label_of_item = np.full(num_items, TRAIN)
+    drawn = rng.permutation(num_items)[:num_cold]
+    label_of_item[drawn[: num_cold // 2]], label_of_item[drawn[num_cold // 2 :]] = VAL, TEST
+    return label_of_item[item]
 
 
 def _last_out_labels(frame: pl.DataFrame) -> np.ndarray:

@@ -9,7 +9,7 @@ import polars as pl
 import torch
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.config import DataConfig, ZeroFeatures
 from lirdrec_pyg.data.features import (
     FEATURE_SUFFIXES,
     FeatureTable,
@@ -17,7 +17,7 @@ from lirdrec_pyg.data.features import (
     read_features,
     zero_rows,
 )
-from lirdrec_pyg.data.graph import build_graph, check_catalogue
+from lirdrec_pyg.data.graph import build_graph, check_catalogue, set_new_items
 from lirdrec_pyg.data.interactions import (
     TEST,
     TRAIN,
@@ -45,6 +45,8 @@ class RecommendationData:
         graph: positions only.
         users: user IDs by position.
         items: item IDs by position.
+        new_items: IDs of the items that came after the training, by position among these; ``None`` if
+            there are none.
         facts: how the data came about (source, split, merged duplicates, ...), for people and logs.
     """
 
@@ -52,6 +54,7 @@ class RecommendationData:
     users: Vocabulary
     items: Vocabulary
     facts: dict[str, str | int]
+    new_items: Vocabulary | None = None
 
 
 def read_data(config: DataConfig | str | Path, seed: int = 999) -> RecommendationData:
@@ -149,30 +152,42 @@ def assemble(
         frame = frame.with_columns(pl.col("item").cast(pl.String))
         row_ids = {modality: ids.cast(pl.String) for modality, ids in row_ids.items()}
     users = Vocabulary(frame["user"].unique().sort(), "user")
-    items = Vocabulary(_catalogue(frame["item"], row_ids.values(), closed=config.k_core > 0), "item")
-    check_catalogue(len(items))  # before the split, which a single item leaves empty
+    catalogue = _catalogue(frame["item"], row_ids.values(), closed=config.k_core > 0)
+    check_catalogue(len(catalogue))  # before the split, which a single item leaves empty
 
     strategy = resolve_split(frame) if config.split == "auto" else config.split
-    frame = split_interactions(frame, strategy, seed)
-    facts["split"] = f"{strategy}, seed {seed}" if strategy == "random" else strategy
+    frame = split_interactions(frame, strategy, seed, config.cold_fraction)
+    facts["split"] = f"{strategy}, seed {seed}" if strategy in ("random", "cold-items") else strategy
+    cold = frame.filter(pl.col("cold")) if "cold" in frame.columns else frame.clear()
+    is_new = catalogue.is_in(cold["item"].unique().implode())
+    items, new_items = Vocabulary(catalogue.filter(~is_new), "item"), Vocabulary(catalogue.filter(is_new), "item")
 
-    matrices, masks = {}, {}
-    for modality, table in features.items():
-        matrices[modality], mask = _align(table, row_ids[modality], frame["item"], items, config.zero_features)
-        if not mask.all():
-            masks[modality] = mask
-            facts[f"items without {modality}"] = int((~mask).sum())
+    rows = {m: FeatureRows.of(table, row_ids[m], config.zero_features) for m, table in features.items()}
+    for modality in rows:
+        rows[modality].check_known(frame["item"])
+    matrices, masks = select_features(items, rows)
+    facts |= {f"items without {modality}": int((~mask).sum()) for modality, mask in masks.items()}
+    warm = frame.filter(~pl.col("cold")) if len(new_items) else frame
+    pairs = _pairs_by_label(warm, users, items)
+    graph = build_graph(pairs[TRAIN], matrices, val=pairs[VAL], test=pairs[TEST], masks=masks, num_users=len(users))
+    if not len(new_items):
+        return RecommendationData(graph, users, items, facts)
+    facts["items held out"] = len(new_items)
+    pairs = _pairs_by_label(cold, users, new_items)
+    graph = set_new_items(graph, *select_features(new_items, rows), {"val": pairs[VAL], "test": pairs[TEST]})
+    return RecommendationData(graph, users, items, facts, new_items)
 
+
+def _pairs_by_label(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> dict[int, torch.Tensor]:
+    """Positions (user, item) of each label's interactions."""
     positions = np.stack([users.positions(frame["user"]), items.positions(frame["item"])])
     labels = frame["label"].to_numpy()
-    train, val, test = (torch.from_numpy(positions[:, labels == label]) for label in (TRAIN, VAL, TEST))
-    graph = build_graph(train, matrices, val=val, test=test, masks=masks, num_users=len(users))
-    return RecommendationData(graph, users, items, facts)
+    return {label: torch.from_numpy(positions[:, labels == label]) for label in (TRAIN, VAL, TEST)}
 
 
 def _row_ids(features: Mapping[str, FeatureTable], item: pl.Series, id_file: str | None) -> dict[str, pl.Series]:
     """The item ID of each row of each modality."""
-    listed = _read_id_file(Path(id_file)) if id_file else None
+    listed = _read_unique_ids(Path(id_file), "--item-ids") if id_file else None
     by_position = {table.source: len(table) for table in features.values() if table.ids is None}
     if len(set(by_position.values())) > 1:
         text = ", ".join(f"{source} has {rows}" for source, rows in by_position.items())
@@ -181,6 +196,81 @@ def _row_ids(features: Mapping[str, FeatureTable], item: pl.Series, id_file: str
         modality: _ids_by_position(table, item, listed) if table.ids is None else table.ids
         for modality, table in features.items()
     }
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items that came after the training.
+
+    Attributes:
+        ids: their IDs.
+        features: a matrix of shape ``(len(ids), d_m)`` for each modality.
+        masks: for a modality that lacks some of them, ``True`` where a row is real.
+    """
+
+    ids: Vocabulary
+    features: dict[str, torch.Tensor]
+    masks: dict[str, torch.Tensor]
+
+
+def read_new_items(
+    features: Mapping[str, str | Path],
+    widths: Mapping[str, int],
+    ids: str | Path | None = None,
+    zero_features: ZeroFeatures = "error",
+    item_column: str | None = None,
+) -> NewItems:
+    """Reads features of new items.
+
+    Args:
+        features: a file for each modality, see :func:`~lirdrec_pyg.data.read_features`. A modality that
+            is left out is missing for all of the items.
+        widths: feature width of each modality of the model.
+        ids: text file with one item ID a line, for feature files whose rows go by position; with it,
+            these are the items, else those that any of the files has.
+        zero_features: what an all-zero row is, an error or a missing one.
+        item_column: name of the ID column in Parquet; by default it is found as in training.
+
+    Raises:
+        DataError: in one sentence that names the file, row or option and the way out.
+    """
+    if not features:
+        raise DataError("There are no features of the new items: name a file with --features MODALITY=FILE.")
+    if unknown := [m for m in features if m not in widths]:
+        raise DataError(f"--features names {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
+    listed = None if ids is None else _read_unique_ids(Path(ids), "--ids")
+    files = {modality: Path(path) for modality, path in features.items()}
+    tables = {m: read_features(file, _id_column(file, item_column)) for m, file in files.items()}
+    row_ids = {}
+    for modality, table in tables.items():
+        if table.values.size(1) != widths[modality]:
+            raise DataError(
+                f"{table.source} has {table.values.size(1)} columns, but {modality} had {widths[modality]} in the "
+                "training: make the features as they were made then."
+            )
+        if table.ids is not None:
+            row_ids[modality] = table.ids
+        elif listed is None:
+            raise DataError(f"{table.source} says of no row which item it belongs to: list the IDs with --ids FILE.")
+        elif len(listed) != len(table):
+            raise DataError(f"{table.source} has {len(table)} rows, but --ids lists {len(listed)} items.")
+        else:
+            row_ids[modality] = listed
+    found = [*([] if listed is None else [listed]), *row_ids.values()]
+    if len({series.dtype for series in found}) > 1:
+        found = [series.cast(pl.String) for series in found]
+    new = Vocabulary(found[0] if listed is not None else pl.concat(found).unique(maintain_order=True), "item")
+    rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}
+    matrices, masks = select_features(new, rows)
+    for modality in widths.keys() - features.keys():
+        matrices[modality] = torch.zeros(len(new), widths[modality])
+        masks[modality] = torch.zeros(len(new), dtype=torch.bool)
+    bare = torch.ones(len(new), dtype=torch.bool)
+    for modality in widths:
+        bare &= ~masks.get(modality, torch.ones_like(bare))
+    if bare.any():
+        raise DataError(f"The new item {new.ids[int(bare.int().argmax())]!r} has no features in any modality.")
+    return NewItems(new, matrices, masks)
 
 
 def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | None) -> pl.Series:
@@ -204,18 +294,31 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
     return pl.Series("id", np.arange(len(table)))
 
 
-def _read_id_file(path: Path) -> pl.Series:
+def read_ids(path: Path, option: str) -> pl.Series:
+    """IDs of a text file, one a line.
+
+    Args:
+        path: the file.
+        option: what named it, for messages.
+
+    Raises:
+        DataError: if it can't be read, or an ID is missing.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}, named by --item-ids, is not a readable text file ({error}).") from error
+        raise DataError(f"{path}, named by {option}, is not a readable text file ({error}).") from error
     while lines and not lines[-1]:
         lines.pop()
     if "" in lines:
-        raise DataError(f"{path} has no item ID in line {lines.index('') + 1}.")
-    ids = pl.Series("id", lines, dtype=pl.String)
-    check_ids(ids, source=str(path))
-    return canonical_ids(ids, source=str(path))
+        raise DataError(f"{path} has no ID in line {lines.index('') + 1}.")
+    return canonical_ids(pl.Series("id", lines, dtype=pl.String), source=str(path))
+
+
+def _read_unique_ids(path: Path, option: str) -> pl.Series:
+    ids = read_ids(path, option)
+    check_ids(ids.cast(pl.String), source=str(path))
+    return ids
 
 
 def _catalogue(item: pl.Series, row_ids: Iterable[pl.Series], closed: bool) -> pl.Series:
@@ -223,24 +326,58 @@ def _catalogue(item: pl.Series, row_ids: Iterable[pl.Series], closed: bool) -> p
     return pl.concat([s.rename("id") for s in ids]).unique().sort()
 
 
-def _align(
-    table: FeatureTable, ids: pl.Series, item: pl.Series, items: Vocabulary, zero_features: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ``table``, which belong to ``ids``, in the catalogue's order, and which of them are real."""
-    rows = Vocabulary(ids, "item")
-    if (rows.find(item) < 0).all():
-        raise DataError(
-            f"{table.source} has features for none of the items in the interactions: its item IDs are "
-            f"such as {ids[0]!r}, theirs such as {item[0]!r}."
-        )
-    own = rows.find(items.ids)
-    row = torch.from_numpy(np.maximum(own, 0))
-    # By row of the table: is it real; by item: has it a row, and a real one.
-    real = ~zero_rows(table.values) if zero_features == "missing" else torch.ones(len(table), dtype=torch.bool)
-    mask = torch.from_numpy(own >= 0) & real[row]
-    used = torch.zeros_like(real)
-    used[row[mask]] = True
-    check_features(table.values, source=table.source, used=used)
-    # Rows that are in place already are left alone, so a mapped matrix stays mapped.
-    in_place = len(own) == len(table) and np.array_equal(own, np.arange(len(own)))
-    return table.values if in_place else table.values[row], mask
+@dataclass(frozen=True)
+class FeatureRows:
+    """The features of one modality by item ID.
+
+    Attributes:
+        table: as the file has them.
+        rows: the item ID of each row.
+        real: which rows are features, and not zeros that stand for missing ones.
+    """
+
+    table: FeatureTable
+    rows: Vocabulary
+    real: torch.Tensor
+
+    @classmethod
+    def of(cls, table: FeatureTable, ids: pl.Series, zero_features: ZeroFeatures) -> "FeatureRows":
+        """Rows of ``table``, which belong to ``ids``."""
+        real = ~zero_rows(table.values) if zero_features == "missing" else torch.ones(len(table), dtype=torch.bool)
+        return cls(table, Vocabulary(ids, "item"), real)
+
+    def check_known(self, item: pl.Series) -> None:
+        """Raises :class:`DataError` if none of ``item`` has a row."""
+        if (self.rows.find(item) < 0).all():
+            raise DataError(
+                f"{self.table.source} has features for none of the items in the interactions: its item IDs are "
+                f"such as {self.rows.ids[0]!r}, theirs such as {item[0]!r}."
+            )
+
+    def select(self, items: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of ``items``, shape ``(len(items), d_m)``, and which of them are real."""
+        values = self.table.values
+        own = self.rows.find(items.ids)
+        row = torch.from_numpy(np.maximum(own, 0))
+        mask = torch.from_numpy(own >= 0) & self.real[row]
+        used = torch.zeros_like(self.real)
+        used[row[mask]] = True
+        check_features(values, source=self.table.source, used=used)
+        # Rows that are in place already are left alone, so a mapped matrix stays mapped.
+        in_place = len(own) == len(values) and np.array_equal(own, np.arange(len(own)))
+        return values if in_place else values[row], mask
+
+
+def select_features(
+    items: Vocabulary, features: Mapping[str, FeatureRows]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Matrices of ``items`` by modality, and masks of those modalities that lack some of them.
+
+    Raises:
+        DataError: if a row that is needed is no row of features.
+    """
+    selected = {modality: rows.select(items) for modality, rows in features.items()}
+    return (
+        {modality: values for modality, (values, _) in selected.items()},
+        {modality: mask for modality, (_, mask) in selected.items() if not mask.all()},
+    )

@@ -1,5 +1,6 @@
 """Full-ranking evaluation: every item is a candidate but those the user has in training."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch_geometric.utils import degree
 from lirdrec_pyg.data import INTERACTS, held_out_edges
 from lirdrec_pyg.data.graph import SPLIT_NAMES, Split
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models import top_k
+from lirdrec_pyg.models import SeenItems, TopK, top_k
 from lirdrec_pyg.models.mode import eval_mode
 
 CUTOFFS = (5, 10, 20, 50)
@@ -50,13 +51,13 @@ class RankingTask:
     Attributes:
         user_index: users with held-out interactions and with training interactions, ``(N,)``.
         label_index: held-out pairs (row in ``user_index``, item), sorted by row, ``(2, num_pairs)``.
-        seen: training pairs (user, item), which are never ranked.
+        seen: training items of each user, which are never ranked; ``None`` if nothing is left out.
         num_items: number of candidates.
     """
 
     user_index: Tensor
     label_index: Tensor
-    seen: Tensor
+    seen: SeenItems | None
     num_items: int
 
     @classmethod
@@ -66,15 +67,38 @@ class RankingTask:
         Raises:
             DataError: if nobody can be evaluated.
         """
-        seen = data[INTERACTS].edge_index.as_subclass(Tensor)
-        user, item = held_out_edges(data, split)
-        trained = degree(seen[0], data["user"].num_nodes) > 0
-        user, item = user[trained[user]], item[trained[user]]
-        if not len(user):
+        num_users = data["user"].num_nodes
+        pairs = trained_users_only(held_out_edges(data, split), data)
+        if not pairs.numel():
             raise DataError(f"The {SPLIT_NAMES[split]} split is empty, or none of its users has training interactions.")
-        user_index, row = user.unique(return_inverse=True)
+        return cls.of(pairs, SeenItems.of(data[INTERACTS].edge_index, num_users), data["item"].num_nodes)
+
+    @classmethod
+    def of(cls, pairs: Tensor, seen: SeenItems | None, num_items: int) -> "RankingTask":
+        """The task of finding ``pairs`` (user, item), shape ``(2, num_pairs)``."""
+        user_index, row = pairs[0].unique(return_inverse=True)
         row, order = row.sort(stable=True)
-        return cls(user_index, torch.stack([row, item[order]]), seen, data["item"].num_nodes)
+        return cls(user_index, torch.stack([row, pairs[1][order]]), seen, num_items)
+
+    @property
+    def pairs(self) -> Tensor:
+        """Held-out pairs (user, item), shape ``(2, num_pairs)``."""
+        row, item = self.label_index
+        return torch.stack([self.user_index[row], item])
+
+    def select(self, kept: Tensor) -> "RankingTask":
+        """The task of finding some of the pairs only; the candidates stay the same.
+
+        Args:
+            kept: bool, shape ``(num_pairs,)``.
+        """
+        return self.of(self.pairs[:, kept], self.seen, self.num_items)
+
+
+def trained_users_only(pairs: Tensor, data: HeteroData) -> Tensor:
+    """Those of ``pairs`` (user, item) whose user has training interactions in ``data``."""
+    trained = degree(data[INTERACTS].edge_index[0], data["user"].num_nodes) > 0
+    return pairs[:, trained[pairs[0]]]
 
 
 def evaluate_ranking(
@@ -99,12 +123,26 @@ def evaluate_ranking(
     Returns:
         ``{"recall@20": ..., ...}`` for each metric and cutoff.
     """
+    return ranking_metrics(top_k(user, item, task.user_index, max(cutoffs), task.seen), task, cutoffs, user.device)
+
+
+def ranking_metrics(
+    blocks: Iterable[TopK], task: RankingTask, cutoffs: tuple[int, ...] = CUTOFFS, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """The metrics of :func:`evaluate_ranking` for rankings that were made already.
+
+    Args:
+        blocks: for all users of ``task``, in their order, at least the ``max(cutoffs)`` best items, or all.
+        task: users and held-out items.
+        cutoffs: values of :math:`k`.
+        device: where the blocks are.
+    """
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for name, metric in _METRICS.items() for k in cutoffs}
         | {f"coverage@{k}": _Coverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
-    ).to(user.device)
+    ).to(device)
     row, label = task.label_index
-    for block in top_k(user, item, task.user_index, max(cutoffs), task.seen):
+    for block in blocks:
         start, stop = torch.searchsorted(row, torch.tensor([block.rows.start, block.rows.stop], device=row.device))
         # A user with few items left gets training items at the end, at minus infinity: they are no items here.
         ranked = block.item.where(block.score > -torch.inf, task.num_items)

@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.models.ranking import top_k, user_positions
+from lirdrec_pyg.models.ranking import SeenItems, top_k, user_positions
+from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     BipartiteConv,
     BPRLoss,
@@ -114,10 +116,10 @@ class LIRDRec(nn.Module):
         """What can be made ready once for all calls of :meth:`forward`, on the device of the graph."""
         return Compose([LoadFeatures(), AddDCT(config.dct), NormalizeBipartite(), CacheAdjacency(backend)])
 
-    def encode_items(self, data: HeteroData) -> Tensor:
+    def encode_items(self, data: HeteroData, node_type: str = "item") -> Tensor:
         """Unit vectors of the items in every branch before any propagation, shape ``(|I|, B, d)``."""
-        features = [item_features(data, modality) for modality in self.in_channels]
-        item = data["item"]
+        features = [item_features(data, modality, node_type) for modality in self.in_channels]
+        item = data[node_type]
         # A cache without its mode, or of the other mode, is not this model's input.
         cached = "dct" in item and item.get("dct_mode") == self.dct.mode
         shared = item.dct if cached else self.dct(features)
@@ -137,19 +139,39 @@ class LIRDRec(nn.Module):
         Raises:
             DataError: if the item graph is lacking.
         """
+        x_user, x_item = self.bipartite_conv(*self._inputs(data))
+        return self.fusion(self.split_branches(x_user)), self.item_conv(x_item, *adjacency(data[SIMILAR]))
+
+    def _inputs(self, data: HeteroData) -> tuple[Any, ...]:
+        """What the user-item propagation starts from: users, items and the edges in both directions."""
         # Asked for first: data[SIMILAR] would leave an empty store in a graph without one.
         if SIMILAR not in data.edge_types:
             raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
         x_user = F.normalize(self.user, dim=-1).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
-
         edge_index, edge_weight = adjacency(data[INTERACTS])
         rev_edge_index, rev_edge_weight = adjacency(data[INTERACTED_BY])
-        x_user, x_item = self.bipartite_conv(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+        return x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight
 
-        x_item = self.item_conv(x_item, *adjacency(data[SIMILAR]))
-        x_user = self.fusion(x_user.view(-1, len(self.branches), self.embedding_dim))
-        return x_user, x_item
+    def split_branches(self, x: Tensor) -> Tensor:
+        """Vectors of shape ``(N, B * d)`` by branch, shape ``(N, B, d)``."""
+        return x.view(-1, len(self.branches), self.embedding_dim)
+
+    @torch.no_grad()
+    def vectors(self, data: HeteroData) -> Vectors:
+        """All that is needed to rank, to explain a score, and to take in new items and new users, from
+        one pass in eval mode. ``data`` is as for :meth:`forward`."""
+        with eval_mode(self):
+            layers = list(self.bipartite_conv.layers(*self._inputs(data)))
+            # One after the other, as forward adds them up, so that the sums round alike.
+            x_user, x_item = (reduce(torch.add, side) for side in zip(*layers, strict=True))
+            x_user = self.split_branches(x_user)
+            return Vectors(
+                user=self.fusion(x_user),
+                user_weight=self.fusion.attention(x_user),
+                item=self.item_conv(x_item, *adjacency(data[SIMILAR])),
+                item_layers=torch.stack([item for _, item in layers]),
+            )
 
     def loss(self, data: HeteroData, triples: Tensor) -> Tensor:
         """Loss of a batch.
@@ -198,7 +220,7 @@ class LIRDRec(nn.Module):
         index = user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
         with eval_mode(self):
             user, item = self(data)
-        seen = data[INTERACTS].edge_index if exclude_seen else None
+        seen = SeenItems.of(data[INTERACTS].edge_index, self.num_users) if exclude_seen else None
         blocks = list(top_k(user, item, index.to(user.device), k, seen))
         return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -102,6 +103,23 @@ class BipartiteConv(_WeightedSumConv):
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> tuple[Tensor, Tensor]:
+        layers = self.layers(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+        out_user, out_item = next(layers)
+        for x_user, x_item in layers:
+            out_user, out_item = out_user + x_user, out_item + x_item
+        return out_user, out_item
+
+    def layers(
+        self,
+        x_user: Tensor,
+        x_item: Tensor,
+        edge_index: Adj | SparseOperator,
+        rev_edge_index: Adj | SparseOperator | None = None,
+        edge_weight: OptTensor = None,
+        rev_edge_weight: OptTensor = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        r"""Yields :math:`\mathbf{E}_U^{(l)}, \mathbf{E}_I^{(l)}` for :math:`l = 0, \dots, L`, of which
+        :meth:`forward` returns the sum."""
         num_users, num_items = x_user.size(0), x_item.size(0)
         if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
             edge_weight = bipartite_norm(edge_index, num_users, num_items).to(x_user.dtype)
@@ -112,14 +130,13 @@ class BipartiteConv(_WeightedSumConv):
         elif (edge_weight is None) != (rev_edge_weight is None):
             raise ValueError("Weights were given for one direction only: give edge_weight and rev_edge_weight.")
 
-        out_user, out_item = x_user, x_item
+        yield x_user, x_item
         for _ in range(self.num_layers):
             x_user, x_item = (
                 self._sum(rev_edge_index, x_item, x_user, rev_edge_weight),
                 self._sum(edge_index, x_user, x_item, edge_weight),
             )
-            out_user, out_item = out_user + x_user, out_item + x_item
-        return out_user, out_item
+            yield x_user, x_item
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_layers={self.num_layers})"

@@ -90,11 +90,17 @@ class ProgressiveWeightCopying(nn.Module):
 
     def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
         r"""The weights :math:`\boldsymbol{\alpha}` of the branches, shape :math:`(|U|, B)`."""
+        return self._attention(x, self.theta if user_index is None else nn.functional.embedding(user_index, self.theta))
+
+    def attention_of_new_users(self, x: Tensor) -> Tensor:
+        r"""The weights of users who have no row in the memory: the mean row stands for theirs."""
+        return self._attention(x, self.theta.mean(dim=0))
+
+    def _attention(self, x: Tensor, theta: Tensor) -> Tensor:
         branches = x.unbind(dim=1)
         score = torch.cat(
             [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(branches, self.fc1, self.fc2, strict=True)], dim=1
         )
-        theta = self.theta if user_index is None else nn.functional.embedding(user_index, self.theta)
         return (self.network_weight * score + self.memory_weight * theta).softmax(dim=1)
 
     def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:

@@ -3,17 +3,20 @@ import resource
 import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import seed_everything
+from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import RecommendationData
-from lirdrec_pyg.evaluation import RankingTask
-from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.data import RecommendationData, has_new_items
+from lirdrec_pyg.data.graph import Split
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start
+from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, model_vectors
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
 from lirdrec_pyg.transforms import CacheAdjacency
@@ -66,16 +69,18 @@ def fit(
     """
     hooks = hooks or Hooks()
     out = Path(out)
-    check_before(out, training_config, overwrite)
+    check_before(out, data_config, model_config, training_config, overwrite)
     seed_everything(training_config.seed, verbose=False)
     graph = LIRDRec.graph_transform(model_config, progress=True)(data.graph)
-    data = RecommendationData(graph, data.users, data.items, data.facts)
+    data = replace(data, graph=graph)
     place = resolve_device(training_config.device)
     prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(copy.copy(graph).to(place))
     model = LIRDRec.from_config(model_config, prepared)
     trainer = Trainer(model, prepared, training_config)
     tasks = {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}
 
+    if has_new_items(graph):
+        check_cold_start(trainer.data)
     run = Run.create(out, data, (data_config, model_config, training_config), overwrite)
     hooks.on_start(trainer)
 
@@ -91,16 +96,29 @@ def fit(
     run.save_weights("last", model.state_dict())
     run.save_weights("model", result.best_state)
     model.load_state_dict(result.best_state)
+    vectors = model_vectors(model, trainer.data, model_config.knn_k)
+    run.save_vectors(vectors, len(data.items))
+    if model_config.dct == "feature":
+        run.save_neighbourhood(Neighbourhood.of(model, trainer.data, vectors))
     metrics = {
         **_account(result.history, result.best_epoch, result.stopped),
         **{name: trainer.evaluate(task) for name, task in tasks.items()},
+        **_cold_start(trainer.data, vectors),
         "peak_memory_mib": _peak_memory_mib(),
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place == "cuda" else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.facts,
     }
+    run.seal()
     run.save_metrics(metrics)
     return metrics
+
+
+def _cold_start(data: HeteroData, vectors: Vectors) -> dict[str, Any]:
+    if not has_new_items(data):
+        return {}
+    splits: dict[str, Split] = {"valid": "val", "test": "test"}
+    return {"cold_start": {name: evaluate_cold_start(data, vectors, split) for name, split in splits.items()}}
 
 
 def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[str, Any]:
@@ -116,11 +134,18 @@ def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[
     }
 
 
-def check_before(out: Path, config: TrainingConfig, overwrite: bool) -> None:
+def check_before(
+    out: Path, data_config: DataConfig, model_config: LIRDRecConfig, training_config: TrainingConfig, overwrite: bool
+) -> None:
     """Raises what :func:`fit` would raise whatever the data are; changes nothing."""
     Run.check_free(out, overwrite)
-    resolve_device(config.device)
-    CacheAdjacency(config.sparse_backend)
+    resolve_device(training_config.device)
+    CacheAdjacency(training_config.sparse_backend)
+    if data_config.split == "cold-items" and model_config.dct == "2d":
+        raise ConfigError(
+            "--split cold-items can't go with --dct 2d, whose cosine transform ties every item to all others: "
+            "take --dct feature."
+        )
 
 
 def _peak_memory_mib() -> float:

@@ -4,42 +4,50 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import RecommendationData, Vocabulary, load_graph, save_graph
+from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
 from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
-from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors
+from lirdrec_pyg.training.checksums import CHECKSUMS, checksum, format_checksums, read_checksums, verify_checksums
 from lirdrec_pyg.training.trainer import EpochResult
 
 RUN_FORMAT = 1
 
 Config = TypeVar("Config", LIRDRecConfig, TrainingConfig)
 
-# All that a run folder ever holds: nothing else is replaced or removed.
-_FILES = (
+# What the trained model is used by.
+_NEEDED = (
     "config.yaml",
     "versions.json",
     "graph.safetensors",
     "users.parquet",
     "items.parquet",
     "model.safetensors",
-    "last.safetensors",
-    "history.csv",
-    "metrics.json",
+    "vectors.safetensors",
 )
+_NEW_ITEM_FILES = ("new_items.safetensors", "new_items.parquet", "new_vectors.safetensors")
+# A model that can't take new items has no neighbourhood.
+_OPTIONAL = ("neighbourhood.safetensors", *_NEW_ITEM_FILES)
+# All that a run folder ever holds: nothing else is replaced or removed.
+_FILES = (*_NEEDED, *_OPTIONAL, "last.safetensors", "history.csv", "metrics.json", CHECKSUMS)
 _EARLIER = ".earlier"
 
 
@@ -65,15 +73,22 @@ class Run:
     ``items.parquet``       item IDs by position
     ``model.safetensors``   weights of the best epoch
     ``last.safetensors``    weights of the last epoch
+    ``vectors.safetensors`` representations of users and items by the best epoch
+    ``neighbourhood.*``     what new items are attached by; not with ``--dct 2d``
+    ``new_items.*``         features and IDs of the items that the training has not met
+    ``new_vectors.*``       their representations
     ``history.csv``         a line an epoch
     ``metrics.json``        validation and test figures of the best epoch, time and memory
+    ``SHA256SUMS``          checksums of all that the model is used by, once the run is finished
     ======================  ================================================================
 
-    Every file is written beside its place and then moved there, so none is ever half-written.
+    Every file is written beside its place and then moved there, so none is ever half-written, and a
+    file that two runs share by a hard link is never changed in one through the other.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._checksums: dict[str, str] | None = None
 
     @classmethod
     def check_free(cls, path: Path, overwrite: bool) -> None:
@@ -84,7 +99,7 @@ class Run:
         if path.is_dir() and any(path.iterdir()):
             if not overwrite:
                 raise RunError(f"{path} is not empty: name another folder with --out, or pass --overwrite.")
-            others = sorted(p.name for p in path.iterdir() if p.name not in _OURS)
+            others = sorted(p.name for p in path.iterdir() if p.name not in {*_OURS, _EARLIER})
             if others or not (path / "versions.json").is_file():
                 raise RunError(
                     f"{path} holds other things than a run ({', '.join(others[:3]) or 'no versions.json'}), "
@@ -92,6 +107,11 @@ class Run:
                 )
         if not os.access(existing, os.W_OK):
             raise RunError(f"{path} can't be written: {existing} is read-only.")
+
+    def check_other(self, path: Path) -> None:
+        """Raises :class:`RunError` if ``path`` is the folder of this run."""
+        if path.exists() and path.samefile(self.path):
+            raise RunError(f"{path} is the run that the items are added to: name another folder with --out.")
 
     @classmethod
     def create(
@@ -107,33 +127,59 @@ class Run:
             RunError: if the folder is in use or can't be written.
         """
         cls.check_free(path, overwrite)
-        run, earlier = cls(path), path / _EARLIER
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            earlier.mkdir()
-            _move_files(path, earlier)
-        except OSError as error:
-            raise RunError(f"{path} can't be written ({error}).") from error
-        try:
+        run = cls(path)
+        with _emptied(path):
             run._write_start(data, configs)
-        except BaseException:
-            _remove_files(path)
-            _move_files(earlier, path)
-            earlier.rmdir()
-            if not any(path.iterdir()):
-                path.rmdir()
-            raise
-        _remove_files(earlier)
-        earlier.rmdir()
+        return run
+
+    def derive(
+        self, path: Path, graph: HeteroData, new_items: Vocabulary, vectors: Vectors, overwrite: bool = False
+    ) -> "Run":
+        """Makes the folder of a run with this model and other new items.
+
+        What stays the same is not copied but linked, where the file system can do so.
+
+        Args:
+            path: folder to make, not this one.
+            graph: with all new items.
+            new_items: their IDs.
+            vectors: of the users and of all items, the new ones last.
+            overwrite: replaces an earlier run in ``path``.
+
+        Raises:
+            RunError: if the folder is in use or can't be written.
+        """
+        self.check_other(path)
+        self.check_free(path, overwrite)
+        self._check_unchanged()
+        run = Run(path)
+        num_trained = len(vectors.item) - len(new_items)
+        with _emptied(path):
+            linked = [n for n in (*_NEEDED, "neighbourhood.safetensors") if (self.path / n).is_file()]
+            for name in (*linked, "metrics.json"):
+                if (self.path / name).is_file():
+                    run._write(name, partial(_link, self.path / name))
+            if "vectors.safetensors" in linked:
+                run._save_new_vectors(vectors.items_from(num_trained))
+            else:
+                run.save_vectors(vectors, num_trained)
+            run._write_new_items(graph, new_items)
+            run.seal({n: self._checksums[n] for n in linked if n in self._checksums} if self._checksums else {})
         return run
 
     def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
         settings = {key: value for config in configs for key, value in asdict(config).items()}
         self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8"))
         self._write_json("versions.json", {"format": RUN_FORMAT, **versions()})
-        self._write("graph.safetensors", lambda file: save_graph(data.graph, file))
+        self._write("graph.safetensors", lambda file: save_graph(without_new_items(data.graph), file))
         self._write("users.parquet", data.users.save)
         self._write("items.parquet", data.items.save)
+        if data.new_items is not None:
+            self._write_new_items(data.graph, data.new_items)
+
+    def _write_new_items(self, graph: HeteroData, new_items: Vocabulary) -> None:
+        self._write("new_items.safetensors", lambda file: save_graph(_new_items_only(graph), file))
+        self._write("new_items.parquet", new_items.save)
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -147,16 +193,49 @@ class Run:
             raise RunError(f"{path} is no run folder: it has no versions.json.")
         run = cls(path)
         form = run._read_json("versions.json").get("format")
-        if form != RUN_FORMAT:
-            raise RunError(f"{path} is a run of format {form}, and this version reads format {RUN_FORMAT}: update it.")
+        if not isinstance(form, int) or form < 1:
+            raise RunError(f"{path / 'versions.json'} names no format of the run: it is damaged.")
+        if form > RUN_FORMAT:
+            raise RunError(
+                f"{path} is a run of format {form}, and this lirdrec-pyg reads format {RUN_FORMAT}: update it."
+            )
         return run
 
     def save_weights(self, name: str, state: Mapping[str, Tensor]) -> None:
         """Writes a ``state_dict`` as ``<name>.safetensors``."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         self._write(
-            f"{name}.safetensors", lambda file: save_file(tensors, file, {"format": f"lirdrec-pyg {RUN_FORMAT}"})
+            f"{name}.safetensors", lambda file: save_tensors(tensors, file, {"format": f"lirdrec-pyg {RUN_FORMAT}"})
         )
+
+    def save_vectors(self, vectors: Vectors, num_items: int) -> None:
+        """Writes ``vectors.safetensors``, and ``new_vectors.safetensors`` for the items from ``num_items`` on."""
+        known, new = vectors.items_until(num_items), vectors.items_from(num_items)
+        if len(new.item):  # first, since vectors() takes the other file for the last
+            self._save_new_vectors(new)
+        self.save_weights("vectors", vars(known))
+
+    def _save_new_vectors(self, new: Vectors) -> None:
+        self.save_weights("new_vectors", {"item": new.item, "item_layers": new.item_layers})
+
+    def save_neighbourhood(self, neighbourhood: Neighbourhood) -> None:
+        """Writes ``neighbourhood.safetensors``."""
+        self.save_weights("neighbourhood", vars(neighbourhood))
+
+    def seal(self, known: Mapping[str, str] | None = None) -> None:
+        """Writes the checksums, by which a finished run is known to be as it was written.
+
+        Args:
+            known: checksums that need not be computed.
+
+        Raises:
+            RunError: if a file is lacking that the model is used by.
+        """
+        if lacking := [name for name in _NEEDED if not (self.path / name).is_file()]:
+            raise RunError(f"{self.path} lacks {lacking[0]}, so it can't be finished.")
+        present = [name for name in (*_NEEDED, *_OPTIONAL) if (self.path / name).is_file()]
+        found = {name: (known or {}).get(name) or checksum(self.path / name) for name in present}
+        self._write(CHECKSUMS, lambda file: file.write_text(format_checksums(found), "utf-8"))
 
     def append_history(self, result: EpochResult) -> None:
         """Adds the line of an epoch to ``history.csv``."""
@@ -214,9 +293,67 @@ class Run:
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.yaml'} has a wrong entry: {error}") from error
 
+    def verify(self) -> bool:
+        """Reads all that the model is used by, and compares it with its checksums.
+
+        Returns:
+            ``False`` if there are none, since the run was cut off before it was finished.
+
+        Raises:
+            RunError: naming the file that is missing or not as it was written, or if there is no model.
+        """
+        if not (self.path / "model.safetensors").is_file() and not (self.path / CHECKSUMS).is_file():
+            raise RunError(f"{self.path} has no model: its training was cut off before the first epoch was finished.")
+        if not (self.path / CHECKSUMS).is_file():
+            if (self.path / "metrics.json").is_file():
+                raise RunError(f"{self.path} lacks {CHECKSUMS}: copy the run folder as a whole.")
+            return False
+        present = [name for name in (*_NEEDED, *_OPTIONAL) if name in _NEEDED or (self.path / name).exists()]
+        self._checksums = verify_checksums(self.path, present)
+        return True
+
+    def check(self) -> None:
+        """As :meth:`verify`, with a warning if the run was cut off."""
+        if not self.verify():
+            warnings.warn(
+                f"{self.path} was cut off before its training was finished: its best epoch is used.", stacklevel=3
+            )
+
+    def _check_unchanged(self) -> None:
+        """Raises :class:`RunError` if another run has taken the place of the one that was verified."""
+        if self._checksums is not None and read_checksums(self.path) != self._checksums:
+            raise RunError(f"{self.path} was replaced since it was loaded: load it again.")
+
     def graph(self) -> HeteroData:
-        """The graph of the run."""
-        return load_graph(self.path / "graph.safetensors")
+        """The graph of the run, with the new items if there are any."""
+        graph = load_graph(self.path / "graph.safetensors")
+        if (self.path / "new_items.safetensors").is_file():
+            new = load_graph(self.path / "new_items.safetensors")
+            graph[NEW_ITEM].update(new[NEW_ITEM])
+        return graph
+
+    def vectors(self) -> Vectors | None:
+        """Representations by the best epoch, the new items last; ``None`` if the run was cut off before these."""
+        if not (self.path / "vectors.safetensors").is_file():
+            return None
+        vectors = Vectors(**self._tensors("vectors", ("user", "user_weight", "item", "item_layers")))
+        if not (self.path / "new_items.safetensors").is_file():
+            return vectors
+        return vectors.append_items(**self._tensors("new_vectors", ("item", "item_layers")))
+
+    def neighbourhood(self) -> Neighbourhood | None:
+        """What new items are attached by; ``None`` if the run was cut off before, or its model can't take any."""
+        if not (self.path / "neighbourhood.safetensors").is_file():
+            return None
+        return Neighbourhood(**self._tensors("neighbourhood", ("center", "whitening", "key")))
+
+    def _tensors(self, name: str, keys: tuple[str, ...]) -> dict[str, Tensor]:
+        path = self.path / f"{name}.safetensors"
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {key: file.get_tensor(key) for key in keys}
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{path} can't be read ({first_line(error)}).") from error
 
     def users(self) -> Vocabulary:
         """User IDs by position: ``run.users().ids[position]`` and ``run.users().positions(ids)``."""
@@ -226,9 +363,16 @@ class Run:
         """Item IDs by position, as :meth:`users`."""
         return Vocabulary.load(self.path / "items.parquet", "item")
 
+    def new_items(self) -> Vocabulary | None:
+        """IDs of the new items, ``None`` if there are none."""
+        path = self.path / "new_items.parquet"
+        return Vocabulary.load(path, "item") if path.is_file() else None
+
     def model(self, data: HeteroData) -> LIRDRec:
         """The model with the weights of the best epoch, for the graph of the run, in eval mode."""
-        model = LIRDRec.from_config(self.model_config(), data)
+        self._check_unchanged()
+        with torch.random.fork_rng(devices=[]):  # the start weights are replaced: the caller's draws stay as they were
+            model = LIRDRec.from_config(self.model_config(), data)
         path = self.path / "model.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
@@ -241,13 +385,13 @@ class Run:
         return model.eval()
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        partial = self.path / _partial(name)
+        unfinished = self.path / _partial(name)
         try:
             try:
-                write(partial)
-                os.replace(partial, self.path / name)
+                write(unfinished)
+                os.replace(unfinished, self.path / name)
             finally:
-                partial.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.path / name} can't be written ({error}).") from error
 
@@ -262,6 +406,48 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{self.path / name} holds no settings.")
         return content
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        # What a symbolic link leads to: a link to the link might lead nowhere from there.
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _new_items_only(graph: HeteroData) -> HeteroData:
+    new = HeteroData()
+    new[NEW_ITEM].update(graph[NEW_ITEM])
+    return new
+
+
+@contextmanager
+def _emptied(path: Path) -> Iterator[None]:
+    """Makes the folder, or puts an earlier run in it aside, and back if what follows fails."""
+    earlier = path / _EARLIER
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if earlier.exists():  # of a program that was killed while it replaced a run
+            _remove_files(earlier)
+            earlier.rmdir()
+        earlier.mkdir()
+        _move_files(path, earlier)
+    except OSError as error:
+        if earlier.is_dir():
+            _move_files(earlier, path)
+        raise RunError(f"{path} can't be written ({error}).") from error
+    try:
+        yield
+    except BaseException:
+        _remove_files(path)
+        _move_files(earlier, path)
+        earlier.rmdir()
+        if not any(path.iterdir()):
+            path.rmdir()
+        raise
+    _remove_files(earlier)
+    earlier.rmdir()
 
 
 def _move_files(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.config import TrainingConfig
 
 
-class Recommender(Protocol):
+class Trainable(Protocol):
     """What the training loop needs of a model besides being a ``torch.nn.Module``."""
 
     def __call__(self, data: HeteroData) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> Adam:
 
 
 def training_step(
-    model: Recommender,
+    model: Trainable,
     data: HeteroData,
     triples: Tensor,
     optimizer: Optimizer,

@@ -3,6 +3,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -10,9 +11,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import Compose
 
-from lirdrec_pyg.config import TrainingConfig
+from lirdrec_pyg.config import Device, TrainingConfig
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.errors import LIRDRecError
+from lirdrec_pyg.errors import ConfigError, LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_model
 from lirdrec_pyg.sampler import BPRSampler
 from lirdrec_pyg.training.step import make_optimizer, training_step
@@ -69,7 +70,7 @@ class Trainer:
     """Trains a model by BPR on a graph, with early stopping on the validation Recall@20.
 
     Args:
-        model: a :class:`torch.nn.Module` that is a :class:`~lirdrec_pyg.training.Recommender`.
+        model: a :class:`torch.nn.Module` that is a :class:`~lirdrec_pyg.training.Trainable`.
         data: a graph as the model's ``input_transform`` leaves it.
         config: how to train.
     """
@@ -183,6 +184,8 @@ def resolve_device(device: str) -> str:
     Raises:
         LIRDRecError: if CUDA is asked for and not there.
     """
+    if device not in (known := get_args(Device)):
+        raise ConfigError(f"--device is {device!r}: choose one of {', '.join(known)}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise LIRDRecError("--device cuda: this machine has no CUDA device that torch can use; take --device cpu.")
     if device == "auto":

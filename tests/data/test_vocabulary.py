@@ -110,3 +110,28 @@ def test_only_what_survives_as_a_number_becomes_one(ids: Any, canonical: list[An
 def test_ids_are_integers_or_text(ids: list[Any], refuses: Any) -> None:
     with refuses("Column 'sku'", "integers or text"):
         canonical_ids(pl.Series("id", ids), "Column 'sku'")
+
+
+@pytest.mark.parametrize(
+    ("ids", "more", "extended"),
+    [
+        (NUMBERS, pl.Series([5, 6]), [30, -1, 7, 5, 6]),
+        (NUMBERS, pl.Series("other", ["x", "5"]), ["30", "-1", "7", "x", "5"]),
+        (TEXT, pl.Series([5, 6]), ["007", "7", "B00Z", "täglich", "5", "6"]),
+        (TEXT, pl.Series(["x"]), ["007", "7", "B00Z", "täglich", "x"]),
+        (NUMBERS, pl.Series([], dtype=pl.Int64), [30, -1, 7]),
+    ],
+)
+def test_more_ids_follow_and_known_positions_stay(ids: pl.Series, more: pl.Series, extended: list[Any]) -> None:
+    vocabulary = Vocabulary(ids, "item")
+    longer = vocabulary.extended(more)
+    assert longer.ids.to_list() == extended
+    assert longer.kind == "item"
+    assert longer.positions(ids).tolist() == list(range(len(ids)))
+    assert len(vocabulary) == len(ids)
+
+
+@pytest.mark.parametrize("more", [pl.Series([5, 7]), pl.Series(["x", "7"])], ids=["number", "text"])
+def test_a_known_id_does_not_follow_again(more: pl.Series, refuses: Any) -> None:
+    with refuses("list of items", "7", "more than once"):
+        Vocabulary(NUMBERS, "item").extended(more)

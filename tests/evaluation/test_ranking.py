@@ -10,8 +10,8 @@ from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import build_graph
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_model, evaluate_ranking
-from lirdrec_pyg.models import ranking
+from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_model, evaluate_ranking, ranking_metrics
+from lirdrec_pyg.models import TopK, ranking, top_k
 
 Pairs = set[tuple[int, int]]
 
@@ -122,6 +122,34 @@ def test_training_items_are_never_ranked_even_where_places_stay_empty() -> None:
     assert actual["mrr@5"] == pytest.approx((1 + 1 / 2 + 1) / 3)
 
 
+def test_without_training_items_every_item_is_ranked() -> None:
+    user, item, scores = representations(6, 30, seed=3)
+    held_out = {(u, (7 * u + n) % 30) for u in range(6) for n in range(4)}
+    actual = evaluate_ranking(user, item, RankingTask.of(torch.tensor(sorted(held_out)).T, None, 30))
+    # As if everybody had trained on one item more, behind all others.
+    train = {(u, 30) for u in range(6)}
+    expected = metrics_of(np.pad(scores, ((0, 0), (0, 1)), constant_values=-1), train, held_out)
+    for name, value in actual.items():
+        assert value == pytest.approx(expected[name] * (31 / 30 if "coverage" in name else 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_rankings_that_were_made_already_have_the_same_metrics(size: int) -> None:
+    user, item, scores = representations(5, 60, seed=1)
+    train = {(u, u) for u in range(5)}
+    held_out = {(u, (11 * u + 3 * n + 1) % 60) for u in range(5) for n in range(3)} - train
+    task = RankingTask.from_graph(graph_of(train, held_out, 5, 60), "val")
+    order = torch.from_numpy(scores)
+    order[range(5), range(5)] = -torch.inf
+    best = order.topk(50, dim=1)
+    rows = [slice(start, min(start + size, 5)) for start in range(0, 5, size)]
+    blocks = [TopK(row, best.values[row], best.indices[row]) for row in rows]
+    assert ranking_metrics(blocks, task) == pytest.approx(metrics_of(scores, train, held_out), rel=1e-5)
+    evaluated = evaluate_ranking(user, item, task)
+    assert ranking_metrics(top_k(user, item, task.user_index, 50, task.seen), task) == evaluated
+    assert ranking_metrics(blocks, task, cutoffs=(5,)).keys() == {name for name in evaluated if name.endswith("@5")}
+
+
 class TestRankingTask:
     def test_users_without_training_interactions_are_left_out(self) -> None:
         train, val = {(0, 0), (2, 1), (4, 1)}, {(4, 2), (1, 1), (0, 2), (4, 0), (3, 0)}
@@ -129,13 +157,35 @@ class TestRankingTask:
         assert task.user_index.tolist() == [0, 4]
         assert sorted(map(tuple, task.label_index.T.tolist())) == [(0, 2), (1, 0), (1, 2)]
         assert task.label_index[0].tolist() == [0, 1, 1]
-        assert set(map(tuple, task.seen.T.tolist())) == train
+        assert task.seen is not None
+        row, item = task.seen.pairs(torch.arange(6))
+        assert set(zip(row.tolist(), item.tolist())) == train
         assert task.num_items == 3
 
     def test_splits_are_kept_apart(self) -> None:
         graph = graph_of({(0, 0)}, {(0, 1)}, 1, 3, test={(0, 2)})
         assert RankingTask.from_graph(graph, "val").label_index.tolist() == [[0], [1]]
         assert RankingTask.from_graph(graph, "test").label_index.tolist() == [[0], [2]]
+
+    def test_any_pairs_make_a_task_in_the_order_of_users(self) -> None:
+        pairs = torch.tensor([[7, 2, 7, 5, 2], [3, 9, 1, 0, 4]])
+        task = RankingTask.of(pairs, None, 10)
+        assert task.user_index.tolist() == [2, 5, 7]
+        assert task.label_index.tolist() == [[0, 0, 1, 2, 2], [9, 4, 0, 3, 1]]
+        assert task.pairs.tolist() == [[2, 2, 5, 7, 7], [9, 4, 0, 3, 1]]
+        assert (task.seen, task.num_items) == (None, 10)
+
+    @settings(max_examples=30, deadline=None)
+    @given(pairs=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1), data=st.data())
+    def test_a_selection_keeps_its_pairs_and_nothing_else(self, pairs: Pairs, data: st.DataObject) -> None:
+        task = RankingTask.of(torch.tensor(sorted(pairs)).T, None, 7)
+        assert set(map(tuple, task.pairs.T.tolist())) == pairs
+        kept = data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+        part = task.select(torch.tensor(kept))
+        wanted = [pair for pair, keep in zip(task.pairs.T.tolist(), kept) if keep]
+        assert part.pairs.T.tolist() == wanted
+        assert part.user_index.tolist() == sorted({user for user, _ in wanted})
+        assert (part.seen, part.num_items) == (task.seen, 7)
 
     @pytest.mark.parametrize("val", [set(), {(1, 0)}])
     def test_somebody_has_to_be_evaluated(self, val: Pairs) -> None:

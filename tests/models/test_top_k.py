@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from lirdrec_pyg.models import TopK, ranking, top_k
+from lirdrec_pyg.models import SeenItems, TopK, ranking, top_k
 
 NUM_USERS, NUM_ITEMS = 11, 9
 
@@ -56,7 +56,7 @@ def test_equals_brute_force_whatever_the_blocks(
     index = torch.tensor([7, 0, 3, 1, 10, 3, 9])
     left_out = seen if with_seen else None
 
-    blocks = list(top_k(*vectors, index, k, left_out))
+    blocks = list(top_k(*vectors, index, k, SeenItems.of(seen, NUM_USERS) if with_seen else None))
     starts = list(range(0, 7, rows_per_block))
     assert [b.rows for b in blocks] == [slice(start, min(start + rows_per_block, 7)) for start in starts]
     assert all(b.item.shape == b.score.shape == (b.rows.stop - b.rows.start, min(k, NUM_ITEMS)) for b in blocks)
@@ -75,14 +75,33 @@ def test_a_block_holds_at_least_one_user(vectors: tuple[Tensor, Tensor], monkeyp
 
 
 def test_nobody_asked_for_gets_an_empty_answer(vectors: tuple[Tensor, Tensor], seen: Tensor) -> None:
-    (block,) = top_k(*vectors, torch.empty(0, dtype=torch.long), 3, seen)
+    (block,) = top_k(*vectors, torch.empty(0, dtype=torch.long), 3, SeenItems.of(seen, NUM_USERS))
     assert block.score.shape == block.item.shape == (0, 3)
 
 
-def test_seen_may_be_an_edge_index(vectors: tuple[Tensor, Tensor], seen: Tensor) -> None:
+@settings(max_examples=50, deadline=None)
+@given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), unique=True), data=st.data())
+def test_seen_items_are_found_for_any_users(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
+    edge_index = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T
+    seen = SeenItems.of(edge_index, 5)
+    assert seen.start.tolist() == [sum(u < n for u, _ in pairs) for n in range(6)]
+    users = data.draw(st.lists(st.integers(0, 4), max_size=7))
+    row, item = seen.pairs(torch.tensor(users, dtype=torch.long))
+    # In the order in which the pairs were given, one user after the other.
+    expected = [(n, i) for n, user in enumerate(users) for u, i in pairs if u == user]
+    assert list(zip(row.tolist(), item.tolist())) == expected
+
+
+@pytest.mark.parametrize("candidates", [None, torch.tensor([8, 1, 2, 5])])
+def test_seen_items_come_from_an_edge_index_too(
+    vectors: tuple[Tensor, Tensor], seen: Tensor, candidates: Tensor | None
+) -> None:
     index = torch.arange(NUM_USERS)
-    wrapped = join(list(top_k(*vectors, index, 3, EdgeIndex(seen))))
-    assert wrapped == join(list(top_k(*vectors, index, 3, seen)))
+    plain, wrapped = (
+        list(top_k(*vectors, index, 3, SeenItems.of(edges, NUM_USERS), candidates)) for edges in (seen, EdgeIndex(seen))
+    )
+    assert join(wrapped) == join(plain)
+    assert type(wrapped[0].item) is Tensor
 
 
 @settings(max_examples=50, deadline=None)
@@ -91,9 +110,86 @@ def test_seen_items_have_minus_infinity_and_no_others(pairs: set[tuple[int, int]
     index = torch.tensor(data.draw(st.lists(st.integers(0, 4), min_size=1)))
     generator = torch.Generator().manual_seed(0)
     user, item = torch.randn(5, 3, generator=generator), torch.randn(6, 3, generator=generator)
-    seen = torch.tensor(sorted(pairs), dtype=torch.long).view(-1, 2).T
+    seen = SeenItems.of(torch.tensor(sorted(pairs), dtype=torch.long).view(-1, 2).T, 5)
     scores, items = join(list(top_k(user, item, index, k, seen)))
     for u, row_scores, row_items in zip(index.tolist(), scores, items, strict=True):
         assert len(set(row_items)) == len(row_items) == min(k, 6)
         assert [score == -np.inf for score in row_scores] == [(u, i) in pairs for i in row_items]
         assert row_scores == sorted(row_scores, reverse=True)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 3, 100])
+@pytest.mark.parametrize("k", [1, 3, 50])
+@pytest.mark.parametrize("with_seen", [False, True])
+@pytest.mark.parametrize("candidates", [[6, 2, 8, 0, 3], [4], list(range(NUM_ITEMS))[::-1]])
+def test_only_candidates_are_ranked(
+    vectors: tuple[Tensor, Tensor],
+    seen: Tensor,
+    rows_per_block: int,
+    k: int,
+    with_seen: bool,
+    candidates: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 4 * len(candidates) * rows_per_block)
+    user, item = vectors
+    index = torch.tensor([7, 0, 3, 1, 10, 3, 9])
+    left_out = SeenItems.of(seen, NUM_USERS) if with_seen else None
+    blocks = list(top_k(user, item, index, k, left_out, torch.tensor(candidates)))
+    assert len(blocks) == -(-7 // rows_per_block)
+    scores, items = join(blocks)
+    excluded = [[u, i] for u in range(NUM_USERS) for i in range(NUM_ITEMS) if i not in candidates]
+    left = torch.cat([torch.tensor(excluded, dtype=torch.long).view(-1, 2).T, *([seen] if with_seen else [])], dim=1)
+    for row, expected in enumerate(brute_force(user, item, index, k, left)):
+        assert len(items[row]) == min(k, len(candidates)) == len(set(items[row]))
+        assert set(items[row]) <= set(candidates)
+        assert items[row][: len(expected)] == [i for _, i in expected]
+        assert scores[row][: len(expected)] == pytest.approx([score for score, _ in expected], rel=1e-5)
+        assert set(scores[row][len(expected) :]) <= {-np.inf}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    num_rows=st.integers(0, 5),
+    num_columns=st.integers(1, 90),
+    k=st.integers(1, 12),
+    chunk=st.integers(1, 9),
+    num_values=st.sampled_from([1, 2, 5, 1000]),
+    masked=st.sampled_from([0.0, 0.3, 0.95, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_the_selection_by_chunks_is_that_of_torch(
+    num_rows: int, num_columns: int, k: int, chunk: int, num_values: int, masked: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(-num_values, num_values, (num_rows, num_columns), generator=generator).float()
+    score[torch.rand(score.shape, generator=generator) < masked] = -torch.inf
+    k = min(k, num_columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_CHUNK", chunk)
+        values, indices = ranking._largest(score, k)
+    assert torch.equal(values, score.topk(k, dim=1).values)
+    # Among equal scores any item will do, but each only once.
+    assert torch.equal(score.gather(1, indices), values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("num_columns", [4 * 3 * 64 - 1, 4 * 3 * 64, 4 * 3 * 64 + 1, 4 * 3 * 64 + 63, 2000])
+def test_the_selection_by_chunks_without_ties_finds_the_same_items(num_columns: int) -> None:
+    score = torch.stack([torch.randperm(num_columns) for _ in range(20)]).float()
+    # The best of all in what is left over behind the last whole chunk, and the worst.
+    score[0, -1], score[1, -1] = 1e6, -1e6
+    values, indices = ranking._largest(score, 3)
+    expected = score.topk(3, dim=1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(indices, expected.indices)
+
+
+def test_ranking_by_chunks_equals_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_CHUNK", 2)
+    user, item = torch.randn(6, 5), torch.randn(41, 5)
+    pairs = (torch.rand(6, 41) < 0.3).nonzero().T
+    scores, items = join(list(top_k(user, item, torch.arange(6), 4, SeenItems.of(pairs, 6))))
+    for row, expected in enumerate(brute_force(user, item, torch.arange(6), 4, pairs)):
+        assert items[row] == [i for _, i in expected]
+        assert scores[row] == pytest.approx([score for score, _ in expected], rel=1e-4)

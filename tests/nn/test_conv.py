@@ -165,6 +165,19 @@ class TestBipartiteConv:
         for actual, wanted in zip(out, expected, strict=True):
             torch.testing.assert_close(actual, wanted.float())
 
+    @pytest.mark.parametrize("num_layers", [0, 1, 3])
+    def test_layers_come_one_by_one_and_sum_to_the_output(self, num_layers: int) -> None:
+        edges, conv = interactions(), BipartiteConv(num_layers)
+        user, item = torch.randn(NUM_USERS, WIDTH).double(), torch.randn(NUM_ITEMS, WIDTH).double()
+        layers = list(conv.layers(user, item, edges))
+        assert len(layers) == num_layers + 1
+        square, x = normalised(edges), torch.cat([user, item])
+        for layer in layers:
+            torch.testing.assert_close(torch.cat(layer), x, rtol=1e-6, atol=1e-6)
+            x = square @ x
+        for total, parts in zip(conv(user, item, edges), zip(*layers, strict=True), strict=True):
+            torch.testing.assert_close(total, sum(parts))
+
     def test_weights_of_one_direction_only_are_refused(self) -> None:
         edges = interactions()
         weight = torch.ones(edges.size(1))

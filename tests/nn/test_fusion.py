@@ -158,6 +158,23 @@ def test_eval_mode_does_not_touch_the_last_attention(index: Tensor | None) -> No
     assert torch.equal(module.last_attention, before)
 
 
+@BRANCHES
+def test_new_users_have_the_mean_row_of_the_memory(branches: int) -> None:
+    module = fusion(branches)
+    train_epoch(module, torch.optim.SGD(module.parameters(), lr=0.5), 1)
+    module.start_epoch()
+    before = module.last_attention.clone()
+    x = torch.randn(USERS + 3, branches, CHANNELS)
+    found = module.attention_of_new_users(x)
+    assert found.shape == (USERS + 3, branches)
+    with torch.no_grad():
+        module.theta.copy_(module.theta.mean(dim=0).expand_as(module.theta))
+    torch.testing.assert_close(
+        found, torch.cat([module.attention(x[:USERS]), module.attention(x[USERS:], torch.arange(3))])
+    )
+    assert torch.equal(module.last_attention, before)
+
+
 def test_attention_is_a_distribution_and_one_branch_passes_through() -> None:
     torch.testing.assert_close(fusion(5).attention(user_branches(5)).sum(dim=1), torch.ones(USERS))
     x = user_branches(1)

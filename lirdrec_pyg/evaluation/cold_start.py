@@ -1,0 +1,116 @@
+"""How well items are ranked that the training never met."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import scatter
+
+from lirdrec_pyg.data import INTERACTS, NEW_ITEM, feature_mask, item_features, modalities, new_item_edges
+from lirdrec_pyg.data.graph import SPLIT_NAMES, Split, held_out_edges
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.evaluation.ranking import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics, trained_users_only
+from lirdrec_pyg.models import SeenItems, TopK, Vectors
+
+_RANDOM_WIDTH = 64
+_BLOCK_BYTES = 64 * 2**20
+
+
+def evaluate_cold_start(data: HeteroData, vectors: Vectors, split: Split, seed: int = 0) -> dict[str, dict[str, float]]:
+    r"""Ranks warm and new items, apart and together, for the users with training interactions.
+
+    The new items of both splits are candidates, so a ranking of new items holds those of the other
+    split, too.
+
+    Args:
+        data: a graph whose new items a split held out.
+        vectors: of the items and, at the end, of the new items.
+        split: whose interactions are to be found.
+        seed: of the random ranking.
+
+    Returns:
+        The metrics of :func:`evaluate_ranking` for each of
+
+        * ``warm``: interactions with warm items, ranked among the warm items;
+        * ``cold``: interactions with new items, ranked among the new items;
+        * ``all``: both, ranked among all;
+        * ``cold among all``: interactions with new items, ranked among all;
+        * ``cold, random``: as ``cold``, for a random ranking;
+        * ``cold, content``: as ``cold``, ranked by the cosine with the nearest item that the user has in
+          training; it is the mean of the cosines in each modality.
+
+    Raises:
+        DataError: if nobody can be evaluated.
+    """
+    pairs = _held_out_pairs(data, split)
+    num_users, num_warm, num_items = data["user"].num_nodes, data["item"].num_nodes, len(vectors.item)
+    seen = SeenItems.of(data[INTERACTS].edge_index, num_users)
+    warm = trained_users_only(held_out_edges(data, split), data)
+    cold_task = RankingTask.of(pairs, None, num_items - num_warm)
+    among_all = torch.stack([pairs[0], pairs[1] + num_warm])
+    user, item, new = vectors.user, vectors.item, vectors.item[num_warm:]
+    # The average over rankings of vectors without a meaning is that over random permutations.
+    generator = torch.Generator().manual_seed(seed)
+    noise = [torch.randn(size, _RANDOM_WIDTH, generator=generator).to(user) for size in (num_users, len(new))]
+    found = (
+        {"warm": evaluate_ranking(user, item[:num_warm], RankingTask.of(warm, seen, num_warm))} if warm.numel() else {}
+    )
+    return {
+        **found,
+        "cold": evaluate_ranking(user, new, cold_task),
+        "all": evaluate_ranking(user, item, RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)),
+        "cold among all": evaluate_ranking(user, item, RankingTask.of(among_all, seen, num_items)),
+        "cold, random": evaluate_ranking(noise[0], noise[1], cold_task),
+        "cold, content": ranking_metrics(
+            _rank_by_content(data, cold_task, max(CUTOFFS)), cold_task, device=user.device
+        ),
+    }
+
+
+def check_cold_start(data: HeteroData) -> None:
+    """Raises :class:`DataError` if :func:`evaluate_cold_start` can't evaluate anybody of a split."""
+    for split in SPLIT_NAMES:
+        _held_out_pairs(data, split)
+
+
+def _held_out_pairs(data: HeteroData, split: Split) -> Tensor:
+    pairs = new_item_edges(data, split)
+    if pairs is None:
+        raise DataError("The new items were not held out by a split: train with --split cold-items.")
+    pairs = trained_users_only(pairs, data)
+    if not pairs.numel():
+        raise DataError(
+            f"No user of the {SPLIT_NAMES[split]} split has both training interactions and interactions with the items "
+            "held out: give more data, or another --cold-fraction."
+        )
+    return pairs
+
+
+def _rank_by_content(data: HeteroData, task: RankingTask, k: int) -> Iterator[TopK]:
+    """Ranks the new items by their similarity to the nearest item that the user has in training."""
+    new, warm = _unit_features(data, NEW_ITEM), _unit_features(data, "item")
+    edge_index = data[INTERACTS].edge_index
+    history = SeenItems.of(edge_index, data["user"].num_nodes)
+    mean_history = edge_index.size(1) / data["user"].num_nodes
+    block = max(1, int(_BLOCK_BYTES / (4 * len(new) * (1 + mean_history))))
+    for first in range(0, len(task.user_index), block):
+        rows = slice(first, min(first + block, len(task.user_index)))
+        row, item = history.pairs(task.user_index[rows])
+        item, position = item.unique(return_inverse=True)
+        similarity = warm[item] @ new.t()
+        nearest = scatter(similarity[position], row, dim_size=rows.stop - rows.start, reduce="max")
+        best = nearest.topk(min(k, len(new)), dim=1)
+        yield TopK(rows, best.values, best.indices)
+
+
+def _unit_features(data: HeteroData, node_type: str) -> Tensor:
+    """All modalities side by side, such that a product of two rows is the mean of their cosines."""
+    names = modalities(data)
+    units = []
+    for modality in names:
+        x = F.normalize(item_features(data, modality, node_type).float(), dim=1)
+        mask = feature_mask(data, modality, node_type)
+        units.append(x if mask is None else x * mask.unsqueeze(1))
+    return torch.cat(units, dim=1) / len(names) ** 0.5

@@ -1,0 +1,42 @@
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Vectors:
+    r"""What a trained model knows of users and items, so that neither it nor the graph is needed to rank.
+
+    Attributes:
+        user: :math:`\mathbf{U}`, shape ``(|U|, B * d)``.
+        user_weight: :math:`\boldsymbol{\alpha}`, the weights of the fusion, shape ``(|U|, B)``.
+        item: :math:`\mathbf{V}`, shape ``(|I|, B * d)``.
+        item_layers: :math:`\mathbf{E}_I^{(0)}, \dots, \mathbf{E}_I^{(L)}`, shape ``(L + 1, |I|, B * d)``.
+    """
+
+    user: Tensor
+    user_weight: Tensor
+    item: Tensor
+    item_layers: Tensor
+
+    def to(self, device: torch.device | str) -> "Vectors":
+        """These vectors on another device."""
+        return Vectors(*(x.to(device) for x in (self.user, self.user_weight, self.item, self.item_layers)))
+
+    def items_from(self, first: int) -> "Vectors":
+        """These vectors without the items before ``first``."""
+        return Vectors(self.user, self.user_weight, self.item[first:], self.item_layers[:, first:])
+
+    def items_until(self, stop: int) -> "Vectors":
+        """These vectors without the items from ``stop`` on."""
+        return Vectors(self.user, self.user_weight, self.item[:stop], self.item_layers[:, :stop])
+
+    def append_items(self, item: Tensor, item_layers: Tensor) -> "Vectors":
+        """These vectors, with further items at the end."""
+        return Vectors(
+            self.user,
+            self.user_weight,
+            torch.cat([self.item, item]),
+            torch.cat([self.item_layers, item_layers], dim=1),
+        )
