@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from lirdrec_pyg.evaluation import evaluate_ranking
     from lirdrec_pyg.models import LIRDRec
     from lirdrec_pyg.sampler import BPRSampler
+    from lirdrec_pyg.serving import Recommender
     from lirdrec_pyg.training import Trainer, fit
 
 _EXPORTS = {
     "BPRSampler": "lirdrec_pyg.sampler",
     "LIRDRec": "lirdrec_pyg.models",
+    "Recommender": "lirdrec_pyg.serving",
     "Trainer": "lirdrec_pyg.training",
     "build_graph": "lirdrec_pyg.data",
     "check_graph": "lirdrec_pyg.data",
@@ -26,6 +28,7 @@ _EXPORTS = {
 __all__ = [
     "BPRSampler",
     "LIRDRec",
+    "Recommender",
     "Trainer",
     "__version__",
     "build_graph",

@@ -4,11 +4,45 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+# What each prints; add_new_items and fold_in_user use the run that train_from_csv leaves.
+PRINTED = {
+    "train_from_arrays": ["test Recall@20"],
+    "train_from_csv": ["test Recall@20", "user-0"],
+    "add_new_items": ["204 items, 4 of them new", "users get a new item"],
+    "fold_in_user": ["newcomer", "anna"],
+}
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
-def test_example_runs(script: Path, tmp_path: Path) -> None:
-    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+def run(name: str, folder: Path) -> str:
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stderr
-    assert "test Recall@20" in result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("examples")
+    return {name: run(name, folder) for name in PRINTED}
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == PRINTED.keys()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_prints_what_it_promises(name: str, printed: dict[str, str]) -> None:
+    for text in PRINTED[name]:
+        assert text in printed[name]
+
+
+def test_new_items_stand_with_their_like(printed: dict[str, str]) -> None:
+    lines = [line for line in printed["add_new_items"].splitlines() if line.startswith("  new-")]
+    assert len(lines) == 4
+    for line in lines:
+        new, similar = line.split(": ")
+        colour = new.split("-like-")[1].split("-")[0]
+        assert sum(colour in item for item in similar.split(", ")) >= 2

@@ -14,6 +14,7 @@ ROOT = Path(lirdrec_pyg.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"serving"},
     {"training"},
     {"evaluation"},
     {"models"},

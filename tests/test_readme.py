@@ -1,8 +1,11 @@
 """What the README tells people to type works."""
 
+import contextlib
+import io
 import re
 import shlex
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +22,42 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_commands_run(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shop.parent)
-    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lirdrec-pyg ")]
-    assert [shlex.split(command)[1] for command in commands] == ["info", "fit", "evaluate"]
-    for command in commands:
-        arguments = shlex.split(command)[1:]
-        if arguments[0] == "fit":
-            arguments += ["--epochs", "2"]
-        result = CliRunner().invoke(main, arguments)
-        assert result.exit_code == 0, result.output
-    assert Path("runs/shop/metrics.json").is_file()
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lirdrec-pyg ")]
+
+
+@pytest.fixture(scope="module")
+def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Runs all commands and then all Python of the README, in order, in one folder; what was printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("readme"))
+        make_shop(Path("shop"))
+        rng = np.random.default_rng(1)
+        np.save("new.npy", rng.standard_normal((3, 12)).astype(np.float32))
+        np.save("new_text.npy", rng.standard_normal((3, 7)).astype(np.float32))
+        Path("new_ids.txt").write_text("30\n31\n32\n")
+        for command in COMMANDS:
+            arguments = shlex.split(command)[1:]
+            if arguments[0] == "fit":
+                arguments += ["--epochs", "2"]
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 0, (command, result.output)
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            for block in blocks("python"):
+                exec(block, {})
+        yield out.getvalue()
+
+
+def test_commands_and_python_run(printed: str) -> None:
+    assert [shlex.split(command)[1] for command in COMMANDS] == [
+        *("info", "fit", "evaluate"),
+        *("recommend", "recommend", "similar", "explain"),
+        *("add-items", "recommend", "recommend"),
+        *("export", "export"),
+    ]
+    assert len(blocks("python")) == 4
+    assert "branch" in printed
+    assert re.search(r"user 0 may like \[(\s*\d+){10}\]", printed)
 
 
 def test_make_targets_exist() -> None:
@@ -37,18 +65,6 @@ def test_make_targets_exist() -> None:
     assert targets == ["demo", "test"]
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
-
-
-def test_python_runs(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(shop.parent)
-    training, use = blocks("python")
-    variables: dict[str, object] = {}
-    exec(training, variables)
-    assert np.shape(variables["items"]) == (2000, 10)
-    fit = ["fit", "--data", "shop", "--out", "runs/shop", "--epochs", "1"]
-    assert CliRunner().invoke(main, fit).exit_code == 0
-    exec(use, variables)
-    assert re.search(r"^user 0 may like \[(\d+, ){9}\d+\]$", capsys.readouterr().out, flags=re.MULTILINE)
 
 
 def test_mentioned_files_exist() -> None:

@@ -6,9 +6,14 @@ from typing import Any
 import click
 
 from lirdrec_pyg._version import __version__
+from lirdrec_pyg.cli.add_items import add_items
 from lirdrec_pyg.cli.evaluate import evaluate
+from lirdrec_pyg.cli.explain import explain
+from lirdrec_pyg.cli.export import export
 from lirdrec_pyg.cli.fit import fit
 from lirdrec_pyg.cli.info import info
+from lirdrec_pyg.cli.recommend import recommend
+from lirdrec_pyg.cli.similar import similar
 from lirdrec_pyg.errors import LIRDRecError
 
 
@@ -43,8 +48,11 @@ def main() -> None:
       lirdrec-pyg fit --data shop/ --out runs/shop
     Compute the test figures again from what was saved:
       lirdrec-pyg evaluate runs/shop
+    Use it, and add the items that came today:
+      lirdrec-pyg recommend runs/shop --all --out recommendations.parquet
+      lirdrec-pyg add-items runs/shop --features image=new.npy --ids new.txt --out runs/shop-noon
     """
 
 
-for command in (fit, evaluate, info):
+for command in (fit, evaluate, info, recommend, add_items, similar, explain, export):
     main.add_command(command)

@@ -1,13 +1,15 @@
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lirdrec_pyg.cli.tables import metric_table
+from lirdrec_pyg.cli.tables import cold_start_table, metric_table, table
 
 if TYPE_CHECKING:
     from lirdrec_pyg.data.graph import Split
+    from lirdrec_pyg.evaluation import Bucket
 
 SPLITS: "dict[str, Split]" = {"valid": "val", "test": "test"}
 
@@ -17,30 +19,54 @@ SPLITS: "dict[str, Split]" = {"valid": "val", "test": "test"}
 @click.option(
     "--split", type=click.Choice([*SPLITS, "both"]), default="test", show_default=True, help="What to evaluate on."
 )
+@click.option("--buckets", is_flag=True, help="Also by the activity of users and by the popularity of items.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def evaluate(run: Path, split: str, device: str, as_json: bool) -> None:
+def evaluate(run: Path, split: str, buckets: bool, device: str, as_json: bool) -> None:
     """Compute the figures of RUN again, from its weights and its graph.
 
     Nothing but the run folder is needed. The figures are those of the model in model.safetensors,
-    the best epoch by validation.
+    the best epoch by validation. If --split cold-items of fit held out whole items, they are ranked
+    too: apart, and among all items.
     """
-    from lirdrec_pyg.training import Run, evaluate_run
+    from lirdrec_pyg.data import new_item_edges
+    from lirdrec_pyg.training import RunEvaluator
 
-    opened = Run.open(run)
-    names = list(SPLITS) if split == "both" else [split]
-    found = evaluate_run(opened, {name: SPLITS[name] for name in names}, device)
+    evaluator = RunEvaluator(run, device)
+    saved = evaluator.run.metrics() or {}
+    found: dict[str, Any] = {}
+    for name in SPLITS if split == "both" else [split]:
+        found[name] = evaluator.metrics(SPLITS[name])
+        _show(f"{name}, all items ranked:\n{metric_table(found[name])}", as_json)
+        _show(_agreement(found[name], saved.get(name)), as_json)
+        if new_item_edges(evaluator.data, SPLITS[name]) is not None:
+            cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(SPLITS[name])
+            _show(f"{name}, items held out:\n{cold_start_table(cold)}\n", as_json)
+        if buckets:
+            parts = evaluator.buckets(SPLITS[name])
+            found.setdefault("buckets", {})[name] = [part._asdict() for part in parts]
+            _show(f"{name}, by training interactions:\n{_bucket_table(parts)}\n", as_json)
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
-    saved = opened.metrics()
-    for name, metrics in found.items():
-        click.echo(f"{name}, all items ranked:\n{metric_table(metrics)}")
-        recorded = saved and saved.get(name)
-        if not isinstance(recorded, dict) or recorded.keys() != metrics.keys():
-            click.echo("the run was cut off before it wrote these figures to metrics.json\n")
-            continue
-        gap = max(abs(value - recorded[key]) for key, value in metrics.items())
-        click.echo(
-            "as in metrics.json, to the last digit\n" if gap == 0 else f"differs from metrics.json by up to {gap:.2e}\n"
+
+
+def _show(text: str, as_json: bool) -> None:
+    if not as_json:
+        click.echo(text)
+
+
+def _agreement(metrics: Mapping[str, float], recorded: object) -> str:
+    if not isinstance(recorded, dict) or recorded.keys() != metrics.keys():
+        return "the run was cut off before it wrote these figures to metrics.json\n"
+    gap = max(abs(value - recorded[key]) for key, value in metrics.items())
+    return "as in metrics.json, to the last digit\n" if gap == 0 else f"differs from metrics.json by up to {gap:.2e}\n"
+
+
+def _bucket_table(buckets: "Sequence[Bucket]") -> str:
+    shown = ("recall@20", "ndcg@20")
+    rows = [["", "", "users", "pairs", *shown]]
+    for b in buckets:
+        rows.append(
+            [b.kind, b.interactions, str(b.num_users), str(b.num_pairs), *(f"{b.metrics[m]:.4f}" for m in shown)]
         )
+    return table(rows)

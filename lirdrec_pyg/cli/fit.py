@@ -8,7 +8,7 @@ import click
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_file_option, config_options, take
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.cli.tables import metric_table
+from lirdrec_pyg.cli.tables import cold_start_table, metric_table
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 
 
@@ -33,8 +33,9 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
       config.yaml            every option: repeat the run with fit --config
       model.safetensors      weights of the best epoch; last.safetensors of the last
       graph.safetensors      features, interactions, splits, item graph
+      vectors.safetensors    representations of users and items, which recommend works with
       users.parquet, items.parquet   your IDs by position
-      versions.json          what it was computed with
+      versions.json, SHA256SUMS      what it was computed with; checksums
     """
     from lirdrec_pyg.datasets import load_data
     from lirdrec_pyg.training import Hooks, Trainer, check_before
@@ -42,7 +43,7 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
 
     configs = take(DataConfig, values), take(LIRDRecConfig, values), take(TrainingConfig, values)
     data_config, model_config, training_config = configs
-    check_before(out, training_config, overwrite)
+    check_before(out, *configs, overwrite)
     data = load_data(data_config, training_config.seed)
     for name, fact in data.facts.items():
         click.echo(f"{name}: {fact}")
@@ -65,10 +66,13 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
     best = (
         f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}" if metrics["epochs"] else "No epoch was finished"
     )
+    cold = metrics.get("cold_start")
     click.echo(
         f"\nStopped: {metrics['stopped']}. {best}, "
         f"validation {metrics['monitor']} {metrics['valid'][metrics['monitor']]:.4f}.\n"
-        f"Test, all items ranked:\n{metric_table(metrics['test'])}\n\nThe run is in {out}"
+        f"Test, all items ranked:\n{metric_table(metrics['test'])}\n"
+        + (f"\nTest, items held out:\n{cold_start_table(cold['test'])}\n" if cold else "")
+        + f"\nThe run is in {out}"
     )
     if interrupt.signal is not None:
         sys.exit(128 + interrupt.signal)

@@ -17,7 +17,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
 
-class _Pair(click.ParamType):
+class Pair(click.ParamType):
     """``KEY=VALUE``, with a value of a given type."""
 
     def __init__(self, value_type: type) -> None:
@@ -37,6 +37,14 @@ class _Pair(click.ParamType):
             return str(key), self._value_type(str(text))
         except ValueError:
             return self.fail(f"{value!r} is not of the form {self.name.upper()}.", param, ctx)
+
+
+def each_name_once(_ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """A callback that makes a dictionary of pairs."""
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{param.opts[0]} names {twice[0]!r} more than once: keep one of them.")
+    return dict(pairs)
 
 
 def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Command], Command]:
@@ -60,8 +68,8 @@ def _option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Command], C
         return click.option(
             option_name(field),
             multiple=True,
-            type=_Pair(get_args(hint)[1]),
-            callback=lambda _ctx, _param, pairs: dict(pairs),
+            type=Pair(get_args(hint)[1]),
+            callback=each_name_once,
             help=field.metadata["doc"],
         )
     return click.option(

@@ -11,6 +11,12 @@ def metric_table(metrics: Mapping[str, float]) -> str:
     return table([["", *(f"@{k}" for k in cutoffs)], *rows])
 
 
+def cold_start_table(figures: Mapping[str, Mapping[str, float]]) -> str:
+    """Figures of :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`, a line each."""
+    shown = ("recall@20", "ndcg@20", "recall@50", "ndcg@50")
+    return table([["", *shown], *([name, *(f"{metrics[m]:.4f}" for m in shown)] for name, metrics in figures.items())])
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows with aligned columns, the first to the left and the others to the right."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]

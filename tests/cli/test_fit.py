@@ -39,6 +39,7 @@ def run(shop: Path, tmp_path: Path) -> Path:
 
 def test_run_holds_all_that_is_promised(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == {
+        "SHA256SUMS",
         "config.yaml",
         "graph.safetensors",
         "history.csv",
@@ -46,7 +47,9 @@ def test_run_holds_all_that_is_promised(run: Path) -> None:
         "last.safetensors",
         "metrics.json",
         "model.safetensors",
+        "neighbourhood.safetensors",
         "users.parquet",
+        "vectors.safetensors",
         "versions.json",
     }
     metrics = json.loads((run / "metrics.json").read_text())
@@ -100,6 +103,43 @@ def test_evaluate_reproduces_the_figures_without_the_data(run: Path, shop: Path)
     assert result.exit_code == 0, result.output
     assert json.loads(result.output) == {"valid": saved["valid"], "test": saved["test"]}
     assert "to the last digit" in lirdrec("evaluate", run, "--device", "cpu").output
+
+
+def test_held_out_items_are_told_apart(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = fit(shop, out, "--split", "cold-items", "--cold-fraction", 0.3)
+    assert result.exit_code == 0, result.output
+    assert "items held out: 9" in result.output
+    lines = result.output.split("Test, items held out:\n")[1].splitlines()
+    assert lines[0].split() == ["recall@20", "ndcg@20", "recall@50", "ndcg@50"]
+    saved = json.loads((out / "metrics.json").read_text())["cold_start"]["test"]
+    for line, (name, metrics) in zip(lines[1:7], saved.items(), strict=True):
+        assert line.startswith(name)
+        assert line.split()[-4:] == [f"{metrics[m]:.4f}" for m in ("recall@20", "ndcg@20", "recall@50", "ndcg@50")]
+    assert {"new_items.safetensors", "new_items.parquet", "new_vectors.safetensors"} <= {p.name for p in out.iterdir()}
+    assert len(pl.read_parquet(out / "items.parquet")) == 21
+    assert yaml.safe_load((out / "config.yaml").read_text())["cold_fraction"] == 0.3
+    assert lirdrec("fit", "--config", out / "config.yaml", "--out", tmp_path / "again").exit_code == 0
+    for name in ("new_items.parquet", "new_vectors.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"),
+    [
+        (["--cold-fraction", 0.01], "--cold-fraction 0.01 of 30 items is 0"),
+        (["--cold-fraction", 0], "--cold-fraction"),
+        (["--cold-fraction", 0.95], "--cold-fraction"),
+        (["--dct", "2d"], "--dct feature"),
+    ],
+)
+def test_items_that_cannot_be_held_out_are_an_error(
+    options: list[object], culprit: str, shop: Path, tmp_path: Path
+) -> None:
+    result = fit(shop, tmp_path / "run", "--split", "cold-items", *options)
+    assert result.exit_code == 2, result.output
+    assert culprit in result.output
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("backend", ["torch", "torch-sparse"])

@@ -1,0 +1,30 @@
+from pathlib import Path
+
+import click
+
+from lirdrec_pyg.cli.run_options import device_option, print_frame, run_argument
+
+
+@click.command()
+@run_argument
+@click.option("--item", required=True, help="Item ID.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of items.")
+@click.option(
+    "--by",
+    default="vectors",
+    show_default=True,
+    help="'vectors' for what the model has learned, or a modality, such as image, for its raw features.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Table to write: .parquet, .csv or .jsonl.")
+@device_option
+def similar(run: Path, item: str, k: int, by: str, out: Path | None, device: str) -> None:
+    """List the items most similar to one item, by cosine."""
+    from lirdrec_pyg.serving import Recommender, check_table_path, write_table
+
+    if out is not None:
+        check_table_path(out)
+    frame = Recommender.load(run, device).similar_items(item, k, by)
+    if out is None:
+        print_frame(frame)
+    else:
+        click.echo(f"{write_table([frame], out):,} items are in {out}")

@@ -1,0 +1,191 @@
+import re
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from lirdrec_pyg.cli import main
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.datasets import synthetic_data
+from lirdrec_pyg.serving import Recommender
+from lirdrec_pyg.training import fit
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    training = TrainingConfig(epochs=1, device="cpu")
+    fit(synthetic_data(num_users=40, num_items=60), out, DataConfig(), LIRDRecConfig(embedding_dim=8), training)
+    return out
+
+
+def lirdrec(*args: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, args), "--device", "cpu"])
+
+
+def assert_refused(result: Result, *named: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    (message,) = [line for line in result.output.splitlines() if line.startswith("Error:")]
+    assert result.output.rstrip().endswith(message)
+    for name in named:
+        assert name in message
+
+
+def read(path: Path) -> pl.DataFrame:
+    return {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson}[path.suffix](path)
+
+
+def expected(run: Path, *args: object, **options: object) -> pl.DataFrame:
+    return Recommender.load(run).recommend(*args, **options)
+
+
+def test_recommendations_are_printed(run: Path) -> None:
+    result = lirdrec("recommend", run, "--users", "user-3, user-1", "-k", 2)
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    assert rows[0] == ["user", "item", "rank", "score"]
+    frame = expected(run, ["user-3", "user-1"], k=2)
+    assert [row[:3] for row in rows[1:]] == [[u, i, str(r)] for u, i, r in frame.select("user", "item", "rank").rows()]
+    assert [float(row[3]) for row in rows[1:]] == pytest.approx(frame["score"].to_list(), abs=1e-4)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+def test_everybodys_recommendations_go_into_a_file(run: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"table{suffix}"
+    result = lirdrec("recommend", run, "--all", "-k", 5, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"200 recommendations are in {out}" in result.output
+    columns = ["user", "item", "rank"]
+    assert read(out).select(columns).rows() == expected(run, k=5).select(columns).rows()
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_users_and_candidates_come_from_files(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("user-9\nuser-2\n")
+    (tmp_path / "items.txt").write_text("item-50\nitem-3\nitem-59\n")
+    options = ["--users-file", tmp_path / "users.txt", "--candidates", tmp_path / "items.txt", "--include-seen"]
+    result = lirdrec("recommend", run, *options, "--out", tmp_path / "a.csv")
+    assert result.exit_code == 0, result.output
+    found = read(tmp_path / "a.csv")
+    assert found["user"].to_list() == ["user-9"] * 3 + ["user-2"] * 3
+    for _, of_user in found.group_by("user"):
+        assert sorted(of_user["item"]) == ["item-3", "item-50", "item-59"]
+
+
+def test_somebody_new_is_recommended_to_by_a_history(run: Path) -> None:
+    result = lirdrec("recommend", run, "--history", "item-3,item-4,gone", "-k", 60)
+    assert result.exit_code == 0, result.output
+    assert "Warning: Unknown items are left out of the history: gone." in result.output
+    shown = [line for line in result.output.splitlines() if line.startswith("new user ")]
+    assert len(shown) == 58
+    assert not [line for line in shown if line.split()[2] in ("item-3", "item-4")]
+    assert_refused(lirdrec("recommend", run, "--history", "gone"), "gone")
+
+
+def test_many_new_users_are_recommended_to_by_a_table(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "today.csv"
+    table.write_text('user_id,item_id\n"anna, the great",item-3\nben,item-5\n"anna, the great",item-4\nben,gone\n')
+    result = lirdrec("recommend", run, "--history-file", table, "-k", 2, "--out", tmp_path / "out.csv")
+    assert result.exit_code == 0, result.output
+    assert "Warning: Unknown items are left out of the history: gone." in result.output
+    written = pl.read_csv(tmp_path / "out.csv")
+    assert written["user"].to_list() == ["anna, the great"] * 2 + ["ben"] * 2
+    one = lirdrec("recommend", run, "--history", "item-4,item-3", "-k", 2).output.splitlines()
+    assert [line.split()[2] for line in one if line.startswith("new user ")] == written["item"].to_list()[:2]
+    table.write_text("user_id,item_id\nanna,item-3\nben,gone\n")
+    assert_refused(lirdrec("recommend", run, "--history-file", table), "ben", "gone")
+
+
+def test_unknown_users_are_skipped_or_get_the_popular_items(run: Path) -> None:
+    result = lirdrec("recommend", run, "--users", "nobody,user-1", "-k", 3)
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.output.splitlines() if line.startswith("Warning:")] == [
+        "Warning: Unknown users, or without training interactions: 1 (nobody). They are skipped."
+    ]
+    result = lirdrec("recommend", run, "--users", "nobody,user-1", "-k", 3, "--fallback", "popular")
+    popular = [line.split() for line in result.output.splitlines() if line.startswith("nobody")]
+    assert [row[2:] for row in popular] == [["1"], ["2"], ["3"]]
+
+
+def test_a_table_is_replaced_and_kept_if_something_fails(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.parquet"
+    out.write_text("earlier")
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", full_disk)
+        assert_refused(lirdrec("recommend", run, "--all", "--out", out), "No space left")
+    assert out.read_text() == "earlier"
+    assert lirdrec("recommend", run, "--all", "--out", out).exit_code == 0
+    assert len(read(out)) == 800
+    assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
+
+
+MISTAKES: dict[str, tuple[list[str], str]] = {
+    "nobody asked for": ([], "--users, --users-file, --all, --history and --history-file"),
+    "two kinds of users": (
+        ["--users", "user-1", "--all"],
+        "--users, --users-file, --all, --history and --history-file",
+    ),
+    "three kinds of users": (["--users", "user-1", "--history", "item-1", "--all"], "by one of"),
+    "all without a file": (["--all"], "--out"),
+    "no such ending": (["--all", "--out", "{tmp}/a.txt"], ".parquet, .csv, .jsonl"),
+    "no such folder": (["--all", "--out", "{tmp}/nowhere/a.csv"], "nowhere"),
+    "no such file of users": (["--users-file", "{tmp}/gone.txt"], "gone.txt"),
+    "empty file of users": (["--users-file", "{tmp}/empty.txt"], ""),
+    "empty file of users, into a table": (["--users-file", "{tmp}/empty.txt", "--out", "{tmp}/a.csv"], ""),
+    "blank line among the users": (["--users-file", "{tmp}/blank.txt"], "line 2"),
+    "empty candidates": (["--users", "user-1", "--candidates", "{tmp}/empty.txt"], "candidates"),
+    "unknown candidates": (["--users", "user-1", "--candidates", "{tmp}/blank.txt"], ""),
+    "nobody known": (["--users", "nobody,noone"], "nobody, noone"),
+    "nobody known, as one wishes": (["--users", "user-1,noone", "--fallback", "error"], "noone"),
+    "empty ID": (["--users", "user-1,,user-2"], "--users"),
+    "no ID": (["--users", ""], "--users"),
+    "empty history": (["--history", ""], "--history"),
+    "k of none": (["--users", "user-1", "-k", "0"], "-k"),
+    "unknown fallback": (["--users", "user-1", "--fallback", "best"], "--fallback"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_each_mistake_is_one_error_and_writes_nothing(run: Path, tmp_path: Path, case: str) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "blank.txt").write_text("user-1\n\nuser-2\n")
+    before = sorted(tmp_path.iterdir())
+    options, named = MISTAKES[case]
+    assert_refused(lirdrec("recommend", run, *(option.format(tmp=tmp_path) for option in options)), named)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_is_no_run_is_one_error(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere"):
+        out = tmp_path / "a.csv"
+        assert_refused(lirdrec("recommend", path, "--all", "--out", out), "no run folder")
+        assert not out.exists()
+    assert_refused(lirdrec("recommend"), "RUN")
+
+
+def test_a_damaged_run_is_one_error(run: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in run.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    content = bytearray((damaged / "vectors.safetensors").read_bytes())
+    content[-1] ^= 1
+    (damaged / "vectors.safetensors").write_bytes(content)
+    assert_refused(lirdrec("recommend", damaged, "--users", "user-1"), "vectors.safetensors")
+
+
+def test_help_names_every_option() -> None:
+    text = re.sub(r"\s+", " ", lirdrec("recommend", "--help").output)
+    for option in ("--users", "--users-file", "--all", "--history", "-k", "--out", "--exclude-seen / --include-seen"):
+        assert option in text
+    for option in ("--candidates", "--fallback [skip|popular|error]", "--device [auto|cpu|cuda]", "[default: 20"):
+        assert option in text
+    assert "recommend" in CliRunner().invoke(main, ["--help"]).output

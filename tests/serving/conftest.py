@@ -1,0 +1,140 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.data import NewItems, Vocabulary
+from lirdrec_pyg.datasets import load_data
+from lirdrec_pyg.serving import Recommender
+from lirdrec_pyg.training import fit
+
+WIDTHS = {"image": 12, "text": 7}
+NUM_USERS, NUM_ITEMS = 50, 80
+
+TrainRun = Callable[..., Path]
+CheckTopK = Callable[..., None]
+MakeNewItems = Callable[..., NewItems]
+
+
+@pytest.fixture(scope="session")
+def train_run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
+    """``train_run(data, dct="2d")`` trains for two epochs and gives the run folder."""
+
+    def train(data: Path, split: str = "labels", **model: object) -> Path:
+        out = tmp_path_factory.mktemp("runs") / "run"
+        data_config = DataConfig(data=str(data), split=split)
+        training = TrainingConfig(epochs=2, lr=0.01, batch_size=64, device="cpu")
+        fit(load_data(data_config), out, data_config, LIRDRecConfig(embedding_dim=8, **model), training)
+        return out
+
+    return train
+
+
+def write_shop(folder: Path, users: list, items: list, lacking: dict[str, slice]) -> Path:
+    """Clicks with labels, and features by ID; some users have held-out clicks alone, some items none."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, user in enumerate(users):
+        for rank, item in enumerate(rng.choice(len(items) - 5, size=8, replace=False)):
+            rows.append((user, items[item], 2 if number >= len(users) - 4 else max(0, rank - 5)))
+    pl.DataFrame(rows, schema=["user_id", "item_id", "split"], orient="row").write_csv(folder / "clicks.csv")
+    for modality, width in WIDTHS.items():
+        vectors = rng.standard_normal((len(items), width)).astype(np.float32)
+        table = pl.DataFrame({"item_id": items, "vector": list(vectors)})
+        missing = set(items[lacking.get(modality, slice(0))])
+        table.filter(~pl.col("item_id").is_in(missing)).write_parquet(folder / f"{modality}_feat.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    users = ["7", "007", *(f"u{n}" for n in range(2, NUM_USERS))]
+    items = ["12", "0012", *(f"sku/{n}" for n in range(2, NUM_ITEMS))]
+    lacking = {"image": slice(3, 9), "text": slice(9, 14)}
+    return write_shop(tmp_path_factory.mktemp("shop"), users, items, lacking)
+
+
+@pytest.fixture(scope="session")
+def int_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shop(tmp_path_factory.mktemp("shop"), list(range(100, 130)), list(range(-5, 295)), {})
+
+
+@pytest.fixture(scope="session")
+def run(train_run: TrainRun, text_shop: Path) -> Path:
+    """A run with text IDs, where some items lack a modality and four users have no training interactions."""
+    return train_run(text_shop)
+
+
+@pytest.fixture(scope="session")
+def int_run(train_run: TrainRun, int_shop: Path) -> Path:
+    """A run with integer IDs."""
+    return train_run(int_shop)
+
+
+@pytest.fixture(scope="session")
+def cold_run(train_run: TrainRun, text_shop: Path) -> Path:
+    """A run whose split held whole items out."""
+    return train_run(text_shop, split="cold-items")
+
+
+@pytest.fixture(scope="session")
+def recommender(run: Path) -> Recommender:
+    return Recommender.load(run)
+
+
+@pytest.fixture(scope="session")
+def int_recommender(int_run: Path) -> Recommender:
+    return Recommender.load(int_run)
+
+
+@pytest.fixture(scope="session")
+def new_items() -> MakeNewItems:
+    """``new_items("a", "b", lacking={"image": [0]})``: items with drawn features, the first without an image."""
+
+    def make(*ids: str | int, lacking: dict[str, list[int]] | None = None, dtype: torch.dtype = torch.float32):
+        features, masks = {}, {}
+        for modality, width in WIDTHS.items():
+            # By the ID, so that an item is the same in whatever portion it comes.
+            seeds = [sum(map(ord, f"{modality}{i}")) for i in ids]
+            rows = [torch.randn(width, generator=torch.Generator().manual_seed(s)) for s in seeds]
+            features[modality] = torch.stack(rows).to(dtype)
+            if missing := (lacking or {}).get(modality):
+                masks[modality] = torch.ones(len(ids), dtype=torch.bool)
+                masks[modality][missing] = False
+        return NewItems(Vocabulary(pl.Series("id", list(ids)), "item"), features, masks)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def grown(recommender: Recommender, new_items: MakeNewItems) -> Recommender:
+    """``recommender`` with four new items, one without an image and one without a text."""
+    return recommender.add_items(new_items("n0", "n1", "n2", "n3", lacking={"image": [1], "text": [2]}))
+
+
+@pytest.fixture(scope="session")
+def assert_best() -> CheckTopK:
+    """Compares recommendations with scores of all pairs, up to rounding, by which places may change."""
+
+    def check(frame: pl.DataFrame, scores: dict[int | str, dict[int | str, float]], k: int) -> None:
+        """``scores`` are those of the items that each user may get."""
+        assert frame["user"].unique(maintain_order=True).to_list() == [u for u in scores if scores[u]]
+        for user, of_items in scores.items():
+            mine = frame.filter(pl.col("user") == user)
+            best = sorted(of_items.values(), reverse=True)[:k]
+            assert mine["rank"].to_list() == list(range(1, len(best) + 1))
+            assert mine["item"].n_unique() == len(mine)
+            np.testing.assert_allclose(mine["score"], best, atol=1e-5)
+            np.testing.assert_allclose(mine["score"], [of_items[i] for i in mine["item"]], atol=1e-5)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[Path], dict[str, bytes]]:
+    """Names and contents of the files of a folder."""
+    return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

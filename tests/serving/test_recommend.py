@@ -1,0 +1,407 @@
+"""Recommendations against scores of all pairs."""
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.serving import Recommender
+
+Scores = dict[int | str, dict[int | str, float]]
+CheckTopK = Callable[..., None]
+
+SCHEMA = {"user": pl.String, "item": pl.String, "rank": pl.Int32, "score": pl.Float32}
+UNTRAINED = ["u46", "u47", "u48", "u49"]
+
+
+def seen_by_user(recommender: Recommender) -> dict[int | str, list[int | str]]:
+    """Items in training, by user."""
+    users, items = recommender.users.ids.to_list(), recommender.items.ids.to_list()
+    seen: dict[int | str, list[int | str]] = {user: [] for user in users}
+    for user, item in recommender.graph[INTERACTS].edge_index.t().tolist():
+        seen[users[user]].append(items[item])
+    return seen
+
+
+def all_scores(recommender: Recommender, exclude_seen: bool, only: list | None = None) -> Scores:
+    """Scores of what each user with training interactions may get."""
+    u, v = (x.astype(np.float64) for x in (recommender.user_vectors(), recommender.item_vectors()))
+    seen, items = seen_by_user(recommender), recommender.items.ids.to_list()
+    kept = [n for n, item in enumerate(items) if only is None or item in only]
+    return {
+        user: {items[n]: float(row[n]) for n in kept if not (exclude_seen and items[n] in seen[user])}
+        for user, row in zip(recommender.users.ids.to_list(), u @ v.T, strict=True)
+        if seen[user]
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(recommender: Recommender) -> list[str]:
+    """Users with training interactions."""
+    return [user for user, seen in seen_by_user(recommender).items() if seen]
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("k", [1, 7, 80, 1000])
+def test_all_users_get_the_best_of_all_items(
+    recommender: Recommender, assert_best: CheckTopK, k: int, exclude_seen: bool
+) -> None:
+    with pytest.warns(UserWarning, match="without training interactions: 4"):
+        frame = recommender.recommend(k=k, exclude_seen=exclude_seen)
+    assert_best(frame, all_scores(recommender, exclude_seen), k)
+    assert frame.schema == SCHEMA
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_integer_ids_and_a_catalogue_large_enough_for_the_search_by_chunks(
+    int_recommender: Recommender, assert_best: CheckTopK, k: int
+) -> None:
+    scores = all_scores(int_recommender, True)
+    frame = int_recommender.recommend(list(scores), k=k)
+    assert_best(frame, scores, k)
+    assert frame.schema == SCHEMA | {"user": pl.Int64, "item": pl.Int64}
+
+
+def test_new_items_are_ranked_with_all_others(grown: Recommender, trained: list[str], assert_best: CheckTopK) -> None:
+    frame = grown.recommend(trained, k=84, exclude_seen=False)
+    assert_best(frame, all_scores(grown, False), 84)
+    assert {"n0", "n1", "n2", "n3"} < set(frame["item"])
+    only_new = grown.recommend(trained, k=3, candidates=["n3", "n0"])
+    assert_best(only_new, all_scores(grown, True, ["n0", "n3"]), 3)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None)
+def test_any_users_candidates_and_k(
+    recommender: Recommender, trained: list[str], assert_best: CheckTopK, data: st.DataObject
+) -> None:
+    users = data.draw(st.lists(st.sampled_from(trained), min_size=1, max_size=8))
+    chosen = data.draw(st.none() | st.lists(st.sampled_from(recommender.items.ids.to_list()), min_size=1, max_size=12))
+    k, exclude_seen = data.draw(st.integers(1, 90)), data.draw(st.booleans())
+    frame = recommender.recommend(users, k=k, candidates=chosen, exclude_seen=exclude_seen)
+    scores = all_scores(recommender, exclude_seen, chosen)
+    assert_best(frame, {user: scores[user] for user in dict.fromkeys(users)}, k)
+
+
+def test_seen_items_are_left_out_also_when_a_user_has_seen_all_candidates(recommender: Recommender) -> None:
+    seen = seen_by_user(recommender)["u5"]
+    assert recommender.recommend(["u5"], candidates=seen).is_empty()
+    assert recommender.recommend(["u5"], candidates=seen).schema == SCHEMA
+    included = recommender.recommend(["u5"], candidates=seen, exclude_seen=False)
+    assert sorted(included["item"]) == sorted(seen)
+
+
+def test_a_candidate_named_twice_is_recommended_once(recommender: Recommender) -> None:
+    twice = recommender.recommend(["u2"], candidates=["sku/70", "sku/71", "sku/70"])
+    assert twice.equals(recommender.recommend(["u2"], candidates=["sku/70", "sku/71"]))
+    assert sorted(twice["item"]) == ["sku/70", "sku/71"]
+
+
+def test_unknown_and_empty_candidates_are_errors(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="'sku/999'"):
+        recommender.recommend(["u2"], candidates=["sku/2", "sku/999"])
+    for fallback in ("skip", "popular"):
+        with pytest.raises(DataError, match="candidates is empty"):
+            recommender.recommend(["u2"], candidates=[], fallback=fallback)
+
+
+def test_users_are_answered_once_and_in_the_order_asked(recommender: Recommender) -> None:
+    frame = recommender.recommend(["u9", "u3", "u9", "u20", "u3"], k=2)
+    assert frame["user"].to_list() == ["u9", "u9", "u3", "u3", "u20", "u20"]
+    assert frame["rank"].to_list() == [1, 2] * 3
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pl.Series])
+def test_ids_may_come_in_any_kind_of_list(
+    recommender: Recommender, int_recommender: Recommender, kind: Callable[[list], object]
+) -> None:
+    assert recommender.recommend(kind(["u9", "u3"])).equals(recommender.recommend(["u9", "u3"]))
+    assert int_recommender.recommend(kind([101, 103])).equals(int_recommender.recommend([101, 103]))
+
+
+def test_007_is_not_7(recommender: Recommender, int_recommender: Recommender) -> None:
+    seven, bond = (recommender.recommend([user], k=80, exclude_seen=False) for user in ("7", "007"))
+    assert (seven["user"][0], bond["user"][0]) == ("7", "007")
+    assert not np.allclose(seven["score"].sort(), bond["score"].sort())
+    assert recommender.recommend([7], exclude_seen=False, k=80).equals(seven)
+    a, b = recommender.item_vectors(["12", "0012"])
+    assert not np.allclose(a, b)
+    with pytest.raises(DataError, match="0101"):
+        int_recommender.recommend(["0101"])
+
+
+def test_integers_may_be_asked_for_as_text(int_recommender: Recommender) -> None:
+    assert int_recommender.recommend(["101", "100"]).equals(int_recommender.recommend([101, 100]))
+    np.testing.assert_array_equal(int_recommender.item_vectors(["-5"]), int_recommender.item_vectors([-5]))
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[1, "a"], ["a", 1], [1.5], [True], [["u2"]], [b"u2"], "u2", 7, {"u2"}, [None], {"u2": 1}],
+    ids=repr,
+)
+def test_what_is_no_list_of_ids_is_an_error_of_one_line(recommender: Recommender, ids: object) -> None:
+    for ask in (
+        recommender.recommend,
+        recommender.user_vectors,
+        recommender.item_vectors,
+        lambda x: recommender.recommend(["u2"], candidates=x),
+        lambda x: recommender.recommend_for_history({"somebody": x}),
+        lambda x: recommender.score(x, x),
+    ):
+        with pytest.raises(DataError) as caught:
+            ask(ids)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_id_in_a_list_is_told(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="lacks the ID number 1"):
+        recommender.recommend(["u2", None])
+
+
+@pytest.mark.parametrize("k", [0, -3])
+def test_k_has_to_be_positive(recommender: Recommender, k: int) -> None:
+    for ask in (
+        lambda: recommender.recommend(["u2"], k=k),
+        lambda: recommender.recommend_for_history({"somebody": ["sku/2"]}, k=k),
+        lambda: recommender.similar_items("sku/2", k=k),
+    ):
+        with pytest.raises(ConfigError, match="at least 1"):
+            ask()
+
+
+def test_an_empty_list_of_users_is_an_error_of_ours(recommender: Recommender) -> None:
+    for fallback in ("skip", "popular", "error"):
+        with pytest.raises(DataError, match=r"\.$"):
+            recommender.recommend([], fallback=fallback)
+
+
+def test_an_unknown_fallback_is_refused(recommender: Recommender) -> None:
+    with pytest.raises(ConfigError, match="'best'"):
+        recommender.recommend(["u2"], fallback="best")
+
+
+OTHERS = ["nobody", *UNTRAINED]
+
+
+def test_others_are_skipped_with_a_warning(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match=r"5 \(nobody, u46, u47, u48, u49\)\. They are skipped"):
+        frame = recommender.recommend(["u3", *OTHERS, "u2"])
+    assert frame.equals(recommender.recommend(["u3", "u2"]))
+
+
+def test_a_warning_points_to_the_line_that_asked(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match="skipped") as caught:
+        recommender.recommend(["u2", "nobody"])
+    assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
+
+
+def test_a_warning_shows_no_more_than_some_names(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match=r"2000 \(x0, .*, x9, \.\.\.\)"):
+        recommender.recommend(["u2", *(f"x{n}" for n in range(2000))])
+
+
+def test_others_get_the_popular_items(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match="popular"):
+        frame = recommender.recommend(["nobody", "u3", "u47"], k=6, fallback="popular")
+    assert frame["user"].to_list() == ["u3"] * 6 + ["nobody"] * 6 + ["u47"] * 6
+    assert frame.schema == SCHEMA
+    popular = frame.filter(pl.col("user") == "u47")
+    assert popular["score"].null_count() == 6
+    assert popular["rank"].to_list() == [1, 2, 3, 4, 5, 6]
+    clicks = dict.fromkeys(recommender.items.ids, 0)
+    for seen in seen_by_user(recommender).values():
+        for item in seen:
+            clicks[item] += 1
+    assert [clicks[item] for item in popular["item"]] == sorted(clicks.values(), reverse=True)[:6]
+
+
+def test_popular_items_obey_candidates(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match="popular"):
+        frame = recommender.recommend(["nobody"], fallback="popular", candidates=["sku/5", "sku/4", "sku/4"])
+    assert sorted(frame["item"]) == ["sku/4", "sku/5"]
+
+
+def test_others_are_an_error_if_one_wishes(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="nobody"):
+        recommender.recommend(["u3", "nobody"], fallback="error")
+    assert len(recommender.recommend(["u3"], fallback="error")) == 20
+
+
+def test_when_nobody_is_left_that_is_an_error(recommender: Recommender) -> None:
+    with pytest.raises(DataError, match="--fallback popular"):
+        recommender.recommend(OTHERS)
+
+
+@pytest.mark.parametrize("users", [["u2"], ["nobody"], ["u2", "nobody"], [7, 4242], [4242], None])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_every_block_has_the_same_columns(
+    recommender: Recommender, users: list | None, exclude_seen: bool, small_blocks: None
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frames = list(recommender.recommend_blocks(users, exclude_seen=exclude_seen, fallback="popular"))
+    assert {tuple(frame.schema.items()) for frame in frames} == {tuple(SCHEMA.items())}
+
+
+@pytest.mark.parametrize(("others", "dtype"), [([4242], pl.Int64), (["x", "0101"], pl.String)])
+def test_texts_among_integer_users_make_the_whole_column_text(
+    int_recommender: Recommender, others: list, dtype: pl.DataType, small_blocks: None
+) -> None:
+    asked = [*([100, 101] if dtype == pl.Int64 else ["100", "101"]), *others]
+    with pytest.warns(UserWarning, match="popular"):
+        frames = list(int_recommender.recommend_blocks(asked, k=3, fallback="popular"))
+    assert {frame.schema["user"] for frame in frames} == {dtype}
+    assert [str(u) for u in pl.concat(frames)["user"].unique(maintain_order=True)] == list(map(str, asked))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few users a block."""
+    monkeypatch.setattr("lirdrec_pyg.models.ranking._BLOCK_BYTES", 7 * 4 * 80)
+
+
+@pytest.mark.parametrize("candidates", [None, ["sku/2", "sku/30", "sku/31"]])
+def test_blocks_make_the_same_table(
+    recommender: Recommender, trained: list[str], candidates: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recommender.recommend(trained, k=9, candidates=candidates)
+    num_candidates = len(candidates or recommender.items)
+    for users_a_block in (1, 7):
+        size = users_a_block * 4 * num_candidates
+        monkeypatch.setattr("lirdrec_pyg.models.ranking._BLOCK_BYTES", size)
+        frames = list(recommender.recommend_blocks(trained, 9, candidates=candidates))
+        assert len(frames) > 1
+        parts = pl.concat(frames)
+        assert parts.drop("score").equals(whole.drop("score"))
+        np.testing.assert_allclose(parts["score"], whole["score"], atol=1e-6)
+
+
+def test_errors_come_before_the_first_block(recommender: Recommender) -> None:
+    with pytest.raises(DataError):
+        recommender.recommend_blocks(["nobody"])
+    with pytest.raises(DataError):
+        recommender.recommend_blocks(["u2"], candidates=["nothing"])
+
+
+def test_scores_are_dot_products(grown: Recommender) -> None:
+    users, items = ["u3", "7", "u3", "u46"], ["sku/2", "n1", "n3", "12"]
+    u, v = grown.user_vectors(users), grown.item_vectors(items)
+    assert u.shape == v.shape == (4, 3 * 8)
+    found = grown.score(users, items)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, (u.astype(np.float64) * v).sum(axis=1), atol=1e-5)
+    assert grown.score([], []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "named"),
+    [(["u3"], [], "1 users, but 0 items"), (["x"], ["12"], "'x'"), (["u3"], ["x"], "'x'"), (["u3"], [1200], "1200")],
+)
+def test_pairs_that_cannot_be_scored(recommender: Recommender, users: list, items: list, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        recommender.score(users, items)
+
+
+def test_vectors_are_given_by_id_and_by_position(grown: Recommender) -> None:
+    order = [5, 0, 83, 5]
+    np.testing.assert_array_equal(grown.item_vectors(grown.items.ids.gather(order)), grown.item_vectors()[order])
+    position = [grown.users.ids.to_list().index(user) for user in ("007", "7")]
+    np.testing.assert_array_equal(grown.user_vectors(["007", "7"]), grown.user_vectors()[position])
+    assert grown.user_vectors().dtype == grown.item_vectors().dtype == np.float32
+    assert grown.user_vectors([]).shape == (0, 24)
+    with pytest.raises(DataError, match="'x'"):
+        grown.item_vectors(["12", "x"])
+
+
+def test_who_changes_the_vectors_given_changes_no_recommendation(run: Path) -> None:
+    recommender = Recommender.load(run)
+    before = recommender.recommend(["u2"])
+    for vectors in (recommender.user_vectors(), recommender.item_vectors()):
+        if vectors.flags.writeable:
+            vectors[:] = 0
+    assert recommender.recommend(["u2"]).equals(before)
+
+
+def test_32_threads_get_what_one_gets(run: Path, grown: Recommender, tmp_path: Path, trained: list[str]) -> None:
+    grown.save(tmp_path / "grown")
+    items = grown.items.ids.to_list()
+
+    def ask(loaded: Recommender, number: int) -> list[pl.DataFrame]:
+        user, item = trained[number % len(trained)], items[-1 - number % len(items)]
+        explanation = loaded.explain(user, item)
+        return [
+            loaded.recommend([user, "u3"], k=5),
+            loaded.similar_items(item, by="vectors"),
+            loaded.similar_items("sku/20", by="image"),
+            explanation.branches,
+            explanation.nearest,
+            loaded.recommend_for_history({"somebody": [item, "sku/9"]}, k=5),
+        ]
+
+    # Fresh, so that what is made at the first use is asked for by many threads at once.
+    shared = Recommender.load(tmp_path / "grown")
+    with ThreadPoolExecutor(32) as pool:
+        found = list(pool.map(lambda number: ask(shared, number), range(32)))
+    alone = Recommender.load(tmp_path / "grown")
+    for number, frames in enumerate(found):
+        for frame, expected in zip(frames, ask(alone, number), strict=True):
+            assert frame.equals(expected)
+
+
+def test_new_users_are_folded_in_by_the_formula(grown: Recommender) -> None:
+    taken = ["sku/3", "n2", "12"]
+    frame = grown.recommend_for_history({"somebody": taken}, k=84, exclude_seen=False)
+    position = grown.items.positions(pl.Series(taken))
+    layers = grown.vectors.item_layers.double().numpy()[:-1, position].sum(axis=0)
+    degrees = grown.popularity.numpy()[position] + 1
+    x = (layers / np.sqrt(len(taken) * degrees)[:, None]).sum(axis=0)
+    parts = x.reshape(3, 8)
+    model = grown.model
+    alpha = model.fusion.attention_of_new_users(model.split_branches(grown.vectors.user.new_tensor(x[None])))[0]
+    user = (alpha.detach().double().numpy()[:, None] * parts).ravel()
+    expected = grown.item_vectors().astype(np.float64) @ user
+    assert frame["user"].unique().to_list() == ["somebody"]
+    assert frame["rank"].to_list() == list(range(1, 85))
+    by_item = dict(zip(grown.items.ids, expected, strict=True))
+    np.testing.assert_allclose(frame["score"], sorted(expected, reverse=True), atol=1e-5)
+    np.testing.assert_allclose(frame["score"], [by_item[i] for i in frame["item"]], atol=1e-5)
+    assert frame.schema == SCHEMA
+
+
+def test_several_new_users_get_what_each_gets_alone(recommender: Recommender) -> None:
+    history = {"b": ["sku/3"], "a": ["12", "sku/8", "12"], "c": pl.Series(["sku/3", "sku/4"])}
+    together = recommender.recommend_for_history(history, k=4)
+    assert together["user"].unique(maintain_order=True).to_list() == ["b", "a", "c"]
+    alone = pl.concat(recommender.recommend_for_history({name: items}, k=4) for name, items in history.items())
+    assert together.drop("score").equals(alone.drop("score"))
+    np.testing.assert_allclose(together["score"], alone["score"], atol=1e-6)
+
+
+def test_a_history_is_left_out_unless_one_wishes(recommender: Recommender) -> None:
+    taken = ["sku/3", "sku/4"]
+    frame = recommender.recommend_for_history({"x": taken}, k=80)
+    assert len(frame) == 78
+    assert not set(taken) & set(frame["item"])
+    assert len(recommender.recommend_for_history({"x": taken}, k=80, exclude_seen=False)) == 80
+    assert recommender.recommend_for_history({"x": taken}, candidates=["sku/5", "sku/3"])["item"].to_list() == ["sku/5"]
+
+
+def test_unknown_items_of_a_history_are_told(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match=r"Unknown items are left out of the history: x, y"):
+        frame = recommender.recommend_for_history({"somebody": ["x", "sku/3", "y"]})
+    assert frame.equals(recommender.recommend_for_history({"somebody": ["sku/3"]}))
+
+
+@pytest.mark.parametrize("history", [{"a": ["x"]}, {"a": ["sku/3"], "b": ["x", "y"]}, {"a": []}, {}], ids=repr)
+def test_a_history_with_nothing_to_go_by_is_an_error_of_ours(recommender: Recommender, history: dict) -> None:
+    with pytest.raises(DataError):
+        recommender.recommend_for_history(history)
