@@ -1,0 +1,69 @@
+"""Compares the exact top-k of many users with the bare matrix products, and with faiss if it is installed.
+
+    python benchmarks/recommend.py [--users N] [--items N] [--width F] [-k K]
+
+The variants take turns in one process, since machines are noisy; what counts is the ratio to the first.
+"""
+
+import importlib.util
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import click
+import torch
+from torch import Tensor
+from torch_geometric.nn.pool import MIPSKNNIndex
+
+from lirdrec_pyg.models import SeenItems, top_k
+
+_PRODUCT_USERS = 512
+
+
+def bare_products(user: Tensor, item: Tensor) -> None:
+    """All scores, in blocks whose memory is used again: the least that an exact ranking has to compute."""
+    scores = user.new_empty(_PRODUCT_USERS, len(item))
+    for rows in user.split(_PRODUCT_USERS):
+        torch.mm(rows, item.t(), out=scores[: len(rows)])
+
+
+def variants(user: Tensor, item: Tensor, seen: SeenItems, k: int) -> dict[str, Callable[[], object]]:
+    index = torch.arange(len(user))
+    found: dict[str, Callable[[], object]] = {
+        "bare products": lambda: bare_products(user, item),
+        "top_k": lambda: [*top_k(user, item, index, k)],
+        "top_k, seen left out": lambda: [*top_k(user, item, index, k, seen)],
+    }
+    if importlib.util.find_spec("faiss"):
+        mips = MIPSKNNIndex(emb=item)
+        found["faiss, MIPSKNNIndex"] = lambda: mips.search(user, k)
+    return found
+
+
+@click.command()
+@click.option("--users", default=10_000, show_default=True)
+@click.option("--items", default=100_000, show_default=True)
+@click.option("--width", default=192, show_default=True)
+@click.option("-k", default=20, show_default=True)
+@click.option("--repeats", default=5, show_default=True)
+def main(users: int, items: int, width: int, k: int, repeats: int) -> None:
+    torch.manual_seed(0)
+    user, item = torch.randn(users, width), torch.randn(items, width)
+    pairs = torch.stack([torch.randint(users, (10 * users,)), torch.randint(items, (10 * users,))])
+    ways = variants(user, item, SeenItems.of(pairs, users), k)
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, rank in ways.items():
+            start = time.perf_counter()
+            rank()
+            times[name].append(time.perf_counter() - start)
+    base = statistics.median(times["bare products"])
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        click.echo(f"{name:22s} {median:8.2f} s  {median / base:6.2f} x")
+    click.echo(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+
+
+if __name__ == "__main__":
+    main()
