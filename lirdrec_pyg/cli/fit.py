@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from lirdrec_pyg.cli.interrupt import Interrupt
-from lirdrec_pyg.cli.options import config_file_option, config_options, take
+from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.cli.tables import cold_start_table, metric_table
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
@@ -18,6 +18,7 @@ from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 )
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
 @config_file_option
+@preset_option
 @click.option("--data", required=True, help=DataConfig.doc("data"))
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 def fit(out: Path, overwrite: bool, **values: Any) -> None:

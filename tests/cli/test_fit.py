@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from lirdrec_pyg.cli import main
+from lirdrec_pyg.config import PRESETS, TrainingConfig
 
 SMALL = ["--embedding-dim", "8", "--epochs", "3", "--lr", "0.01", "--batch-size", "64", "--device", "cpu"]
 
@@ -184,6 +185,34 @@ def test_overwrite(run: Path, shop: Path, tmp_path: Path) -> None:
     assert (run / "metrics.json").read_text() == before
     assert fit(shop, run, "--overwrite", "--epochs", 1).exit_code == 0
     assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+
+
+def test_a_preset_gives_way_to_a_config_file_and_that_to_an_option(shop: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("patience: 7\nepochs: 9\n")
+    # Whichever is named first.
+    for number, files in enumerate(
+        (["--preset", "fast", "--config", config], ["--config", config, "--preset", "fast"])
+    ):
+        out = tmp_path / f"run{number}"
+        options = ["--epochs", 1, "--lr", 0.5, "--embedding-dim", 8]
+        assert lirdrec("fit", "--data", shop, "--out", out, *files, *options).exit_code == 0
+        saved = yaml.safe_load((out / "config.yaml").read_text())
+        expected = {"batch_size": PRESETS["fast"]["batch_size"], "patience": 7, "epochs": 1, "lr": 0.5}
+        assert {name: saved[name] for name in expected} == expected
+
+
+def test_a_config_file_may_name_the_preset(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("preset: fast\nepochs: 1\n")
+    out = tmp_path / "run"
+    assert lirdrec("fit", "--data", shop, "--out", out, "--config", tmp_path / "c.yaml").exit_code == 0
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert {name: saved[name] for name in PRESETS["fast"]} == PRESETS["fast"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_settings_of_the_training(name: str) -> None:
+    TrainingConfig(**PRESETS[name])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("beside", [[], ["config.yaml"], ["config.yaml", "versions.json"]])
