@@ -155,8 +155,8 @@ def preset_option(command: Command) -> Command:
         is_eager=True,
         expose_value=False,
         callback=_take_preset,
-        help=f"'paper' trains as the paper does; 'fast' comes as far by validation in a third of the time or half ({fast}). "
-        "An option given here or in --config wins.",
+        help="'paper' trains as the paper does; 'fast' comes as far by validation in a third of the time or half "
+        f"({fast}). An option given here or in --config wins.",
     )(command)
 
 
