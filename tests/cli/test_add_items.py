@@ -5,35 +5,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from commands import assert_refused, lirdrec
 
 from lirdrec_pyg.cli import main
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.serving import Recommender
 from lirdrec_pyg.training import fit
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trained") / "run"
-    training = TrainingConfig(epochs=1, device="cpu")
-    fit(synthetic_data(num_users=40, num_items=60), out, DataConfig(), LIRDRecConfig(embedding_dim=8), training)
-    return out
-
-
-def lirdrec(*args: object) -> Result:
-    return CliRunner().invoke(main, [*map(str, args), "--device", "cpu"])
-
-
-def assert_refused(result: Result, *named: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    (message,) = [line for line in result.output.splitlines() if line.startswith("Error:")]
-    assert result.output.rstrip().endswith(message)
-    for name in named:
-        assert name in message
-
 
 WIDTHS = {"image": 80, "text": 64}
 
