@@ -1,8 +1,10 @@
+from functools import cached_property
 from pathlib import Path
 
+from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
-from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_model
-from lirdrec_pyg.models import LIRDRec, model_vectors
+from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_ranking
+from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import resolve_device
 
@@ -27,15 +29,26 @@ class RunEvaluator:
         self.model = self.run.model(graph).to(place)
         self.data = LIRDRec.input_transform(self.config, self.run.training_config().sparse_backend)(graph)
 
+    @cached_property
+    def vectors(self) -> Vectors:
+        """Of the users and the items of the training, from one pass over the graph."""
+        return self.model.vectors(self.data)
+
+    @cached_property
+    def _with_new_items(self) -> Vectors:
+        neighbourhood = Neighbourhood.of(self.model, self.data, self.vectors)
+        return attach_items(self.model, self.data, self.vectors, neighbourhood, self.config.knn_k)
+
     def metrics(self, split: Split) -> dict[str, float]:
         """All items ranked, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
-        return evaluate_model(self.model, self.data, RankingTask.from_graph(self.data, split))
+        return evaluate_ranking(self.vectors.user, self.vectors.item, RankingTask.from_graph(self.data, split))
 
     def buckets(self, split: Split) -> list[Bucket]:
         """By user activity and item popularity, see :func:`~lirdrec_pyg.evaluation.evaluate_buckets`."""
-        vectors = self.model.vectors(self.data)
-        return evaluate_buckets(self.data, vectors.user, vectors.item, RankingTask.from_graph(self.data, split))
+        task = RankingTask.from_graph(self.data, split)
+        return evaluate_buckets(self.data, self.vectors.user, self.vectors.item, task)
 
     def cold_start(self, split: Split) -> dict[str, dict[str, float]]:
         """Warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
-        return evaluate_cold_start(self.data, model_vectors(self.model, self.data, self.config.knn_k), split)
+        vectors = self._with_new_items if has_new_items(self.data) else self.vectors
+        return evaluate_cold_start(self.data, vectors, split)

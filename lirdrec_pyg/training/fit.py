@@ -15,8 +15,8 @@ from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import RecommendationData, has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, model_vectors
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
+from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
 from lirdrec_pyg.transforms import CacheAdjacency
@@ -96,13 +96,17 @@ def fit(
     run.save_weights("last", model.state_dict())
     run.save_weights("model", result.best_state)
     model.load_state_dict(result.best_state)
-    vectors = model_vectors(model, trainer.data, model_config.knn_k)
-    run.save_vectors(vectors, len(data.items))
+    vectors = model.vectors(trainer.data)
+    figures = {name: evaluate_ranking(vectors.user, vectors.item, task) for name, task in tasks.items()}
     if model_config.dct == "feature":
-        run.save_neighbourhood(Neighbourhood.of(model, trainer.data, vectors))
+        neighbourhood = Neighbourhood.of(model, trainer.data, vectors)
+        run.save_neighbourhood(neighbourhood)
+        if has_new_items(graph):
+            vectors = attach_items(model, trainer.data, vectors, neighbourhood, model_config.knn_k)
+    run.save_vectors(vectors, len(data.items))
     metrics = {
         **_account(result.history, result.best_epoch, result.stopped),
-        **{name: trainer.evaluate(task) for name, task in tasks.items()},
+        **figures,
         **_cold_start(trainer.data, vectors),
         "peak_memory_mib": _peak_memory_mib(),
         "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place == "cuda" else None,

@@ -302,9 +302,11 @@ class Run:
         Raises:
             RunError: naming the file that is missing or not as it was written, or if there is no model.
         """
-        if not (self.path / "model.safetensors").is_file() and not (self.path / CHECKSUMS).is_file():
-            raise RunError(f"{self.path} has no model: its training was cut off before the first epoch was finished.")
         if not (self.path / CHECKSUMS).is_file():
+            if not (self.path / "model.safetensors").is_file():
+                raise RunError(
+                    f"{self.path} has no model: its training was cut off before the first epoch was finished."
+                )
             if (self.path / "metrics.json").is_file():
                 raise RunError(f"{self.path} lacks {CHECKSUMS}: copy the run folder as a whole.")
             return False

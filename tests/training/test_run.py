@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from lirdrec_pyg.data import (
 )
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError, RunError
-from lirdrec_pyg.models import Neighbourhood, Vectors, model_vectors
+from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, model_vectors
 from lirdrec_pyg.training import Run, RunEvaluator, Trainer, fit
 from lirdrec_pyg.training.checksums import checksum, read_checksums
 
@@ -351,8 +350,7 @@ def test_a_training_that_fails_leaves_a_run_that_is_not_sealed(tmp_path: Path, m
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    # By its name in sys.modules: the package has a function of that name.
-    monkeypatch.setattr(sys.modules["lirdrec_pyg.training.fit"], "model_vectors", killed)
+    monkeypatch.setattr(LIRDRec, "vectors", killed)
     config = write_shop(tmp_path / "shop")
     with pytest.raises(KeyboardInterrupt):
         fit_run(tmp_path / "run", read_data(config), config)
