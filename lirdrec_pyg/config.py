@@ -18,6 +18,8 @@ ZeroFeatures = Literal["error", "missing"]
 DCTMode = Literal["feature", "2d"]
 SparseBackend = Literal["torch", "torch-sparse"]
 Device = Literal["auto", "cpu", "cuda"]
+Fallback = Literal["skip", "popular", "error"]
+ExportFormat = Literal["safetensors", "parquet", "npy"]
 Preset = Literal["paper", "fast"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 

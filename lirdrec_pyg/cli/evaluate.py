@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lirdrec_pyg.cli.run_options import device_option, run_argument
 from lirdrec_pyg.cli.tables import cold_start_table, metric_table, table
 
 if TYPE_CHECKING:
@@ -15,12 +16,12 @@ SPLITS: "dict[str, Split]" = {"valid": "val", "test": "test"}
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--split", type=click.Choice([*SPLITS, "both"]), default="test", show_default=True, help="What to evaluate on."
 )
 @click.option("--buckets", is_flag=True, help="Also by the activity of users and by the popularity of items.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where.")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def evaluate(run: Path, split: str, buckets: bool, device: str, as_json: bool) -> None:
     """Compute the figures of RUN again, from its weights and its graph.

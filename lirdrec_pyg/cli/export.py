@@ -1,12 +1,10 @@
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
 
 from lirdrec_pyg.cli.run_options import run_argument
-
-if TYPE_CHECKING:
-    from lirdrec_pyg.serving import ExportFormat
+from lirdrec_pyg.config import ExportFormat
 
 
 @click.command()
@@ -14,13 +12,13 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["safetensors", "parquet", "npy"]),
+    type=click.Choice(get_args(ExportFormat)),
     default="parquet",
     show_default=True,
     help="Of the files.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files; it may exist.")
-def export(run: Path, form: "ExportFormat", out: Path) -> None:
+def export(run: Path, form: ExportFormat, out: Path) -> None:
     """Write the vectors of all users and items of RUN, with their IDs.
 
     The score of a user and an item is the dot product of their vectors, so any store of vectors that

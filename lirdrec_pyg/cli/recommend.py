@@ -1,16 +1,14 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import click
 import polars as pl
 from tqdm import tqdm
 
 from lirdrec_pyg.cli.run_options import device_option, print_frame, run_argument, split_ids
+from lirdrec_pyg.config import Fallback
 from lirdrec_pyg.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lirdrec_pyg.serving import Fallback
 
 _NEW_USER = "new user"
 
@@ -45,7 +43,7 @@ _NEW_USER = "new user"
 )
 @click.option(
     "--fallback",
-    type=click.Choice(["skip", "popular", "error"]),
+    type=click.Choice(get_args(Fallback)),
     default="skip",
     show_default=True,
     help="What users get who are unknown or have no training interactions.",
@@ -62,7 +60,7 @@ def recommend(
     out: Path | None,
     exclude_seen: bool,
     candidates: Path | None,
-    fallback: "Fallback",
+    fallback: Fallback,
     device: str,
 ) -> None:
     """Recommend items by the trained model in RUN, exactly, from the whole catalogue.

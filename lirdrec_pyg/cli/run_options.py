@@ -1,17 +1,19 @@
 """What the commands on a trained run share."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
 import polars as pl
 
 from lirdrec_pyg.cli.tables import table
+from lirdrec_pyg.config import Device
 from lirdrec_pyg.errors import ConfigError
 
 run_argument = click.argument("run", type=click.Path(path_type=Path))
 
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(get_args(Device)), default="auto", show_default=True, help="Where to compute."
 )
 
 

@@ -252,10 +252,8 @@ def read_new_items(
             row_ids[modality] = table.ids
         elif listed is None:
             raise DataError(f"{table.source} says of no row which item it belongs to: list the IDs with --ids FILE.")
-        elif len(listed) != len(table):
-            raise DataError(f"{table.source} has {len(table)} rows, but --ids lists {len(listed)} items.")
         else:
-            row_ids[modality] = listed
+            row_ids[modality] = _listed_rows(table, listed, "--ids")
     found = [*([] if listed is None else [listed]), *row_ids.values()]
     if len({series.dtype for series in found}) > 1:
         found = [series.cast(pl.String) for series in found]
@@ -275,9 +273,7 @@ def read_new_items(
 
 def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | None) -> pl.Series:
     if listed is not None:
-        if len(listed) != len(table):
-            raise DataError(f"{table.source} has {len(table)} rows, but --item-ids lists {len(listed)} items.")
-        return listed
+        return _listed_rows(table, listed, "--item-ids")
     if item.dtype != pl.Int64:
         raise DataError(
             f"{table.source} says of no row which item it belongs to, and the interactions have text IDs such as "
@@ -292,6 +288,12 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
             "(rows count from 0)."
         )
     return pl.Series("id", np.arange(len(table)))
+
+
+def _listed_rows(table: FeatureTable, listed: pl.Series, option: str) -> pl.Series:
+    if len(listed) != len(table):
+        raise DataError(f"{table.source} has {len(table)} rows, but {option} lists {len(listed)} items.")
+    return listed
 
 
 def read_ids(path: Path, option: str) -> pl.Series:

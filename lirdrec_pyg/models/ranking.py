@@ -104,8 +104,9 @@ def top_k(
     """
     place = None
     if candidates is not None:
-        place = torch.full((len(item),), -1, device=item.device)
-        place[candidates] = torch.arange(len(candidates), device=item.device)
+        if seen is not None:
+            place = torch.full((len(item),), -1, device=item.device)
+            place[candidates] = torch.arange(len(candidates), device=item.device)
         item = item[candidates]
     k = min(k, len(item))
     transposed = item.t()

@@ -6,20 +6,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import torch
 
+from lirdrec_pyg.config import ExportFormat
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.serving.recommender import Recommender
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _PART_ROWS = 1_000_000
-
-ExportFormat = Literal["safetensors", "parquet", "npy"]
 
 
 def check_table_path(path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
+from lirdrec_pyg.config import Fallback
 from lirdrec_pyg.data import (
     INTERACTS,
     NEW_ITEM,
@@ -42,7 +43,6 @@ from lirdrec_pyg.models import (
 from lirdrec_pyg.serving import content
 from lirdrec_pyg.training import Run, resolve_device
 
-Fallback = Literal["skip", "popular", "error"]
 IDs = pl.Series | Sequence[int | str]
 
 _SHOWN = 10
@@ -133,6 +133,11 @@ class Recommender:
         return SeenItems.of(self.graph[INTERACTS].edge_index.to(self.device), len(self.users))
 
     @cached_property
+    def _has_history(self) -> np.ndarray:
+        """Which users have training interactions."""
+        return (self._seen.start.diff() > 0).cpu().numpy()
+
+    @cached_property
     def popularity(self) -> Tensor:
         """Training interactions of each item, shape ``(|I|,)``."""
         return degree(self.graph[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.items), dtype=torch.long)
@@ -147,11 +152,11 @@ class Recommender:
 
     def user_vectors(self, users: IDs | None = None) -> np.ndarray:
         """Vectors of ``users``, by default of all, float32, shape ``(N, B * d)``."""
-        return _rows(self.vectors.user, None if users is None else self.users.positions(_series(users, "user")))
+        return _rows(self.vectors.user, None if users is None else self._positions(self.users, users))
 
     def item_vectors(self, items: IDs | None = None) -> np.ndarray:
         """Vectors of ``items``, by default of all, float32, shape ``(N, B * d)``."""
-        return _rows(self.vectors.item, None if items is None else self.items.positions(_series(items, "item")))
+        return _rows(self.vectors.item, None if items is None else self._positions(self.items, items))
 
     def score(self, users: IDs, items: IDs) -> np.ndarray:
         """Scores of pairs, user by user and item by item, float32, shape ``(N,)``.
@@ -209,16 +214,13 @@ class Recommender:
         if not len(asked):
             raise DataError("The list of users is empty: name at least one user.")
         position = self.users.find(asked)
-        index = torch.from_numpy(position)
-        start = self._seen.start.cpu()
-        known = (position >= 0) & (start[index + 1] > start[index]).numpy()
+        known = (position >= 0) & self._has_history[position]
         others = asked.filter(~pl.Series(known))
         if len(others):
             self._report(others, fallback, nobody=not known.any())
         allowed = None if candidates is None else self._candidates(candidates)
-        return self._blocks(
-            index[torch.from_numpy(known)], k, self._seen if exclude_seen else None, allowed, others, fallback
-        )
+        index = torch.from_numpy(position[known])
+        return self._blocks(index, k, self._seen if exclude_seen else None, allowed, others, fallback)
 
     def _report(self, others: pl.Series, fallback: Fallback, nobody: bool) -> None:
         text = f"Unknown users, or without training interactions: {len(others)} ({_listed(others)})"
@@ -356,13 +358,12 @@ class Recommender:
         position = int(self._positions(self.items, [item])[0])
         cosine = self._cosine(position, by)
         cosine[position] = -torch.inf
-        best = cosine.topk(min(k, len(cosine)))
-        kept = best.values > -torch.inf
+        best, values = _best(cosine, k)
         return pl.DataFrame(
             {
-                "item": self.items.ids.gather(best.indices[kept].cpu().numpy()),
-                "rank": np.arange(1, int(kept.sum()) + 1, dtype=np.int32),
-                "cosine": best.values[kept].cpu().numpy(),
+                "item": self.items.ids.gather(best.numpy()),
+                "rank": np.arange(1, len(best) + 1, dtype=np.int32),
+                "cosine": values.numpy(),
             }
         )
 
@@ -402,7 +403,7 @@ class Recommender:
                 "part": parts.cpu().numpy(),
             }
         )
-        _, taken = self._seen.pairs(torch.tensor([row], device=parts.device))
+        taken = self._seen.pairs(torch.tensor([row], device=self.device))[1].cpu()
         nearest = pl.concat(self._nearest(column, taken, modality, num_nearest) for modality in names)
         return Explanation(float(parts.sum()), branches, nearest)
 
@@ -410,13 +411,12 @@ class Recommender:
         """The ``k`` of ``others`` most similar to an item in one modality, as :class:`Explanation` has them."""
         x, real = content.feature_rows(self.graph, modality, torch.cat([others.new_tensor([item]), others]))
         cosine = F.cosine_similarity(x[1:], x[:1]).masked_fill(~(real[1:] & real[0]), -torch.inf)
-        best = cosine.topk(min(k, len(cosine)))
-        kept = best.values > -torch.inf
+        best, values = _best(cosine, k)
         return pl.DataFrame(
             {
-                "modality": pl.Series([modality] * int(kept.sum()), dtype=pl.String),
-                "item": self.items.ids.gather(others[best.indices[kept]].cpu().numpy()),
-                "cosine": best.values[kept].cpu().numpy(),
+                "modality": pl.Series([modality] * len(best), dtype=pl.String),
+                "item": self.items.ids.gather(others[best].numpy()),
+                "cosine": values.numpy(),
             }
         )
 
@@ -470,6 +470,13 @@ def _check_k(k: int) -> None:
         raise ConfigError(f"-k is {k}: ask for at least 1 item.")
 
 
+def _best(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Places and values of the ``k`` largest, without those at minus infinity."""
+    best = cosine.topk(min(k, len(cosine)))
+    kept = best.values > -torch.inf
+    return best.indices[kept], best.values[kept]
+
+
 def _listed(ids: pl.Series) -> str:
     """The first of some IDs, for a message."""
     return ", ".join(map(str, ids.head(_SHOWN))) + (", ..." if len(ids) > _SHOWN else "")
@@ -488,8 +495,8 @@ def _series(ids: IDs, kind: str) -> pl.Series:
     return canonical_ids(series, f"The list of {kind} IDs")
 
 
-def _rows(x: Tensor, position: np.ndarray | None) -> np.ndarray:
+def _rows(x: Tensor, position: Tensor | None) -> np.ndarray:
     """Rows as an array that can't be written, since it may be the recommender's own memory."""
-    rows = (x if position is None else x[torch.from_numpy(position)]).numpy()
+    rows = (x if position is None else x[position]).numpy()
     rows.flags.writeable = False
     return rows
