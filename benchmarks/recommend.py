@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch_geometric.nn.pool import MIPSKNNIndex
 
-from lirdrec_pyg.models import SeenItems, top_k
+from lirdrec_pyg.nn import SeenItems, top_k
 
 _PRODUCT_USERS = 512
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
 from lirdrec_pyg.cli.progress import Progress
@@ -42,6 +43,7 @@ def fit(out: Path, overwrite: bool, **values: Any) -> None:
     from lirdrec_pyg.training import Hooks, Trainer, check_before
     from lirdrec_pyg.training import fit as train
 
+    keep_freed_memory()
     configs = take(DataConfig, values), take(LIRDRecConfig, values), take(TrainingConfig, values)
     data_config, model_config, training_config = configs
     check_before(out, *configs, overwrite)

@@ -12,7 +12,8 @@ from lirdrec_pyg.data import INTERACTS, NEW_ITEM, feature_mask, item_features, m
 from lirdrec_pyg.data.graph import SPLIT_NAMES, Split, held_out_edges
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.evaluation.ranking import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics, trained_users_only
-from lirdrec_pyg.models import SeenItems, TopK, Vectors
+from lirdrec_pyg.models import Vectors
+from lirdrec_pyg.nn import SeenItems, TopK
 
 _RANDOM_WIDTH = 64
 _BLOCK_BYTES = 64 * 2**20

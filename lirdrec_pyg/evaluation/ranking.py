@@ -1,6 +1,6 @@
 """Full-ranking evaluation: every item is a candidate but those the user has in training."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,11 @@ from torch_geometric.utils import degree
 from lirdrec_pyg.data import INTERACTS, held_out_edges
 from lirdrec_pyg.data.graph import SPLIT_NAMES, Split
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models import SeenItems, TopK, top_k
 from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.nn import SeenItems, TopK, top_k
 
 CUTOFFS = (5, 10, 20, 50)
+_ROWS_AT_ONCE = 8192
 
 _METRICS = {
     "recall": LinkPredRecall,
@@ -40,8 +41,8 @@ class _Coverage(LinkPredCoverage):
     """Coverage that skips places without an item, which hold ``num_dst_nodes``."""
 
     def update(self, pred_index_mat: Tensor, *labels: Tensor) -> None:
-        item = pred_index_mat[:, : self.k]
-        self.mask[item[item < self.num_dst_nodes]] = True
+        item = pred_index_mat[:, : self.k].flatten()
+        self.mask |= item.bincount(minlength=self.num_dst_nodes + 1)[: self.num_dst_nodes] > 0
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,29 @@ def ranking_metrics(
         | {f"coverage@{k}": _Coverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
     ).to(device)
     row, label = task.label_index
-    for block in blocks:
+    for block in _joined(blocks):
         start, stop = torch.searchsorted(row, torch.tensor([block.rows.start, block.rows.stop], device=row.device))
         # A user with few items left gets training items at the end, at minus infinity: they are no items here.
         ranked = block.item.where(block.score > -torch.inf, task.num_items)
         metrics.update(ranked, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
     return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def _joined(blocks: Iterable[TopK]) -> Iterator[TopK]:
+    """The same rankings in larger blocks: each block has a cost of its own in every metric."""
+    waiting: list[TopK] = []
+    for block in blocks:
+        waiting.append(block)
+        if block.rows.stop - waiting[0].rows.start >= _ROWS_AT_ONCE:
+            yield _join(waiting)
+            waiting = []
+    if waiting:
+        yield _join(waiting)
+
+
+def _join(blocks: list[TopK]) -> TopK:
+    rows = slice(blocks[0].rows.start, blocks[-1].rows.stop)
+    return TopK(rows, torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks]))
 
 
 @torch.no_grad()

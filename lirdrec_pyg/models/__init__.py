@@ -2,18 +2,14 @@
 
 from lirdrec_pyg.models.inductive import Neighbourhood, attach_items, check_inductive, fold_in_users, model_vectors
 from lirdrec_pyg.models.lirdrec import LIRDRec
-from lirdrec_pyg.models.ranking import SeenItems, TopK, top_k
 from lirdrec_pyg.models.vectors import Vectors
 
 __all__ = [
     "LIRDRec",
     "Neighbourhood",
-    "SeenItems",
-    "TopK",
     "Vectors",
     "attach_items",
     "check_inductive",
     "fold_in_users",
     "model_vectors",
-    "top_k",
 ]

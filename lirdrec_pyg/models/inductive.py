@@ -15,8 +15,8 @@ from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.lirdrec import LIRDRec
 from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.models.ranking import top_k
 from lirdrec_pyg.models.vectors import Vectors
+from lirdrec_pyg.nn import top_k
 
 # Chosen by the validation half of held-out items, on TikTok and on generated data.
 _NUM_NEIGHBOURS = 20

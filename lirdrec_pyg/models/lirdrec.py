@@ -1,5 +1,4 @@
 from collections.abc import Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.models.ranking import SeenItems, top_k, user_positions
+from lirdrec_pyg.models.positions import user_positions
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     BipartiteConv,
@@ -21,7 +20,10 @@ from lirdrec_pyg.nn import (
     ModalityEncoder,
     MultimodalDCT,
     ProgressiveWeightCopying,
+    SeenItems,
     adjacency,
+    top_k,
+    unit_vectors,
 )
 from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, LoadFeatures, NormalizeBipartite
 
@@ -124,7 +126,7 @@ class LIRDRec(nn.Module):
         cached = "dct" in item and item.get("dct_mode") == self.dct.mode
         shared = item.dct if cached else self.dct(features)
         encoded = [
-            F.normalize(encoder(x.to(self.user.dtype)).to(self.user.dtype), dim=-1)
+            unit_vectors(encoder(x.to(self.user.dtype)).to(self.user.dtype))
             for encoder, x in zip(self.encoders, [*features, shared], strict=True)
         ]
         return torch.stack(encoded, dim=1)
@@ -147,7 +149,7 @@ class LIRDRec(nn.Module):
         # Asked for first: data[SIMILAR] would leave an empty store in a graph without one.
         if SIMILAR not in data.edge_types:
             raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
-        x_user = F.normalize(self.user, dim=-1).flatten(start_dim=1)
+        x_user = unit_vectors(self.user).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
         edge_index, edge_weight = adjacency(data[INTERACTS])
         rev_edge_index, rev_edge_weight = adjacency(data[INTERACTED_BY])
@@ -162,15 +164,14 @@ class LIRDRec(nn.Module):
         """All that is needed to rank, to explain a score, and to take in new items and new users, from
         one pass in eval mode. ``data`` is as for :meth:`forward`."""
         with eval_mode(self):
-            layers = list(self.bipartite_conv.layers(*self._inputs(data)))
-            # One after the other, as forward adds them up, so that the sums round alike.
-            x_user, x_item = (reduce(torch.add, side) for side in zip(*layers, strict=True))
+            inputs = self._inputs(data)
+            x_user, x_item = self.bipartite_conv(*inputs)
             x_user = self.split_branches(x_user)
             return Vectors(
                 user=self.fusion(x_user),
                 user_weight=self.fusion.attention(x_user),
                 item=self.item_conv(x_item, *adjacency(data[SIMILAR])),
-                item_layers=torch.stack([item for _, item in layers]),
+                item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
 
     def loss(self, data: HeteroData, triples: Tensor) -> Tensor:
@@ -182,9 +183,7 @@ class LIRDRec(nn.Module):
         """
         user, item = self(data)
         # Not user[u]: its gradient is summed in an order that changes from call to call.
-        x, positive, negative = (
-            F.embedding(index, rows) for index, rows in zip(triples, (user, item, item), strict=True)
-        )
+        x, (positive, negative) = F.embedding(triples[0], user), F.embedding(triples[1:], item)
         return self.bpr_loss((x * positive).sum(dim=-1), (x * negative).sum(dim=-1), user, item)
 
     def start_epoch(self) -> None:

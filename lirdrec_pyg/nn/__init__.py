@@ -5,6 +5,8 @@ from lirdrec_pyg.nn.dct import MultimodalDCT, dct
 from lirdrec_pyg.nn.encoder import ModalityEncoder
 from lirdrec_pyg.nn.fusion import ProgressiveWeightCopying
 from lirdrec_pyg.nn.loss import BPRLoss
+from lirdrec_pyg.nn.normalize import unit_vectors
+from lirdrec_pyg.nn.ranking import SeenItems, TopK, top_k
 from lirdrec_pyg.nn.sparse import SparseOperator
 
 __all__ = [
@@ -14,8 +16,12 @@ __all__ = [
     "ModalityEncoder",
     "MultimodalDCT",
     "ProgressiveWeightCopying",
+    "SeenItems",
     "SparseOperator",
+    "TopK",
     "adjacency",
     "bipartite_norm",
     "dct",
+    "top_k",
+    "unit_vectors",
 ]

@@ -46,6 +46,13 @@ class _WeightedSumConv(MessagePassing):
             edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
         )
 
+    def _add_sum(
+        self, edge_index: Adj | SparseOperator, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor
+    ) -> Tensor:
+        if isinstance(edge_index, SparseOperator):
+            return edge_index.add_product(x_target, x_source)
+        return x_target + self._sum(edge_index, x_source, x_target, edge_weight)
+
     def message(self, x_j: Tensor, edge_weight: OptTensor) -> Tensor:
         return x_j if edge_weight is None else edge_weight.view(-1, 1) * x_j
 
@@ -61,6 +68,27 @@ def _reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
     if is_sparse(adj):
         return adj.t().to_sparse_csr()
     return adj.as_subclass(Tensor).flip([0])
+
+
+def _both_directions(
+    x_user: Tensor,
+    x_item: Tensor,
+    edge_index: Adj | SparseOperator,
+    rev_edge_index: Adj | SparseOperator | None,
+    edge_weight: OptTensor,
+    rev_edge_weight: OptTensor,
+) -> tuple[tuple[Adj | SparseOperator, OptTensor], tuple[Adj | SparseOperator, OptTensor]]:
+    """Edges and weights towards the items, and towards the users."""
+    num_users, num_items = x_user.size(0), x_item.size(0)
+    if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
+        edge_weight = bipartite_norm(edge_index, num_users, num_items).to(x_user.dtype)
+        if isinstance(rev_edge_index, Tensor):
+            rev_edge_weight = bipartite_norm(rev_edge_index, num_items, num_users).to(x_user.dtype)
+    if rev_edge_index is None:
+        return (edge_index, edge_weight), (_reverse(edge_index), edge_weight)
+    if (edge_weight is None) != (rev_edge_weight is None):
+        raise ValueError("Weights were given for one direction only: give edge_weight and rev_edge_weight.")
+    return (edge_index, edge_weight), (rev_edge_index, rev_edge_weight)
 
 
 class BipartiteConv(_WeightedSumConv):
@@ -103,10 +131,14 @@ class BipartiteConv(_WeightedSumConv):
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> tuple[Tensor, Tensor]:
-        layers = self.layers(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
-        out_user, out_item = next(layers)
-        for x_user, x_item in layers:
-            out_user, out_item = out_user + x_user, out_item + x_item
+        to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+        # Horner's scheme, E0 + A (E0 + A (...)): the sum needs no pass of its own.
+        out_user, out_item = x_user, x_item
+        for _ in range(self.num_layers):
+            out_user, out_item = (
+                self._add_sum(to_user[0], out_item, x_user, to_user[1]),
+                self._add_sum(to_item[0], out_user, x_item, to_item[1]),
+            )
         return out_user, out_item
 
     def layers(
@@ -119,22 +151,13 @@ class BipartiteConv(_WeightedSumConv):
         rev_edge_weight: OptTensor = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         r"""Yields :math:`\mathbf{E}_U^{(l)}, \mathbf{E}_I^{(l)}` for :math:`l = 0, \dots, L`, of which
-        :meth:`forward` returns the sum."""
-        num_users, num_items = x_user.size(0), x_item.size(0)
-        if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
-            edge_weight = bipartite_norm(edge_index, num_users, num_items).to(x_user.dtype)
-            if isinstance(rev_edge_index, Tensor):
-                rev_edge_weight = bipartite_norm(rev_edge_index, num_items, num_users).to(x_user.dtype)
-        if rev_edge_index is None:
-            rev_edge_index, rev_edge_weight = _reverse(edge_index), edge_weight
-        elif (edge_weight is None) != (rev_edge_weight is None):
-            raise ValueError("Weights were given for one direction only: give edge_weight and rev_edge_weight.")
-
+        :meth:`forward` returns the sum, but for rounding."""
+        to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
         yield x_user, x_item
         for _ in range(self.num_layers):
             x_user, x_item = (
-                self._sum(rev_edge_index, x_item, x_user, rev_edge_weight),
-                self._sum(edge_index, x_user, x_item, edge_weight),
+                self._sum(to_user[0], x_item, x_user, to_user[1]),
+                self._sum(to_item[0], x_user, x_item, to_item[1]),
             )
             yield x_user, x_item
 
@@ -165,10 +188,12 @@ class ItemGraphConv(_WeightedSumConv):
         self.num_layers = num_layers
 
     def forward(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+        if self.num_layers == 0:
+            return x + x
         out = x
-        for _ in range(self.num_layers):
+        for _ in range(self.num_layers - 1):
             out = self._sum(edge_index, out, out, edge_weight)
-        return x + out
+        return self._add_sum(edge_index, out, x, edge_weight)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_layers={self.num_layers})"

@@ -30,7 +30,8 @@ class ModalityEncoder(nn.Module):
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels or 4 * out_channels
         self.lin1 = nn.Linear(in_channels, self.hidden_channels)
-        self.act = nn.LeakyReLU(negative_slope)
+        # In place: the hidden layer is the widest, and kept for the gradient.
+        self.act = nn.LeakyReLU(negative_slope, inplace=True)
         self.lin2 = nn.Linear(self.hidden_channels, out_channels, bias=False)
 
     def reset_parameters(self) -> None:

@@ -58,6 +58,12 @@ class SparseOperator:
         dtype = torch.promote_types(x.dtype, self._matrix.dtype)
         return _Product.apply(x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
 
+    def add_product(self, y: Tensor, x: Tensor) -> Tensor:
+        r""":math:`\mathbf{Y} + \mathbf{A} \mathbf{X}` in one pass over memory, differentiable in both,
+        in the dtype of :meth:`__matmul__`; ``y`` has shape ``(rows, F)``."""
+        dtype = torch.promote_types(x.dtype, self._matrix.dtype)
+        return _AddedProduct.apply(y.to(dtype), x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseOperator":
         # Copies of an operator and of its transpose share their memory as these do.
         return self._of(*(memo.setdefault(id(m), m.clone()) for m in (self._matrix, self._transpose)))
@@ -79,8 +85,21 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.operators = transpose, matrix
         with torch.autocast(x.device.type, enabled=False):
-            return matrix @ x
+            # matrix @ x would fill one piece of memory with zeros, and copy the result to another.
+            return x.new_empty(matrix.size(0), x.size(1)).addmm_(matrix, x, beta=0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return _Product.apply(grads[0], *ctx.operators), None, None
+
+
+class _AddedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
+        ctx.operators = transpose, matrix
+        with torch.autocast(x.device.type, enabled=False):
+            return torch.addmm(y, matrix, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        return grads[0], _Product.apply(grads[0], *ctx.operators), None, None

@@ -32,14 +32,13 @@ from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.models import (
     LIRDRec,
     Neighbourhood,
-    SeenItems,
     Vectors,
     attach_items,
     check_inductive,
     fold_in_users,
     model_vectors,
-    top_k,
 )
+from lirdrec_pyg.nn import SeenItems, top_k
 from lirdrec_pyg.serving import content
 from lirdrec_pyg.training import Run, resolve_device
 

@@ -7,9 +7,10 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,7 +60,17 @@ def _partial(name: str) -> str:
 # A run that was killed may have left one of these.
 _OURS = {*_FILES, *map(_partial, _FILES)}
 
-_PACKAGES = ("torch", "torch_geometric", "numpy", "sklearn", "polars", "safetensors", "lightning_fabric")
+_PACKAGES = (
+    "torch",
+    "torch-geometric",
+    "numpy",
+    "scikit-learn",
+    "polars",
+    "safetensors",
+    "lightning-fabric",
+    "torch-sparse",
+    "faiss-cpu",
+)
 
 
 class Run:
@@ -465,9 +476,11 @@ def _remove_files(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries it computes with."""
-    import importlib
-
-    found = {package: str(importlib.import_module(package).__version__) for package in _PACKAGES}
+    found = {}
+    for package in _PACKAGES:
+        # By its metadata: to import scikit-learn for this takes 40 MiB.
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
     return {
         "lirdrec_pyg": __version__,
         "python": platform.python_version(),

@@ -11,7 +11,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.data import build_graph
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_model, evaluate_ranking, ranking_metrics
-from lirdrec_pyg.models import TopK, ranking, top_k
+from lirdrec_pyg.nn import TopK, ranking, top_k
 
 Pairs = set[tuple[int, int]]
 
@@ -86,7 +86,7 @@ def test_every_metric_at_every_cutoff_equals_brute_force(
 
     task = RankingTask.from_graph(graph_of(train, val, num_users, num_items), "val")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_BLOCK_BYTES", 4 * num_items * rows_per_block)
+        patch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
         actual = evaluate_ranking(user, item, task)
     assert actual == pytest.approx(metrics_of(scores, train, val), rel=1e-5, abs=1e-6)
 

@@ -35,7 +35,7 @@ def test_recommendations_come_back_as_they_were(
     recommender: Recommender, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = recommender.recommend(["u2", "u3", "007"])
-    monkeypatch.setattr("lirdrec_pyg.models.ranking._BLOCK_BYTES", 1)
+    monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": 1})
     path = tmp_path / f"table{suffix}"
     assert write_table(recommender.recommend_blocks(["u2", "u3", "007"]), path) == 60
     found = READERS[suffix](path)

@@ -266,7 +266,7 @@ def test_texts_among_integer_users_make_the_whole_column_text(
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few users a block."""
-    monkeypatch.setattr("lirdrec_pyg.models.ranking._BLOCK_BYTES", 7 * 4 * 80)
+    monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": 7})
 
 
 @pytest.mark.parametrize("candidates", [None, ["sku/2", "sku/30", "sku/31"]])
@@ -274,10 +274,8 @@ def test_blocks_make_the_same_table(
     recommender: Recommender, trained: list[str], candidates: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recommender.recommend(trained, k=9, candidates=candidates)
-    num_candidates = len(candidates or recommender.items)
     for users_a_block in (1, 7):
-        size = users_a_block * 4 * num_candidates
-        monkeypatch.setattr("lirdrec_pyg.models.ranking._BLOCK_BYTES", size)
+        monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": users_a_block})
         frames = list(recommender.recommend_blocks(trained, 9, candidates=candidates))
         assert len(frames) > 1
         parts = pl.concat(frames)

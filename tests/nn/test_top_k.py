@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric import EdgeIndex
 
-from lirdrec_pyg.models import SeenItems, TopK, ranking, top_k
+from lirdrec_pyg.nn import SeenItems, TopK, ranking, top_k
 
 NUM_USERS, NUM_ITEMS = 11, 9
 
@@ -42,17 +42,20 @@ def brute_force(
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 3, 100])
+@pytest.mark.parametrize("items_per_block", [1, 4, 100])
 @pytest.mark.parametrize("k", [1, 4, NUM_ITEMS, 50])
 @pytest.mark.parametrize("with_seen", [False, True])
 def test_equals_brute_force_whatever_the_blocks(
     vectors: tuple[Tensor, Tensor],
     seen: Tensor,
     rows_per_block: int,
+    items_per_block: int,
     k: int,
     with_seen: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 4 * NUM_ITEMS * rows_per_block)
+    monkeypatch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
+    monkeypatch.setattr(ranking, "_BLOCK_ITEMS", items_per_block)
     index = torch.tensor([7, 0, 3, 1, 10, 3, 9])
     left_out = seen if with_seen else None
 
@@ -67,11 +70,6 @@ def test_equals_brute_force_whatever_the_blocks(
         assert items[row][:found] == [item for _, item in expected]
         assert scores[row][:found] == pytest.approx([score for score, _ in expected], rel=1e-5)
         assert scores[row][found:] == [-np.inf] * (min(k, NUM_ITEMS) - found)
-
-
-def test_a_block_holds_at_least_one_user(vectors: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 1)
-    assert len(list(top_k(*vectors, torch.arange(NUM_USERS), 2))) == NUM_USERS
 
 
 def test_nobody_asked_for_gets_an_empty_answer(vectors: tuple[Tensor, Tensor], seen: Tensor) -> None:
@@ -119,6 +117,7 @@ def test_seen_items_have_minus_infinity_and_no_others(pairs: set[tuple[int, int]
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 3, 100])
+@pytest.mark.parametrize("items_per_block", [1, 4, 100])
 @pytest.mark.parametrize("k", [1, 3, 50])
 @pytest.mark.parametrize("with_seen", [False, True])
 @pytest.mark.parametrize("candidates", [[6, 2, 8, 0, 3], [4], list(range(NUM_ITEMS))[::-1]])
@@ -126,12 +125,14 @@ def test_only_candidates_are_ranked(
     vectors: tuple[Tensor, Tensor],
     seen: Tensor,
     rows_per_block: int,
+    items_per_block: int,
     k: int,
     with_seen: bool,
     candidates: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ranking, "_BLOCK_BYTES", 4 * len(candidates) * rows_per_block)
+    monkeypatch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
+    monkeypatch.setattr(ranking, "_BLOCK_ITEMS", items_per_block)
     user, item = vectors
     index = torch.tensor([7, 0, 3, 1, 10, 3, 9])
     left_out = SeenItems.of(seen, NUM_USERS) if with_seen else None
@@ -165,16 +166,15 @@ def test_the_selection_by_chunks_is_that_of_torch(
     score = torch.randint(-num_values, num_values, (num_rows, num_columns), generator=generator).float()
     score[torch.rand(score.shape, generator=generator) < masked] = -torch.inf
     k = min(k, num_columns)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "_CHUNK", chunk)
-        values, indices = ranking._largest(score, k)
+    chunk = min(chunk, num_columns // k)
+    values, indices = ranking._largest_by_chunks(score, k, chunk)
     assert torch.equal(values, score.topk(k, dim=1).values)
     # Among equal scores any item will do, but each only once.
     assert torch.equal(score.gather(1, indices), values)
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
-@pytest.mark.parametrize("num_columns", [4 * 3 * 64 - 1, 4 * 3 * 64, 4 * 3 * 64 + 1, 4 * 3 * 64 + 63, 2000])
+@pytest.mark.parametrize("num_columns", [3 * 16 - 1, 3 * 16, 3 * 16 + 1, 3 * 32**2 - 1, 3 * 32**2, 3 * 32**2 + 1])
 def test_the_selection_by_chunks_without_ties_finds_the_same_items(num_columns: int) -> None:
     score = torch.stack([torch.randperm(num_columns) for _ in range(20)]).float()
     # The best of all in what is left over behind the last whole chunk, and the worst.
@@ -186,7 +186,7 @@ def test_the_selection_by_chunks_without_ties_finds_the_same_items(num_columns: 
 
 
 def test_ranking_by_chunks_equals_brute_force(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "_CHUNK", 2)
+    monkeypatch.setattr(ranking, "_MIN_CHUNK", 2)
     user, item = torch.randn(6, 5), torch.randn(41, 5)
     pairs = (torch.rand(6, 41) < 0.3).nonzero().T
     scores, items = join(list(top_k(user, item, torch.arange(6), 4, SeenItems.of(pairs, 6))))

@@ -1,6 +1,7 @@
-"""Exact top-k of dot products, in blocks of users."""
+"""Exact top-k of dot products, in blocks."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,11 +9,11 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import cumsum, degree
 
-from lirdrec_pyg.errors import DataError
-
-_BLOCK_BYTES = 64 * 2**20
+# A block of scores: on a CPU 64 MiB at most, so that a selection finds it in the cache.
+_BLOCK_ROWS = {"cpu": 512, "cuda": 8192}
+_BLOCK_ITEMS = 32_768
 # Scores that are compared by their largest only, in the first pass of a selection.
-_CHUNK = 64
+_MIN_CHUNK, _MAX_CHUNK = 4, 32
 
 
 class TopK(NamedTuple):
@@ -56,33 +57,6 @@ class SeenItems:
         return row, self.item[self.start[user_index][row] + within]
 
 
-def user_positions(users: Tensor | Sequence[int], num_users: int) -> Tensor:
-    """``users`` as int64 positions, shape ``(N,)``.
-
-    Raises:
-        DataError: if they are no list of integers, or one lies outside of ``0`` to ``num_users - 1``.
-    """
-    try:
-        index = torch.as_tensor(users)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"user_index can't be made a tensor of positions ({error}).") from error
-    if index.dim() == 1 and not len(index):
-        # An empty list has no type of its own.
-        return index.long()
-    integer = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
-    if index.dim() != 1 or not integer:
-        raise DataError(
-            f"user_index has to be positions of users, integers of shape (N,), "
-            f"got {index.dtype} of shape {tuple(index.shape)}."
-        )
-    index = index.long()
-    low, high = int(index.min()), int(index.max())
-    if low < 0 or high >= num_users:
-        wrong = low if low < 0 else high
-        raise DataError(f"user_index holds {wrong}, but the positions of users go from 0 to {num_users - 1}.")
-    return index
-
-
 @torch.no_grad()
 def top_k(
     user: Tensor,
@@ -109,39 +83,70 @@ def top_k(
             place[candidates] = torch.arange(len(candidates), device=item.device)
         item = item[candidates]
     k = min(k, len(item))
-    transposed = item.t()
-    block = max(1, _BLOCK_BYTES // max(1, item.element_size() * len(item)))
+    block = _BLOCK_ROWS["cpu" if item.device.type == "cpu" else "cuda"]
     # One piece of memory for all blocks: a fresh one would take longer to get than to fill.
-    scores = item.new_empty(min(block, len(user_index)), len(item))
+    buffer = item.new_empty(min(block, len(user_index)) * min(_BLOCK_ITEMS, len(item)))
     for first in range(0, max(1, len(user_index)), block):
         rows = slice(first, min(first + block, len(user_index)))
         index = user_index[rows]
-        score = torch.mm(user[index], transposed, out=scores[: len(index)])
-        if seen is not None:
-            row, column = seen.pairs(index)
-            if place is not None:
-                column = place[column]
-                row, column = row[column >= 0], column[column >= 0]
-            score[row, column] = -torch.inf
-        values, indices = _largest(score, k)
+        left_out = None if seen is None else _placed(seen.pairs(index), place)
+        values, indices = _best_of_all(user[index], item, k, left_out, buffer)
         yield TopK(rows, values, indices if candidates is None else candidates[indices])
 
 
-def _largest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As ``score.topk(k, dim=1)``, some times faster where ``k`` is a small part of a row.
+def _placed(pairs: tuple[Tensor, Tensor], place: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the scores, where ``place`` says in which column an item is, if in any."""
+    row, item = pairs
+    if place is None:
+        return row, item
+    column = place[item]
+    return row[column >= 0], column[column >= 0]
 
-    The ``k`` largest of a row lie in the ``k`` chunks with the largest maxima: a search within these
-    follows one pass over memory.
-    """
-    num_rows, num_columns = score.shape
-    num_chunks = num_columns // _CHUNK
-    if num_chunks < 4 * k:
+
+def _best_of_all(
+    user: Tensor, item: Tensor, k: int, left_out: tuple[Tensor, Tensor] | None, buffer: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ``k`` best items for each of ``user``, found among some of the items at a time."""
+    found = []
+    for start in range(0, max(1, len(item)), _BLOCK_ITEMS):
+        part = item[start : start + _BLOCK_ITEMS]
+        score = torch.mm(user, part.t(), out=buffer[: len(user) * len(part)].view(len(user), len(part)))
+        if left_out is not None:
+            row, column = left_out
+            if len(part) < len(item):
+                here = (column >= start) & (column < start + len(part))
+                row, column = row[here], column[here] - start
+            score[row, column] = -torch.inf
+        values, indices = _largest(score, min(k, len(part)))
+        found.append((values, indices + start))
+    if len(found) == 1:
+        return found[0]
+    values, indices = (torch.cat(parts, dim=1) for parts in zip(*found))
+    best = values.topk(k, dim=1)
+    return best.values, indices.gather(1, best.indices)
+
+
+def _largest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As ``score.topk(k, dim=1)``, faster where ``k`` is a small part of a row."""
+    # As many chunks are searched for the best chunks as scores in them for the best scores.
+    chunk = min(_MAX_CHUNK, math.isqrt(score.size(1) // max(1, k)))
+    if chunk < _MIN_CHUNK:
         best = score.topk(k, dim=1)
         return best.values, best.indices
-    whole = num_chunks * _CHUNK
-    chunks = score[:, :whole].unflatten(1, (num_chunks, _CHUNK))
-    chosen = chunks.amax(dim=2).topk(k, dim=1).indices
-    column = (chosen.unsqueeze(2) * _CHUNK + torch.arange(_CHUNK, device=score.device)).flatten(start_dim=1)
+    return _largest_by_chunks(score, k, chunk)
+
+
+def _largest_by_chunks(score: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of a row lie in the ``k`` chunks with the largest maxima: a search within these
+    follows one pass over memory. A chunk is each ``num_chunks``-th score, so that this pass compares
+    neighbours in memory side by side."""
+    num_rows, num_columns = score.shape
+    num_chunks = num_columns // chunk
+    whole = num_chunks * chunk
+    maxima = score[:, :whole].unflatten(1, (chunk, num_chunks)).amax(dim=1)
+    chosen = maxima.topk(k, dim=1, sorted=False).indices
+    within = num_chunks * torch.arange(chunk, device=score.device).unsqueeze(1)
+    column = (chosen.unsqueeze(1) + within).flatten(start_dim=1)
     rest = torch.arange(whole, num_columns, device=score.device).expand(num_rows, -1)
     column = torch.cat([column, rest], dim=1)
     best = score.gather(1, column).topk(k, dim=1)

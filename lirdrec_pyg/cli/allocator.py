@@ -1,0 +1,20 @@
+import ctypes
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_NEVER = 2**31 - 1
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the next tensors of the same size.
+
+    Each step of a training frees what the next one asks for; to give it back to the system in between,
+    and to be given it page by page again, takes a tenth of a step. It is the process that has a say in
+    this, so only commands call it. Elsewhere than on glibc nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _NEVER)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER)
