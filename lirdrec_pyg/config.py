@@ -15,6 +15,7 @@ from lirdrec_pyg.errors import ConfigError
 
 SplitStrategy = Literal["auto", "labels", "random", "leave-last-out", "time", "cold-items"]
 ZeroFeatures = Literal["error", "missing"]
+NeighbourSearch = Literal["auto", "exact", "approximate"]
 DCTMode = Literal["feature", "2d"]
 SparseBackend = Literal["torch", "torch-sparse"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -149,6 +150,12 @@ class LIRDRecConfig(_Config):
     num_layers: int = _field(2, "Layers L of user-item propagation; the paper tries 2, 3, 4.", min=0)
     num_item_layers: int = _field(1, "Layers n of item-item propagation.", min=0)
     knn_k: int = _field(10, "Neighbours of an item in the item graph, itself among them.", min=1)
+    knn_search: NeighbourSearch = _field(
+        "auto",
+        "How the neighbours are found: 'exact' compares all items with all others, 'approximate' goes by faiss "
+        "(extra 'faiss'); 'auto' is exact up to where that takes minutes.",
+        choices=NeighbourSearch,
+    )
     graph_weights: dict[str, float] = _field(
         {},
         "MODALITY=WEIGHT, once a modality: its share in the item graph. The rest is shared evenly; by "

@@ -1,5 +1,6 @@
 """The command line: ``lirdrec-pyg``."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -21,8 +22,21 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"Warning: {message}", err=True)
 
 
+class _Log(logging.Handler):
+    """Shows what the package logs: what it does on the standard output, what is amiss on the other."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            click.echo(self.format(record))
+        else:
+            click.echo(f"Warning: {self.format(record)}", err=True)
+
+
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
+        logger, log = logging.getLogger("lirdrec_pyg"), _Log()
+        logger.setLevel(logging.INFO)
+        logger.addHandler(log)
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -33,6 +47,8 @@ class _Commands(click.Group):
         except LIRDRecError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        finally:
+            logger.removeHandler(log)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

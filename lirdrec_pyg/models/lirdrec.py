@@ -111,7 +111,7 @@ class LIRDRec(nn.Module):
     @staticmethod
     def graph_transform(config: LIRDRecConfig, progress: bool = False) -> BaseTransform:
         """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: the item graph."""
-        return AddItemKNN(config.knn_k, config.graph_weights, progress=progress)
+        return AddItemKNN(config.knn_k, config.graph_weights, config.knn_search, progress)
 
     @staticmethod
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:

@@ -19,7 +19,7 @@ from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
-from lirdrec_pyg.transforms import CacheAdjacency
+from lirdrec_pyg.transforms import CacheAdjacency, check_search
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def check_before(
     Run.check_free(out, overwrite)
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
+    check_search(model_config.knn_search)
     if data_config.split == "cold-items" and model_config.dct == "2d":
         raise ConfigError(
             "--split cold-items can't go with --dct 2d, whose cosine transform ties every item to all others: "

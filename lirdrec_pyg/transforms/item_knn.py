@@ -1,22 +1,17 @@
 from collections.abc import Mapping
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from sklearn.neighbors import NearestNeighbors
-from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
-from tqdm import tqdm
 
+from lirdrec_pyg.config import NeighbourSearch
 from lirdrec_pyg.data import SIMILAR, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.transforms.neighbours import check_search, knn_edges
 
 # The released program's share of the image graph; pictures are the noisier neighbours.
 _IMAGE_SHARE = 0.1
-_QUERY_BLOCK = 4096
-_PROGRESS_FROM = 20_000
 
 
 class AddItemKNN(BaseTransform):
@@ -32,17 +27,29 @@ class AddItemKNN(BaseTransform):
     Equal neighbours in several modalities make one edge with the sum of the weights. An item without
     features of its own in a modality has itself as only neighbour there, and is no one else's.
 
-    The search is exact, in blocks; no matrix of items x items is ever held.
+    No matrix of items x items is ever held.
 
     Args:
         k: neighbours of an item, itself among them; at most the number of items is used.
         weights: share of each modality, see :func:`modality_weights`.
+        search: how they are found, see :func:`knn_edges`.
         progress: shows a bar for catalogues that take seconds.
+
+    Raises:
+        ConfigError: if there can be no such search here.
     """
 
-    def __init__(self, k: int = 10, weights: Mapping[str, float] | None = None, progress: bool = False) -> None:
+    def __init__(
+        self,
+        k: int = 10,
+        weights: Mapping[str, float] | None = None,
+        search: NeighbourSearch = "auto",
+        progress: bool = False,
+    ) -> None:
+        check_search(search)
         self.k = k
         self.weights = dict(weights or {})
+        self.search = search
         self.progress = progress
 
     def forward(self, data: HeteroData) -> HeteroData:
@@ -51,9 +58,8 @@ class AddItemKNN(BaseTransform):
         for modality, share in shares.items():
             if share == 0:
                 continue
-            edge_index = knn_edges(
-                item_features(data, modality), self.k, feature_mask(data, modality), modality if self.progress else None
-            )
+            x, mask = item_features(data, modality), feature_mask(data, modality)
+            edge_index = knn_edges(x, self.k, mask, self.search, modality, self.progress)
             degree = torch.bincount(edge_index[1], minlength=data["item"].num_nodes)
             edge_indices.append(edge_index)
             edge_weights.append(share / (degree[edge_index[1]].float() + 1e-7))
@@ -65,7 +71,7 @@ class AddItemKNN(BaseTransform):
         return data
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(k={self.k}, weights={self.weights})"
+        return f"{type(self).__name__}(k={self.k}, weights={self.weights}, search={self.search!r})"
 
 
 def modality_weights(names: tuple[str, ...], given: Mapping[str, float]) -> dict[str, float]:
@@ -94,41 +100,3 @@ def modality_weights(names: tuple[str, ...], given: Mapping[str, float]) -> dict
     if total > 1:
         raise ConfigError(f"--graph-weights sums to {total:g}, which leaves nothing for {', '.join(open_names)}.")
     return {m: given.get(m, (1 - total) / len(open_names)) for m in names}
-
-
-def knn_edges(x: Tensor, k: int, mask: Tensor | None = None, progress: str | None = None) -> Tensor:
-    """Edges (neighbour, item) from the ``k`` most similar items to each item.
-
-    Args:
-        x: features, shape ``(num_items, d_m)``.
-        k: neighbours, the item itself among them.
-        mask: which items take part; the others get an edge to themselves alone.
-        progress: what to call a progress bar, ``None`` for none.
-
-    Returns:
-        int64, shape ``(2, num_edges)``, sorted by item, then by falling similarity.
-    """
-    present = torch.arange(len(x), device=x.device) if mask is None else mask.nonzero().view(-1)
-    # On unit vectors the order by Euclidean distance is the order by cosine.
-    unit = F.normalize(x[present].float(), dim=-1).cpu().numpy()
-    k = min(k, len(unit))
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit)
-    starts = range(0, len(unit), _QUERY_BLOCK)
-    bar = tqdm(starts, desc=f"neighbours by {progress}", disable=progress is None or len(unit) < _PROGRESS_FROM)
-    neighbours = np.concatenate(
-        [search.kneighbors(unit[start : start + _QUERY_BLOCK], return_distance=False) for start in bar]
-    )
-    _keep_self(neighbours)
-    source = present[torch.from_numpy(neighbours)].view(-1)
-    edge_index = torch.stack([source, present.repeat_interleave(k)])
-    if mask is None:
-        return edge_index
-    absent = (~mask).nonzero().view(-1)
-    return torch.cat([edge_index, absent.expand(2, -1)], dim=1)
-
-
-def _keep_self(neighbours: np.ndarray) -> None:
-    """Among more than ``k`` equal vectors the item itself may be cut off: it takes the last place's."""
-    own = np.arange(len(neighbours))
-    lost = ~(neighbours == own[:, None]).any(axis=1)
-    neighbours[lost, -1] = own[lost]

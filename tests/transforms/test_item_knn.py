@@ -1,9 +1,9 @@
 import copy
 from collections.abc import Mapping
 
-import numpy as np
 import pytest
 import torch
+from neighbours import nearest_by_cosine
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
@@ -13,27 +13,8 @@ from lirdrec_pyg.transforms import (
     AddItemKNN,
     CacheAdjacency,
     NormalizeBipartite,
-    item_knn,
-    knn_edges,
     modality_weights,
 )
-
-
-def brute_force(x: Tensor, k: int, mask: Tensor | None = None) -> list[list[int]]:
-    """For each item its k nearest by cosine, nearest first; items outside of ``mask`` have only themselves."""
-    vectors = x.double().numpy()
-    present = range(len(x)) if mask is None else [i for i in range(len(x)) if mask[i]]
-    nearest = []
-    for i, a in enumerate(vectors):
-        cosine = {j: a @ vectors[j] / np.linalg.norm(a) / np.linalg.norm(vectors[j]) for j in present}
-        cosine[i] = 2.0
-        ranked = sorted(cosine, key=lambda j: -cosine[j])[:k]
-        nearest.append(ranked if i in present else [i])
-    return nearest
-
-
-def neighbour_lists(edge_index: Tensor, num_items: int) -> list[list[int]]:
-    return [edge_index[0, edge_index[1] == i].tolist() for i in range(num_items)]
 
 
 def dense(data: HeteroData) -> Tensor:
@@ -41,50 +22,6 @@ def dense(data: HeteroData) -> Tensor:
     neighbour, item = data[SIMILAR].edge_index
     matrix = torch.zeros(data["item"].num_nodes, data["item"].num_nodes)
     return matrix.index_put((item, neighbour), data[SIMILAR].edge_weight, accumulate=True)
-
-
-def features(num_items: int = 30, width: int = 5) -> Tensor:
-    return torch.randn(num_items, width, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize("k", [1, 4, 30])
-@pytest.mark.parametrize("block", [7, 4096])
-def test_neighbours_are_those_of_brute_force_nearest_first(k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_knn, "_QUERY_BLOCK", block)
-    x = features()
-    edge_index = knn_edges(x, k)
-    assert edge_index.dtype == torch.long
-    assert neighbour_lists(edge_index, 30) == brute_force(x, k)
-    assert edge_index[1].tolist() == sorted(edge_index[1].tolist())
-
-
-def test_masked_items_have_only_themselves_and_are_nobody_elses() -> None:
-    x, mask = features(), torch.arange(30) % 3 != 1
-    assert neighbour_lists(knn_edges(x, 4, mask), 30) == brute_force(x, 4, mask)
-
-
-def test_length_and_dtype_of_the_vectors_do_not_matter() -> None:
-    x = features().half()
-    scaled = x.double() * torch.logspace(-3, 3, 30, dtype=torch.double).unsqueeze(1)
-    assert torch.equal(knn_edges(x, 5), knn_edges(scaled, 5))
-
-
-@pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, True])])
-def test_k_above_the_number_of_items_takes_them_all(mask: Tensor | None) -> None:
-    lists = neighbour_lists(knn_edges(features(4), 10, mask), 4)
-    present = [0, 1, 2, 3] if mask is None else [0, 1, 3]
-    assert [sorted(neighbours) for neighbours in lists] == [present if i in present else [i] for i in range(4)]
-
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_an_item_stays_its_own_neighbour_among_many_equal_ones(k: int) -> None:
-    x = torch.ones(12, 4)
-    x[8:] = features(4, 4)
-    for item, neighbours in enumerate(neighbour_lists(knn_edges(x, k), 12)):
-        assert item in neighbours
-        assert len(set(neighbours)) == len(neighbours) == k
-        if item < 8:
-            assert max(neighbours) < 8
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
@@ -97,7 +34,7 @@ def test_graph_is_the_weighted_sum_over_the_modalities(graph: HeteroData, weight
     shares = {"image": 0.1, "text": 0.9} if not weights else modality_weights(("image", "text"), weights)
     expected = torch.zeros(9, 9)
     for modality in modalities(graph):
-        nearest = brute_force(item_features(graph, modality), 3, feature_mask(graph, modality))
+        nearest = nearest_by_cosine(item_features(graph, modality), 3, feature_mask(graph, modality))
         for item, neighbours in enumerate(nearest):
             expected[item, neighbours] += shares[modality] / (len(neighbours) + 1e-7)
     data = AddItemKNN(3, weights)(graph)
@@ -159,7 +96,7 @@ def test_the_graph_given_is_left_alone(graph: HeteroData) -> None:
 
 
 def test_repr() -> None:
-    assert repr(AddItemKNN(3, {"text": 0.5})) == "AddItemKNN(k=3, weights={'text': 0.5})"
+    assert repr(AddItemKNN(3, {"text": 0.5})) == "AddItemKNN(k=3, weights={'text': 0.5}, search='auto')"
 
 
 def test_an_operator_of_an_earlier_item_graph_goes(graph: HeteroData) -> None:
