@@ -6,13 +6,12 @@ The variants take turns in one process, since machines are noisy; what counts is
 """
 
 import importlib.util
-import resource
-import statistics
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import torch
+from harness import alternate, json_option, peak_gib, report
 from torch import Tensor
 from torch_geometric.nn.pool import MIPSKNNIndex
 
@@ -47,22 +46,16 @@ def variants(user: Tensor, item: Tensor, seen: SeenItems, k: int) -> dict[str, C
 @click.option("--width", default=192, show_default=True)
 @click.option("-k", default=20, show_default=True)
 @click.option("--repeats", default=5, show_default=True)
-def main(users: int, items: int, width: int, k: int, repeats: int) -> None:
+@json_option
+def main(users: int, items: int, width: int, k: int, repeats: int, json_file: Path | None) -> None:
+    """Exact top-k of many users against the bare matrix products and faiss."""
     torch.manual_seed(0)
     user, item = torch.randn(users, width), torch.randn(items, width)
     pairs = torch.stack([torch.randint(users, (10 * users,)), torch.randint(items, (10 * users,))])
     ways = variants(user, item, SeenItems.of(pairs, users), k)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, rank in ways.items():
-            start = time.perf_counter()
-            rank()
-            times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["bare products"])
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        click.echo(f"{name:22s} {median:8.2f} s  {median / base:6.2f} x")
-    click.echo(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    times = alternate(ways, repeats)
+    rows = [{"way": way, "seconds": taken, "ratio": taken / times["bare products"]} for way, taken in times.items()]
+    report("recommend", [*rows, {"way": "all of them", "peak GiB": peak_gib()}], json_file)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@
 The variants take turns in one process, since machines are noisy; what counts is the ratio to the first.
 """
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import click
 import torch
+from harness import alternate, json_option, report
 from torch import Tensor
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor, torch_sparse
 
@@ -39,24 +40,23 @@ def variants(index: Tensor, value: Tensor, size: tuple[int, int]) -> dict[str, C
 @click.option("--edges", default=59_541, show_default=True)
 @click.option("--width", default=192, show_default=True)
 @click.option("--repeats", default=30, show_default=True)
-def main(users: int, items: int, edges: int, width: int, repeats: int) -> None:
+@json_option
+def main(users: int, items: int, edges: int, width: int, repeats: int, json_file: Path | None) -> None:
+    """Ways to multiply an adjacency with dense vectors, forwards and backwards."""
     torch.manual_seed(0)
     key = torch.randint(users * items, (edges,)).unique()
     index = torch.stack([key // items, key % items])
     x = torch.randn(items, width, requires_grad=True)
     gradient = torch.randn(users, width)
     ways = variants(index, torch.rand(len(key)), (users, items))
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, multiply in ways.items():
-            x.grad = None
-            start = time.perf_counter()
-            multiply(x).backward(gradient)
-            times[name].append(time.perf_counter() - start)
-    base = statistics.median(times["SparseOperator"])
-    for name, taken in times.items():
-        median = statistics.median(taken)
-        click.echo(f"{name:20s} {1e3 * median:8.2f} ms  {median / base:6.2f} x")
+    passes = {way: partial(forward_and_backward, multiply, x, gradient) for way, multiply in ways.items()}
+    times = alternate(passes, repeats, before=lambda: setattr(x, "grad", None))
+    rows = [{"way": way, "ms": 1e3 * taken, "ratio": taken / times["SparseOperator"]} for way, taken in times.items()]
+    report("sparse_products", rows, json_file)
+
+
+def forward_and_backward(multiply: Callable[[Tensor], Tensor], x: Tensor, gradient: Tensor) -> None:
+    multiply(x).backward(gradient)
 
 
 if __name__ == "__main__":

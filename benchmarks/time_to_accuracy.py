@@ -10,8 +10,10 @@ import copy
 import statistics
 import time
 from dataclasses import fields
+from pathlib import Path
 
 import click
+from harness import Row, json_option, report
 from lightning_fabric import seed_everything
 from torch_geometric.data import HeteroData
 
@@ -43,7 +45,9 @@ def train(graph: HeteroData, config: TrainingConfig, target: float) -> tuple[flo
 @click.option("--presets", default=",".join(PRESETS), show_default=True)
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds, from 1 on.")
 @click.option("--set", "custom", multiple=True, help="NAME=VALUE of a setting of the training.")
-def main(data: str, target: float, presets: str, seeds: int, custom: tuple[str, ...]) -> None:
+@json_option
+def main(data: str, target: float, presets: str, seeds: int, custom: tuple[str, ...], json_file: Path | None) -> None:
+    """How long presets of the training take to a validation figure, and how far they get."""
     types = {field.name: float if isinstance(field.default, float) else int for field in fields(TrainingConfig)}
     settings = {name: PRESETS[name] for name in presets.split(",") if name}  # type: ignore[index]
     if custom:
@@ -58,12 +62,21 @@ def main(data: str, target: float, presets: str, seeds: int, custom: tuple[str, 
             best, reached, total = found[name][-1]
             when = "missed" if reached is None else f"{reached:.1f} s"
             click.echo(f"{name:8s} seed {seed}: best {best:.4f}, {target:g} after {when}, {total:.1f} s in all")
-    click.echo(f"\n{'':8s}  best {MONITOR}  to {target:g}  in all")
-    for name, runs in found.items():
-        reached = [r for _, r, _ in runs if r is not None]
-        when = f"{statistics.fmean(reached):.1f} s" if len(reached) == len(runs) else f"{len(reached)} of {len(runs)}"
-        best, total = statistics.fmean(b for b, _, _ in runs), statistics.fmean(t for _, _, t in runs)
-        click.echo(f"{name:8s}  {best:.4f}          {when:>8s}  {total:6.1f} s")
+    click.echo()
+    report("time_to_accuracy", [summary(name, runs) for name, runs in found.items()], json_file)
+
+
+def summary(preset: str, runs: list[tuple[float, float | None, float]]) -> Row:
+    best, reached, total = zip(*runs, strict=True)
+    times = [seconds for seconds in reached if seconds is not None]
+    return {
+        "preset": preset,
+        "seeds": len(runs),
+        "reached": len(times),
+        f"best {MONITOR}": statistics.fmean(best),
+        "seconds to the target": statistics.fmean(times) if times else None,
+        "seconds in all": statistics.fmean(total),
+    }
 
 
 if __name__ == "__main__":

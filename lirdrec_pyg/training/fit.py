@@ -71,10 +71,10 @@ def fit(
     out = Path(out)
     check_before(out, data_config, model_config, training_config, overwrite)
     seed_everything(training_config.seed, verbose=False)
-    graph = LIRDRec.graph_transform(model_config, progress=True)(data.graph)
-    data = replace(data, graph=graph)
     place = resolve_device(training_config.device)
-    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(copy.copy(graph).to(place))
+    graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(place))
+    data = replace(data, graph=copy.copy(graph).to("cpu"))
+    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
     model = LIRDRec.from_config(model_config, prepared)
     trainer = Trainer(model, prepared, training_config)
     tasks = {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}

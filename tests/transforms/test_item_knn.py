@@ -3,7 +3,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from neighbours import nearest_by_cosine
+from brute_force import nearest_by_cosine
 from torch import Tensor
 from torch_geometric.data import HeteroData
 

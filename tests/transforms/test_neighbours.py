@@ -1,6 +1,6 @@
 import pytest
 import torch
-from neighbours import nearest_by_cosine
+from brute_force import nearest_by_cosine
 from torch import Tensor
 
 from lirdrec_pyg.transforms import knn_edges

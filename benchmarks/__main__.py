@@ -1,0 +1,146 @@
+"""All benchmarks by one command.
+
+python benchmarks list
+python benchmarks training --size baby --json training.json
+python benchmarks all --json-folder results/
+python benchmarks compare HEAD~1 recommend -- --users 2000
+"""
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from harness import Row, report
+
+FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parent
+
+# Each is a script of its own beside this one, with a click command ``main``; and its options in ``all``,
+# which runs those that need no more than minutes and no files.
+BENCHMARKS: dict[str, list[str] | None] = {
+    "training": [],
+    "recommend": [],
+    "sparse_products": [],
+    "neighbours": [],
+    "time_to_accuracy": ["--target", "0.34", "--seeds", "1"],
+    "growth": ["--quick"],
+    "parity": None,
+}
+
+
+class _Benchmarks(click.Group):
+    """Has a command for each benchmark, whose script is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*BENCHMARKS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return importlib.import_module(name).main if name in BENCHMARKS else super().get_command(ctx, name)
+
+
+@click.group(cls=_Benchmarks)
+def main() -> None:
+    """Runs a benchmark: each prints a small table, and with --json writes it to a file."""
+
+
+@main.command("list")
+def list_benchmarks() -> None:
+    """Names each benchmark and what it shows."""
+    for name in BENCHMARKS:
+        click.echo(f"{name:18s} {importlib.import_module(name).main.get_short_help_str(100)}")
+
+
+@main.command("all")
+@click.option("--json-folder", type=click.Path(file_okay=False, path_type=Path), help="A file for each goes there.")
+def run_all(json_folder: Path | None) -> None:
+    """Runs all that need no files, with settings that take minutes."""
+    if json_folder is not None:
+        json_folder.mkdir(parents=True, exist_ok=True)
+    for name, options in BENCHMARKS.items():
+        if options is None:
+            continue
+        click.echo(f"\n== {name} {' '.join(options)}")
+        saved = [] if json_folder is None else ["--json", str(json_folder / f"{name}.json")]
+        subprocess.run([sys.executable, str(FOLDER / f"{name}.py"), *options, *saved], check=True)
+
+
+@main.command()
+@click.argument("old")
+@click.argument("name", type=click.Choice([name for name in BENCHMARKS if name != "parity"]))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.option("--new", help="Commit to compare with; by default the working tree.")
+@click.option("--rounds", default=3, show_default=True, help="Times that each of the two has its turn.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Writes the rows there.")
+def compare(
+    old: str, name: str, options: tuple[str, ...], new: str | None, rounds: int, json_file: Path | None
+) -> None:
+    """Compares the package at the commit OLD with another, by the benchmark NAME.
+
+    Both are measured by the script as it is now, with OPTIONS (after --), in processes that take turns. Figures
+    are medians; a ratio below 1 means that the newer one has less.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"old": _checked_out(old, Path(folder) / "old")}
+        places["new"] = ROOT if new is None else _checked_out(new, Path(folder) / "new")
+        found: dict[str, list[list[Row]]] = {"old": [], "new": []}
+        for turn in range(1, rounds + 1):
+            for side, place in places.items():
+                click.echo(f"round {turn} of {rounds}: {side}", err=True)
+                found[side].append(_measured(name, options, place, Path(folder) / "rows.json"))
+    report(name, merged(found["old"], found["new"]), json_file)
+
+
+def _checked_out(commit: str, place: Path) -> Path:
+    """The package as of ``commit``, in a folder of its own."""
+    place.mkdir()
+    archive = subprocess.run(
+        ["git", "-C", str(ROOT), "archive", commit, "lirdrec_pyg"], capture_output=True, check=False
+    )
+    if archive.returncode:
+        raise click.BadParameter(archive.stderr.decode().strip(), param_hint=commit)
+    subprocess.run(["tar", "-x", "-C", str(place)], input=archive.stdout, check=True)
+    return place
+
+
+def _measured(name: str, options: Sequence[str], place: Path, json_file: Path) -> list[Row]:
+    command = [sys.executable, str(FOLDER / f"{name}.py"), *options, "--json", str(json_file)]
+    environment = {**os.environ, "PYTHONPATH": str(place)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        raise click.ClickException(f"{name} fails with the package in {place}:\n{done.stderr.strip()}")
+    rows: list[Row] = json.loads(json_file.read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def merged(old: list[list[Row]], new: list[list[Row]]) -> list[Row]:
+    """A row for each figure: its medians over the rounds, and their ratio."""
+    before, after = _medians(old), _medians(new)
+    rows: list[Row] = []
+    for (labels, figure), value in before.items():
+        other = after.get((labels, figure))
+        ratio = other / value if other is not None and value else None
+        rows.append({**dict(labels), "figure": figure, "old": value, "new": other, "ratio": ratio})
+    return rows
+
+
+def _medians(rounds: list[list[Row]]) -> dict[tuple[tuple[tuple[str, Any], ...], str], float]:
+    values: dict[tuple[tuple[tuple[str, Any], ...], str], list[float]] = {}
+    for rows in rounds:
+        for row in rows:
+            labels = tuple((key, value) for key, value in row.items() if isinstance(value, (str, int)))
+            for figure, value in row.items():
+                if isinstance(value, float):
+                    values.setdefault((labels, figure), []).append(value)
+    return {key: statistics.median(found) for key, found in values.items()}
+
+
+if __name__ == "__main__":
+    main()
