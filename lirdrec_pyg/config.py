@@ -195,6 +195,11 @@ class TrainingConfig(_Config):
     )
     device: Device = _field("auto", "Where to train.", choices=Device)
     precision: Precision = _field("32-true", "Arithmetic of the training steps.", choices=Precision)
+    checkpoint_minutes: float = _field(
+        10.0,
+        "Within an epoch, write down where the training stands this often; it is done at the end of an epoch anyway.",
+        min=0,
+    )
     sparse_backend: SparseBackend = _field(
         "torch",
         "Kernels of the graph products; 'torch-sparse' needs the extra 'sparse'.",

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Progress:
     """A bar on a terminal, else a line an epoch."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+    def __init__(self) -> None:
+        self._epochs = 0
         self._steps = 1
         self._best = 0.0
         self._bar: tqdm | None = None
@@ -25,7 +25,14 @@ class Progress:
             self._bar.close()
 
     def start(self, trainer: "Trainer") -> None:
+        from lirdrec_pyg.training import MONITOR
+
+        self._epochs = trainer.config.epochs
         self._steps = trainer.steps_per_epoch
+        done = trainer.result.history
+        if done:
+            self._best = max(result.valid[MONITOR] for result in done)
+            click.echo(f"going on after epoch {len(done)}, best {MONITOR} {self._best:.4f}")
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(
             f"training: {parameters:,} parameters on {trainer.fabric.device}, "
@@ -33,6 +40,7 @@ class Progress:
         )
         self._bar = tqdm(
             total=self._epochs,
+            initial=len(done),
             disable=None,  # a bar on a terminal only
             smoothing=0.02,
             bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs "

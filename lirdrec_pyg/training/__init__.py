@@ -1,13 +1,15 @@
 """Training, and the folder it leaves behind."""
 
+from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.evaluate import RunEvaluator
-from lirdrec_pyg.training.fit import Hooks, check_before, fit
+from lirdrec_pyg.training.fit import Hooks, check_before, fit, resume
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
-from lirdrec_pyg.training.trainer import MONITOR, EpochResult, FitResult, Trainer, TrainingDivergedError, resolve_device
+from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError, resolve_device
 
 __all__ = [
     "MONITOR",
+    "Checkpoint",
     "EpochResult",
     "FitResult",
     "Hooks",
@@ -20,5 +22,6 @@ __all__ = [
     "fit",
     "make_optimizer",
     "resolve_device",
+    "resume",
     "training_step",
 ]

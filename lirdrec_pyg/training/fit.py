@@ -1,8 +1,10 @@
 import copy
+import math
 import resource
 import statistics
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from lightning_fabric import seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import RecommendationData, has_new_items
+from lirdrec_pyg.data import SIMILAR, RecommendationData, has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.training.checkpoint import EpochResult
 from lirdrec_pyg.training.run import Run
-from lirdrec_pyg.training.trainer import MONITOR, EpochResult, Trainer, resolve_device
+from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError, resolve_device
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
 
 
@@ -69,31 +72,128 @@ def fit(
     """
     hooks = hooks or Hooks()
     out = Path(out)
-    check_before(out, data_config, model_config, training_config, overwrite)
+    configs = data_config, model_config, training_config
+    check_before(out, *configs, overwrite)
     seed_everything(training_config.seed, verbose=False)
     place = resolve_device(training_config.device)
     graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(place))
-    data = replace(data, graph=copy.copy(graph).to("cpu"))
-    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
-    model = LIRDRec.from_config(model_config, prepared)
-    trainer = Trainer(model, prepared, training_config)
-    tasks = {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}
+    trainer = _trainer(graph, model_config, training_config)
+    data = replace(data, graph=_with_item_graph(data.graph, graph))
+    tasks = _tasks(trainer)
+    with Run.locked(out):
+        return _train(Run.create(out, data, configs, overwrite), data, trainer, tasks, model_config, hooks)
 
-    if has_new_items(graph):
+
+def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Hooks | None = None) -> dict[str, Any]:
+    """Goes on with the training of a run from where it stood last, as if it had never stopped.
+
+    All that is needed is in the run folder. On the CPU, with as many threads, the weights come out the
+    same to the last bit.
+
+    Args:
+        path: run folder.
+        changes: settings of the training that are to hold from now on: ``epochs``, ``patience``, ``lr``, ``device``.
+        hooks: for progress, and to stop early.
+
+    Returns:
+        What ``metrics.json`` holds.
+
+    Raises:
+        LIRDRecError: of the kind that fits, in one sentence.
+    """
+    run = Run.open(path)
+    with Run.locked(run.path):
+        checkpoint = run.checkpoint()
+        model_config = run.model_config()
+        training_config = replace(run.training_config(), **(changes or {}))
+        data = RecommendationData(run.graph(), run.users(), run.items(), run.facts(), run.new_items())
+        seed_everything(training_config.seed, verbose=False)
+        graph = copy.copy(data.graph).to(resolve_device(training_config.device))
+        trainer = _trainer(graph, model_config, training_config)
+        trainer.restore(checkpoint)
+        run.reopen((run.data_config(), model_config, training_config))
+        return _train(run, data, trainer, _tasks(trainer), model_config, hooks or Hooks())
+
+
+def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
+    """``data`` with the item graph of ``source``, which may be on another device."""
+    data = copy.copy(data)
+    for key, value in source[SIMILAR].items():
+        data[SIMILAR][key] = value.cpu()
+    return data
+
+
+def _trainer(graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig) -> Trainer:
+    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
+    return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config)
+
+
+def _tasks(trainer: Trainer) -> dict[str, RankingTask]:
+    """Asked for before anything is written: they say if nobody can be evaluated."""
+    if has_new_items(trainer.data):
         check_cold_start(trainer.data)
-    run = Run.create(out, data, (data_config, model_config, training_config), overwrite)
+    return {"valid": trainer.task, "test": RankingTask.from_graph(trainer.data, "test")}
+
+
+class _Checkpoints:
+    """Decides when the time has come for a checkpoint: at the end of an epoch, unless the last one is so
+    recent that they would take more than a twentieth of all time, and within an epoch that takes long."""
+
+    def __init__(self, run: Run, trainer: Trainer) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._last, self._cost = -math.inf, 0.0
+
+    def save(self) -> None:
+        start = time.monotonic()
+        self._run.save_checkpoint(self._trainer.checkpoint())
+        self._last = time.monotonic()
+        self._cost = self._last - start
+
+    def after_step(self) -> None:
+        if time.monotonic() - self._last >= 60 * self._trainer.config.checkpoint_minutes:
+            self.save()
+
+    def after_epoch(self) -> None:
+        if time.monotonic() - self._last >= 20 * self._cost:
+            self.save()
+
+
+def _train(
+    run: Run,
+    data: RecommendationData,
+    trainer: Trainer,
+    tasks: Mapping[str, RankingTask],
+    model_config: LIRDRecConfig,
+    hooks: Hooks,
+) -> dict[str, Any]:
+    """Trains from where the trainer stands to the end, and writes all that the run holds of it."""
+    model: LIRDRec = trainer.model.module
+    checkpoints = _Checkpoints(run, trainer)
+    checkpoints.save()
     hooks.on_start(trainer)
 
+    def on_step(epoch: int, step: int) -> None:
+        checkpoints.after_step()
+        hooks.on_step(epoch, step)
+
     def on_epoch(result: EpochResult) -> None:
-        run.append_history(result)
-        state = model.state_dict()
-        run.save_weights("last", state)
+        run.save_history(trainer.result.history)
         if result.improved:
-            run.save_weights("model", state)
+            run.save_weights("model", model.state_dict())
+        checkpoints.after_epoch()
         hooks.on_epoch(result)
 
-    result = trainer.fit(hooks.on_step, on_epoch, hooks.should_stop)
-    run.save_weights("last", model.state_dict())
+    try:
+        result = trainer.fit(on_step, on_epoch, hooks.should_stop)
+    except TrainingDivergedError as error:
+        error.args = (
+            f"{error} The batch is in {run.save_diverged(error.triples)}, and what was learned before is kept: "
+            f"lirdrec-pyg fit --resume {run.path} --lr {trainer.config.lr / 3:.1g} goes on from there.",
+        )
+        raise
+    checkpoints.save()
+    run.save_history(result.history)
     run.save_weights("model", result.best_state)
     model.load_state_dict(result.best_state)
     vectors = model.vectors(trainer.data)
@@ -101,7 +201,7 @@ def fit(
     if model_config.dct == "feature":
         neighbourhood = Neighbourhood.of(model, trainer.data, vectors)
         run.save_neighbourhood(neighbourhood)
-        if has_new_items(graph):
+        if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, neighbourhood, model_config.knn_k)
     run.save_vectors(vectors, len(data.items))
     metrics = {
@@ -109,7 +209,7 @@ def fit(
         **figures,
         **_cold_start(trainer.data, vectors),
         "peak_memory_mib": _peak_memory_mib(),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place == "cuda" else None,
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.facts,
     }

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -27,12 +28,12 @@ from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors
+from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.checksums import CHECKSUMS, checksum, format_checksums, read_checksums, verify_checksums
-from lirdrec_pyg.training.trainer import EpochResult
 
 RUN_FORMAT = 1
 
-Config = TypeVar("Config", LIRDRecConfig, TrainingConfig)
+Config = TypeVar("Config", DataConfig, LIRDRecConfig, TrainingConfig)
 
 # What the trained model is used by.
 _NEEDED = (
@@ -48,17 +49,17 @@ _NEW_ITEM_FILES = ("new_items.safetensors", "new_items.parquet", "new_vectors.sa
 # A model that can't take new items has no neighbourhood.
 _OPTIONAL = ("neighbourhood.safetensors", *_NEW_ITEM_FILES)
 # All that a run folder ever holds: nothing else is replaced or removed.
-_FILES = (*_NEEDED, *_OPTIONAL, "last.safetensors", "history.csv", "metrics.json", CHECKSUMS)
-_EARLIER = ".earlier"
+_CHECKPOINT, _DIVERGED = "checkpoint.safetensors", "diverged.safetensors"
+_FILES = (*_NEEDED, *_OPTIONAL, _CHECKPOINT, _DIVERGED, "history.csv", "metrics.json", CHECKSUMS)
+_EARLIER, _LOCK = ".earlier", ".lock"
+# What tells of a training's end.
+_OF_THE_END = ("metrics.json", CHECKSUMS, _DIVERGED)
 
 
-def _partial(name: str) -> str:
-    """Name under which a file is written before it is moved to its place."""
-    return f".{name}.partial"
-
-
-# A run that was killed may have left one of these.
-_OURS = {*_FILES, *map(_partial, _FILES)}
+# Where files are written before they are moved to their place; libraries may write others beside them.
+_UNFINISHED = ".unfinished"
+# A run that was killed may have left the last three.
+_OURS = {*_FILES, _UNFINISHED, _EARLIER, _LOCK}
 
 _PACKAGES = (
     "torch",
@@ -83,7 +84,8 @@ class Run:
     ``users.parquet``       user IDs by position
     ``items.parquet``       item IDs by position
     ``model.safetensors``   weights of the best epoch
-    ``last.safetensors``    weights of the last epoch
+    ``checkpoint.*``        where the training stands, to go on from
+    ``diverged.*``          the batch whose loss was no number, if there was one
     ``vectors.safetensors`` representations of users and items by the best epoch
     ``neighbourhood.*``     what new items are attached by; not with ``--dct 2d``
     ``new_items.*``         features and IDs of the items that the training has not met
@@ -107,11 +109,16 @@ class Run:
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not existing.is_dir():
             raise RunError(f"{path} can't be made, since {existing} is a file: name a folder with --out.")
-        if path.is_dir() and any(path.iterdir()):
+        present = {p.name for p in path.iterdir()} - {_LOCK} if path.is_dir() else set()
+        if present:
             if not overwrite:
-                raise RunError(f"{path} is not empty: name another folder with --out, or pass --overwrite.")
-            others = sorted(p.name for p in path.iterdir() if p.name not in {*_OURS, _EARLIER})
-            if others or not (path / "versions.json").is_file():
+                raise RunError(
+                    f"{path} is not empty: name another folder with --out, or pass --overwrite, or --resume to go on "
+                    "with a training."
+                )
+            others = sorted(present - _OURS)
+            # A program that was killed at its very start may have left nothing but names that begin with a dot.
+            if others or not ("versions.json" in present or all(name.startswith(".") for name in present)):
                 raise RunError(
                     f"{path} holds other things than a run ({', '.join(others[:3]) or 'no versions.json'}), "
                     "so --overwrite leaves it alone: name another folder with --out."
@@ -179,14 +186,18 @@ class Run:
         return run
 
     def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
-        settings = {key: value for config in configs for key, value in asdict(config).items()}
-        self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8"))
-        self._write_json("versions.json", {"format": RUN_FORMAT, **versions()})
+        # First, since by this file a folder is known as a run.
+        self._write_json("versions.json", {"format": RUN_FORMAT, **versions(), "data": data.facts})
+        self._write_config(configs)
         self._write("graph.safetensors", lambda file: save_graph(without_new_items(data.graph), file))
         self._write("users.parquet", data.users.save)
         self._write("items.parquet", data.items.save)
         if data.new_items is not None:
             self._write_new_items(data.graph, data.new_items)
+
+    def _write_config(self, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
+        settings = {key: value for config in configs for key, value in asdict(config).items()}
+        self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8"))
 
     def _write_new_items(self, graph: HeteroData, new_items: Vocabulary) -> None:
         self._write("new_items.safetensors", lambda file: save_graph(_new_items_only(graph), file))
@@ -248,25 +259,85 @@ class Run:
         found = {name: (known or {}).get(name) or checksum(self.path / name) for name in present}
         self._write(CHECKSUMS, lambda file: file.write_text(format_checksums(found), "utf-8"))
 
-    def append_history(self, result: EpochResult) -> None:
-        """Adds the line of an epoch to ``history.csv``."""
-        row = {
-            "epoch": result.epoch,
-            "loss": result.loss,
-            **{f"valid_{name}": value for name, value in result.valid.items()},
-            "improved": int(result.improved),
-            "train_seconds": round(result.train_seconds, 4),
-            "eval_seconds": round(result.eval_seconds, 4),
-        }
-        path = self.path / "history.csv"
+    def save_history(self, history: Sequence[EpochResult]) -> None:
+        """Writes ``history.csv``, a line an epoch."""
+        rows = [
+            {
+                "epoch": result.epoch,
+                "loss": result.loss,
+                **{f"valid_{name}": value for name, value in result.valid.items()},
+                "improved": int(result.improved),
+                "train_seconds": round(result.train_seconds, 4),
+                "eval_seconds": round(result.eval_seconds, 4),
+            }
+            for result in history
+        ]
+
+        def write(path: Path) -> None:
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0] if rows else ())
+                writer.writeheader()
+                writer.writerows(rows)
+
+        self._write("history.csv", write)
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Writes ``checkpoint.safetensors``."""
+        self._write(_CHECKPOINT, checkpoint.save)
+
+    def checkpoint(self) -> Checkpoint:
+        """Where the training of this run stood last.
+
+        Raises:
+            RunError: if it never began, or the file is damaged.
+        """
+        if not (self.path / _CHECKPOINT).is_file():
+            raise RunError(
+                f"{self.path} has no {_CHECKPOINT} to go on from: start its training anew, with --out and --overwrite."
+            )
+        return Checkpoint.load(self.path / _CHECKPOINT)
+
+    def save_diverged(self, triples: Tensor) -> Path:
+        """Writes the batch whose loss was no number, and says where."""
+        self.save_weights(_DIVERGED.removesuffix(".safetensors"), {"triples": triples})
+        return self.path / _DIVERGED
+
+    def reopen(self, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
+        """Makes a run of which the training goes on, by settings that may have changed, an unfinished one."""
         try:
-            with path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row)
-                if result.epoch == 1:
-                    writer.writeheader()
-                writer.writerow(row)
+            for name in _OF_THE_END:
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path} can't be written ({error}).") from error
+        self._write_config(configs)
+
+    @staticmethod
+    @contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        """Keeps other programs from training into the folder ``path``, which is made if there is none.
+
+        Raises:
+            RunError: if another program does so, or the folder can't be written.
+        """
+        existed = path.exists()
+        lock = FileLock(path / _LOCK, timeout=0)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            # Of a program that was killed while it wrote.
+            shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+        except Timeout:
+            raise RunError(f"{path} is in use by another training: wait for its end, or name another folder.") from None
         except OSError as error:
             raise RunError(f"{path} can't be written ({error}).") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (path / _LOCK).unlink(missing_ok=True)
+                if not existed and not any(path.iterdir()):
+                    path.rmdir()
+            lock.release()
 
     def save_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Writes ``metrics.json``."""
@@ -275,6 +346,11 @@ class Run:
     def metrics(self) -> dict[str, Any] | None:
         """What :meth:`save_metrics` wrote, ``None`` if the run was cut off before that."""
         return self._read_json("metrics.json") if (self.path / "metrics.json").is_file() else None
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the data."""
+        facts = self._read_json("versions.json").get("data", {})
+        return facts if isinstance(facts, dict) else {}
 
     def settings(self) -> dict[str, Any]:
         """What ``config.yaml`` says."""
@@ -290,6 +366,10 @@ class Run:
     def model_config(self) -> LIRDRecConfig:
         """The model's part of ``config.yaml``."""
         return self._config(LIRDRecConfig)
+
+    def data_config(self) -> DataConfig:
+        """The part of ``config.yaml`` that says where the data came from."""
+        return self._config(DataConfig)
 
     def training_config(self) -> TrainingConfig:
         """The training's part of ``config.yaml``."""
@@ -398,13 +478,14 @@ class Run:
         return model.eval()
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        unfinished = self.path / _partial(name)
+        folder = self.path / _UNFINISHED
         try:
+            folder.mkdir(exist_ok=True)
             try:
-                write(unfinished)
-                os.replace(unfinished, self.path / name)
+                write(folder / name)
+                os.replace(folder / name, self.path / name)
             finally:
-                unfinished.unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
         except (OSError, SafetensorError) as error:
             raise RunError(f"{self.path / name} can't be written ({error}).") from error
 
@@ -470,8 +551,9 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def _remove_files(folder: Path) -> None:
-    for name in _OURS:
+    for name in _FILES:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:

@@ -16,37 +16,36 @@ from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import ConfigError, LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_model
 from lirdrec_pyg.sampler import BPRSampler
+from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizer
 from lirdrec_pyg.training.step import make_optimizer, training_step
 from lirdrec_pyg.transforms import CacheAdjacency, DropEdges, NormalizeBipartite
 
 MONITOR = "recall@20"
 
 
+# Losses are looked at together: to look at each would have the host wait for the device in every step.
+_STEPS_BETWEEN_CHECKS = 64
+
+
 class TrainingDivergedError(LIRDRecError):
-    """The loss is no number any more."""
+    """The loss is no number any more.
+
+    Attributes:
+        epoch: in which, counted from 1.
+        step: in which first, counted from 1.
+        triples: of that step, int64, shape ``(3, N)``.
+    """
 
     exit_code = 1
 
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch brought.
-
-    Attributes:
-        epoch: counted from 1.
-        loss: mean over the steps.
-        valid: validation metrics, ``{"recall@20": ...}``.
-        improved: whether the validation Recall@20 is the best so far.
-        train_seconds: time of sampling and training.
-        eval_seconds: time of the validation.
-    """
-
-    epoch: int
-    loss: float
-    valid: dict[str, float]
-    improved: bool
-    train_seconds: float
-    eval_seconds: float
+    def __init__(self, loss: float, epoch: int, step: int, triples: Tensor) -> None:
+        super().__init__(
+            f"The loss is {loss} in epoch {epoch}, step {step}: try a smaller --lr, --precision 32-true, "
+            "or look for extreme values in the features."
+        )
+        self.epoch = epoch
+        self.step = step
+        self.triples = triples
 
 
 @dataclass
@@ -69,6 +68,9 @@ class FitResult:
 class Trainer:
     """Trains a model by BPR on a graph, with early stopping on the validation Recall@20.
 
+    Between two steps it can say where it stands, and another one can go on from there to the same
+    weights; see :meth:`checkpoint`.
+
     Args:
         model: a :class:`torch.nn.Module` that is a :class:`~lirdrec_pyg.training.Trainable`.
         data: a graph as the model's ``input_transform`` leaves it.
@@ -89,6 +91,13 @@ class Trainer:
             generator=self.generator,
         )
         self.task = RankingTask.from_graph(self.data, "val")
+        self.result = FitResult(0, copy.deepcopy(self.model.state_dict()))
+        # Of the epoch under way: the draws before it, its batches, their losses, the steps that are done.
+        self._generator_before = self.generator.get_state()
+        self._batches: tuple[Tensor, ...] = ()
+        self._losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
+        self._step = 0
+        self._seconds = 0.0
         self._drop_edges = Compose(
             [
                 DropEdges(config.edge_dropout, self.generator),
@@ -117,60 +126,108 @@ class Trainer:
         Raises:
             TrainingDivergedError: if the loss turns infinite or NaN.
         """
-        result = FitResult(0, copy.deepcopy(self.model.state_dict()))
-        best = -math.inf
-        for epoch in range(1, self.config.epochs + 1):
-            if should_stop():
+        result = self.result
+        while True:
+            if (reason := self._reason_to_end()) is not None:
+                result.stopped = reason
+                break
+            if should_stop() or not self._train_epoch(on_step, should_stop):
                 result.stopped = "interrupted"
                 break
-            start = time.perf_counter()
-            loss = self._train_epoch(epoch, on_step, should_stop)
-            if loss is None:
-                result.stopped = "interrupted"
-                break
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"The loss is {loss} in epoch {epoch}: try a smaller --lr, --precision 32-true, "
-                    "or look for extreme values in the features."
-                )
-            trained = time.perf_counter()
-            valid = self.evaluate(self.task)
-            improved = valid[MONITOR] > best
-            if improved:
-                best = valid[MONITOR]
-                result.best_epoch = epoch
-                result.best_state = copy.deepcopy(self.model.state_dict())
-            result.history.append(
-                EpochResult(epoch, loss, valid, improved, trained - start, time.perf_counter() - trained)
-            )
+            self._end_epoch()
             if on_epoch is not None:
                 on_epoch(result.history[-1])
-            if epoch - result.best_epoch >= self.config.patience:
-                result.stopped = f"no better {MONITOR} in {self.config.patience} epochs"
-                break
         if result.best_epoch == 0:
             result.best_state = copy.deepcopy(self.model.state_dict())
         self.model.eval()
         return result
 
-    def _train_epoch(
-        self, epoch: int, on_step: Callable[[int, int], None] | None, should_stop: Callable[[], bool]
-    ) -> float | None:
-        """Mean loss of the epoch, or ``None`` if it was cut short."""
+    def _reason_to_end(self) -> str | None:
+        done = len(self.result.history)
+        if done and done - self.result.best_epoch >= self.config.patience:
+            return f"no better {MONITOR} in {self.config.patience} epochs"
+        return "all epochs done" if done >= self.config.epochs else None
+
+    def _train_epoch(self, on_step: Callable[[int, int], None] | None, should_stop: Callable[[], bool]) -> bool:
+        """Trains the steps of the epoch that are not done yet; ``False`` if it was cut short."""
+        start = time.perf_counter() - self._seconds
+        epoch = len(self.result.history) + 1
         self.model.train()
-        self.model.start_epoch()
+        if self._step == 0:
+            self._generator_before = self.generator.get_state()
+            self.model.start_epoch()
+        else:
+            # The same draws as when the epoch was begun.
+            self.generator.set_state(self._generator_before)
         data = self._drop_edges(self.data) if self.config.edge_dropout else self.data
-        total = torch.zeros((), device=self.fabric.device)
-        batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
-        for step, triples in enumerate(batches, start=1):
-            total += training_step(
+        self._batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
+        for triples in self._batches[self._step :]:
+            self._losses[self._step] = training_step(
                 self.model, data, triples, self.optimizer, self.fabric.backward, self.fabric.autocast
             )
+            self._step += 1
+            self._seconds = time.perf_counter() - start
+            if self._step % _STEPS_BETWEEN_CHECKS == 0:
+                self._check_losses()
             if on_step is not None:
-                on_step(epoch, step)
-            if should_stop():
-                return None
-        return float(total) / len(batches)
+                on_step(epoch, self._step)
+            if should_stop() and self._step < len(self._batches):
+                return False
+        self._check_losses()
+        self._seconds = time.perf_counter() - start
+        return True
+
+    def _check_losses(self) -> None:
+        wrong = (~self._losses[: self._step].isfinite()).nonzero()
+        if len(wrong):
+            step = int(wrong[0])
+            epoch = len(self.result.history) + 1
+            raise TrainingDivergedError(float(self._losses[step]), epoch, step + 1, self._batches[step])
+
+    def _end_epoch(self) -> None:
+        result, loss, start = self.result, float(self._losses[: self._step].mean()), time.perf_counter()
+        valid = self.evaluate(self.task)
+        epoch = len(result.history) + 1
+        improved = valid[MONITOR] > max((r.valid[MONITOR] for r in result.history), default=-math.inf)
+        if improved:
+            result.best_epoch = epoch
+            result.best_state = copy.deepcopy(self.model.state_dict())
+        result.history.append(EpochResult(epoch, loss, valid, improved, self._seconds, time.perf_counter() - start))
+        self._step, self._seconds = 0, 0.0
+
+    def checkpoint(self) -> Checkpoint:
+        """Where the training stands. It may be asked for by the hooks of :meth:`fit`, and afterwards
+        until the model is given other weights.
+
+        Raises:
+            TrainingDivergedError: if there is nothing good to go on from.
+        """
+        self._check_losses()
+        return Checkpoint(
+            model=self.model.state_dict(),
+            optimizer=optimizer_state(self.optimizer.optimizer),
+            best=self.result.best_state,
+            best_epoch=self.result.best_epoch,
+            history=self.result.history,
+            losses=self._losses[: self._step],
+            seconds=self._seconds,
+            generator=self._generator_before if self._step else self.generator.get_state(),
+            random=torch.get_rng_state(),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Goes to where the trainer stood that gave ``checkpoint``. On the CPU, with as many threads, the
+        weights will be the same to the last bit."""
+        self.model.load_state_dict(checkpoint.model)
+        restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer)
+        best = {name: value.to(self.fabric.device) for name, value in checkpoint.best.items()}
+        self.result = FitResult(checkpoint.best_epoch, best, list(checkpoint.history))
+        self._step = len(checkpoint.losses)
+        self._losses[: self._step] = checkpoint.losses
+        self._seconds = checkpoint.seconds
+        self._generator_before = checkpoint.generator
+        self.generator.set_state(checkpoint.generator)
+        torch.set_rng_state(checkpoint.random)
 
     def evaluate(self, task: RankingTask) -> dict[str, float]:
         """Metrics of the model as it is now, see :func:`~lirdrec_pyg.evaluation.evaluate_model`."""

@@ -45,7 +45,7 @@ def test_run_holds_all_that_is_promised(run: Path) -> None:
         "graph.safetensors",
         "history.csv",
         "items.parquet",
-        "last.safetensors",
+        "checkpoint.safetensors",
         "metrics.json",
         "model.safetensors",
         "neighbourhood.safetensors",
@@ -228,10 +228,11 @@ def test_overwrite_leaves_folders_alone_that_are_no_runs(shop: Path, tmp_path: P
 
 
 def test_what_a_killed_run_left_is_overwritten(run: Path, shop: Path) -> None:
-    (run / ".model.safetensors.partial").write_bytes(b"half")
+    (run / ".unfinished").mkdir()
+    (run / ".unfinished" / ".tmpX").write_bytes(b"half")
     (run / "metrics.json").unlink()
     assert fit(shop, run, "--overwrite").exit_code == 0
-    assert not (run / ".model.safetensors.partial").exists()
+    assert not (run / ".unfinished").exists()
     assert (run / "metrics.json").is_file()
 
 

@@ -118,7 +118,7 @@ def test_new_items_of_another_run_do_not_slip_in(copy: Path, grown_run: Path) ->
 
 
 def test_what_only_tells_of_the_training_may_be_missing(copy: Path, recommender: Recommender) -> None:
-    for name in ("history.csv", "metrics.json", "last.safetensors"):
+    for name in ("history.csv", "metrics.json", "checkpoint.safetensors"):
         (copy / name).unlink()
     assert Recommender.load(copy).recommend(["u2"]).equals(recommender.recommend(["u2"]))
 

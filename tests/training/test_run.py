@@ -43,7 +43,7 @@ SEALED = {
     *("model.safetensors", "vectors.safetensors", "neighbourhood.safetensors"),
 }
 NEW_FILES = {"new_items.safetensors", "new_items.parquet", "new_vectors.safetensors"}
-BESIDE = {"last.safetensors", "history.csv", "metrics.json", "SHA256SUMS"}
+BESIDE = {"checkpoint.safetensors", "history.csv", "metrics.json", "SHA256SUMS"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -232,8 +232,9 @@ def test_the_best_epoch_decides_and_not_the_last(tmp_path: Path, monkeypatch: py
     vectors, evaluator = run.vectors(), RunEvaluator(run, "cpu")
     assert vectors is not None
     assert torch.equal(evaluator.model.vectors(evaluator.data).user, vectors.user)
-    best, last = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("model", "last"))
-    assert best != last
+    checkpoint = run.checkpoint()
+    assert torch.equal(checkpoint.best["user"], evaluator.model.user)
+    assert not torch.equal(checkpoint.model["user"], evaluator.model.user)
 
 
 # --- Damage ----------------------------------------------------------------------------------------------------------
@@ -269,7 +270,7 @@ def test_every_damaged_file_is_named(name: str, damage: Callable[[Path], None], 
     assert text.endswith(".")
 
 
-@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "last.safetensors"])
+@pytest.mark.parametrize("name", ["history.csv", "metrics.json", "checkpoint.safetensors"])
 def test_an_account_of_the_training_may_be_edited(name: str, run: Path) -> None:
     (run / name).unlink()
     assert Run.open(run).verify()

@@ -247,7 +247,7 @@ def test_a_loss_that_is_no_number_is_an_error(graph: HeteroData, value: float) -
         if epoch == 2:
             training.model.module.encoders[0].lin1.weight.data.fill_(value)
 
-    with pytest.raises(TrainingDivergedError, match=r"The loss is nan in epoch 2: try a smaller --lr"):
+    with pytest.raises(TrainingDivergedError, match=r"The loss is nan in epoch 2, step 2: try a smaller --lr"):
         training.fit(on_step=poison)
 
 

@@ -1,0 +1,173 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.datasets import synthetic_data
+from lirdrec_pyg.errors import RunError
+from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.training import Checkpoint, Trainer, TrainingDivergedError
+
+MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def graph() -> HeteroData:
+    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
+
+
+def make_trainer(graph: HeteroData, seed: int = 1, **settings: Any) -> Trainer:
+    config = TrainingConfig(
+        **{"epochs": 3, "batch_size": 100, "lr": 0.01, "device": "cpu", "weight_decay": 1e-4, **settings}
+    )
+    torch.manual_seed(seed)
+    data = LIRDRec.input_transform(MODEL)(graph)
+    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+
+
+def everything(trainer: Trainer) -> dict[str, Tensor]:
+    optimizer = trainer.optimizer.optimizer.state_dict()["state"]
+    return {
+        **copy.deepcopy(trainer.model.state_dict()),
+        **{f"{n}/{name}": value.clone() for n, state in optimizer.items() for name, value in state.items()},
+        "generator": trainer.generator.get_state(),
+        **{f"best/{name}": value for name, value in trainer.result.best_state.items()},
+    }
+
+
+def assert_same(one: Trainer, other: Trainer) -> None:
+    expected, actual = everything(one), everything(other)
+    assert expected.keys() == actual.keys()
+    assert [name for name in expected if not torch.equal(expected[name], actual[name])] == []
+    for a, b in zip(one.result.history, other.result.history, strict=True):
+        assert (a.epoch, a.loss, a.valid, a.improved) == (b.epoch, b.loss, b.valid, b.improved)
+    assert one.result.best_epoch == other.result.best_epoch
+
+
+@pytest.mark.parametrize("stop_at", [(1, 1), (1, 3), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "settings", [{}, {"edge_dropout": 0.3}, {"popularity_alpha": 0.75}, {"precision": "bf16-mixed"}]
+)
+def test_a_training_goes_on_as_if_it_had_never_stopped(
+    graph: HeteroData, settings: dict[str, Any], stop_at: tuple[int, int], tmp_path: Path
+) -> None:
+    undisturbed = make_trainer(graph, **settings)
+    undisturbed.fit()
+
+    stopped = make_trainer(graph, **settings)
+    steps: list[tuple[int, int]] = []
+    result = stopped.fit(on_step=lambda *step: steps.append(step), should_stop=lambda: steps[-1:] == [stop_at])
+    assert result.stopped == "interrupted"
+    stopped.checkpoint().save(tmp_path / "checkpoint.safetensors")
+
+    going_on = make_trainer(graph, seed=99, **settings)
+    going_on.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    steps.clear()
+    going_on.fit(on_step=lambda *step: steps.append(step))
+    assert steps[0] == (stop_at[0], stop_at[1] + 1)
+    assert_same(undisturbed, going_on)
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 2])
+def test_it_goes_on_from_the_end_of_an_epoch(graph: HeteroData, epochs: int, tmp_path: Path) -> None:
+    undisturbed = make_trainer(graph)
+    first = make_trainer(graph)
+
+    def keep(result: Any) -> None:
+        if result.epoch == epochs:
+            first.checkpoint().save(tmp_path / "c.safetensors")
+
+    if epochs == 0:
+        first.checkpoint().save(tmp_path / "c.safetensors")
+    undisturbed.fit()
+    first.fit(on_epoch=keep)
+    # To look at a checkpoint changes nothing.
+    assert_same(undisturbed, first)
+    again = make_trainer(graph, seed=5)
+    again.restore(Checkpoint.load(tmp_path / "c.safetensors"))
+    again.fit()
+    assert_same(undisturbed, again)
+
+
+def test_the_same_trainer_may_go_on(graph: HeteroData) -> None:
+    undisturbed, stopped = make_trainer(graph), make_trainer(graph)
+    undisturbed.fit()
+    answers = iter([False] * 4 + [True])
+    stopped.fit(should_stop=lambda: next(answers, True))
+    stopped.fit()
+    assert_same(undisturbed, stopped)
+
+
+def test_a_finished_training_is_not_trained_further(graph: HeteroData) -> None:
+    trainer = make_trainer(graph, epochs=2)
+    trainer.fit()
+    before = everything(trainer)
+    other = make_trainer(graph, epochs=2)
+    other.restore(trainer.checkpoint())
+    assert other.fit(on_step=lambda *_: pytest.fail("trained")).stopped == "all epochs done"
+    assert all(torch.equal(before[name], value) for name, value in everything(other).items())
+
+
+def test_there_is_no_checkpoint_of_a_state_that_is_no_number(graph: HeteroData) -> None:
+    trainer = make_trainer(graph)
+
+    def poison(epoch: int, step: int) -> None:
+        if step == 2:
+            with pytest.raises(TrainingDivergedError) as caught:
+                trainer.checkpoint()
+            assert (caught.value.epoch, caught.value.step) == (1, 2)
+            assert torch.equal(caught.value.triples, trainer._batches[1])
+        trainer.model.module.encoders[0].lin1.weight.data.fill_(torch.nan)
+
+    with pytest.raises(TrainingDivergedError):
+        trainer.fit(on_step=poison)
+
+
+@pytest.fixture
+def saved(graph: HeteroData, tmp_path: Path) -> Path:
+    trainer = make_trainer(graph, epochs=1)
+    trainer.fit()
+    trainer.checkpoint().save(tmp_path / "checkpoint.safetensors")
+    return tmp_path / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000, -1])
+def test_a_damaged_checkpoint_is_named(saved: Path, size: int) -> None:
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
+        Checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("name", ["losses", "generator", "random"])
+def test_a_checkpoint_that_lacks_something_is_named(saved: Path, name: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(saved)
+    del tensors[name]
+    save_file(tensors, saved, metadata)
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
+        Checkpoint.load(saved)
+
+
+def test_another_file_is_no_checkpoint(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(RunError, match="format"):
+        Checkpoint.load(tmp_path / "model.safetensors")
+    with pytest.raises(RunError, match="nothing"):
+        Checkpoint.load(tmp_path / "nothing.safetensors")
