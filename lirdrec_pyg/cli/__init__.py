@@ -35,6 +35,7 @@ class _Log(logging.Handler):
 class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         logger, log = logging.getLogger("lirdrec_pyg"), _Log()
+        level = logger.level
         logger.setLevel(logging.INFO)
         logger.addHandler(log)
         try:
@@ -49,6 +50,7 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
         finally:
             logger.removeHandler(log)
+            logger.setLevel(level)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

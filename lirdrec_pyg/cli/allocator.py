@@ -1,7 +1,7 @@
 import ctypes
 
 # From glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
 
 
@@ -16,5 +16,7 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _NEVER)
+    if not mallopt(_M_MMAP_THRESHOLD, _NEVER):
+        # An older glibc refuses more than 32 MiB, and would stay at 128 KiB once a threshold is set.
+        mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _NEVER)

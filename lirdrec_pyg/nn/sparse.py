@@ -60,8 +60,8 @@ class SparseOperator:
 
     def add_product(self, y: Tensor, x: Tensor) -> Tensor:
         r""":math:`\mathbf{Y} + \mathbf{A} \mathbf{X}` in one pass over memory, differentiable in both,
-        in the dtype of :meth:`__matmul__`; ``y`` has shape ``(rows, F)``."""
-        dtype = torch.promote_types(x.dtype, self._matrix.dtype)
+        in the widest of the three dtypes; ``y`` has shape ``(rows, F)``."""
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), self._matrix.dtype)
         return _AddedProduct.apply(y.to(dtype), x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseOperator":
@@ -85,6 +85,9 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transpose: Tensor) -> Tensor:
         ctx.operators = transpose, matrix
         with torch.autocast(x.device.type, enabled=False):
+            if not x.is_cuda and not torch.backends.mkl.is_available():
+                # Without MKL torch multiplies by beta what it finds in the memory, which may be NaN.
+                return matrix @ x
             # matrix @ x would fill one piece of memory with zeros, and copy the result to another.
             return x.new_empty(matrix.size(0), x.size(1)).addmm_(matrix, x, beta=0)
 

@@ -36,6 +36,7 @@ _CANDIDATES_PER_NEIGHBOUR = 4
 _COMPARED_BYTES = 256 * 2**20
 
 
+@torch.no_grad()
 def knn_edges(
     x: Tensor,
     k: int,
@@ -60,12 +61,15 @@ def knn_edges(
         progress: shows a bar where it takes seconds.
 
     Returns:
-        int64, shape ``(2, num_edges)``, sorted by item, then by falling similarity.
+        int64, shape ``(2, num_edges)``, sorted by item, then by falling similarity; the items that take
+        no part come last.
 
     Raises:
         ConfigError: if ``search`` is unknown, or it is approximate and faiss is not installed.
     """
     present = torch.arange(len(x), device=x.device) if mask is None else mask.nonzero().view(-1)
+    if not len(present):
+        return torch.arange(len(x), device=x.device).expand(2, -1)
     unit = unit_vectors((x if mask is None else x[present]).float())
     k = min(k, len(unit))
     find = _approximate if _is_approximate(search, unit, name) else _exact
@@ -119,15 +123,16 @@ def _approximate(unit: Tensor, k: int, name: str, progress: bool) -> Tensor:
     index = _Index.of(unit.cpu())
     sample = torch.from_numpy(np.random.default_rng(0).permutation(len(unit))[:_RECALL_SAMPLE]).to(unit.device)
     floor = torch.cat([block.score[:, -1:] for block in top_k(unit, unit, sample, k)])
-    visited, recall = _FIRST_VISIT, 0.0
+    visited, recall = min(_FIRST_VISIT, index.num_cells), 0.0
     while True:
         index.visit(visited)
         found = index.search(sample.cpu(), k).to(unit.device)
         recall = _recall(unit, sample, found, floor)
         if recall >= _RECALL or visited >= min(_MOST_VISITED, index.num_cells):
             break
-        visited *= 2
-    _log.info(
+        visited = min(2 * visited, index.num_cells)
+    _log.log(
+        logging.INFO if recall >= _RECALL else logging.WARNING,
         "neighbours by %s: approximate search among %s items, %d of %s cells each; "
         "%.1f %% of the exact neighbours of %s items found",
         name,
@@ -153,7 +158,9 @@ def _recall(unit: Tensor, sample: Tensor, found: Tensor, floor: Tensor) -> float
     similarity = _similarity(unit, sample, found)
     # Rounding differs between the searches.
     good = (similarity >= floor - 1e-6) & (found != sample.unsqueeze(1)) & (found >= 0)
-    return float(good.sum() / (len(sample) * (found.size(1) - 1)))
+    # Among equal vectors the item itself may be cut off, and another one is found in its place.
+    counted = good.sum(dim=1).clamp_max(found.size(1) - 1)
+    return float(counted.sum() / (len(sample) * (found.size(1) - 1)))
 
 
 def _similarity(unit: Tensor, rows: Tensor, others: Tensor) -> Tensor:
@@ -190,6 +197,8 @@ class _Index(NamedTuple):
         num_cells = max(1, min(_MAX_CELLS, 4 * math.isqrt(len(unit)), len(unit) // 40))
         index = faiss.IndexIVFFlat(faiss.IndexFlatL2(key.size(1)), key.size(1), num_cells, faiss.METRIC_L2)
         index.cp.niter, index.cp.seed = _TRAINING_ROUNDS, 0
+        # It would warn of a single cell of few items.
+        index.cp.min_points_per_centroid = 1
         index.cp.max_points_per_centroid = _TRAINING_ROWS_PER_CELL
         index.train(key.numpy())
         index.add(key.numpy())
@@ -214,11 +223,12 @@ class _Index(NamedTuple):
 
 
 def _projected(unit: Tensor) -> Tensor:
+    """Coordinates along the principal axes, as many as the index compares."""
     from sklearn.decomposition import PCA
 
     sample = np.sort(np.random.default_rng(0).permutation(len(unit))[:_PROJECTION_SAMPLE])
-    pca = PCA(_INDEX_WIDTH, svd_solver="covariance_eigh").fit(unit[torch.from_numpy(sample)].numpy())
-    mean, components = torch.from_numpy(pca.mean_), torch.from_numpy(pca.components_)
+    axes = PCA(min(_INDEX_WIDTH, len(sample)), svd_solver="covariance_eigh").fit(unit[torch.from_numpy(sample)].numpy())
+    mean, components = torch.from_numpy(axes.mean_), torch.from_numpy(axes.components_)
     return torch.cat([(rows - mean) @ components.t() for rows in unit.split(_QUERY_ROWS)])
 
 

@@ -150,6 +150,20 @@ def test_rankings_that_were_made_already_have_the_same_metrics(size: int) -> Non
     assert ranking_metrics(blocks, task, cutoffs=(5,)).keys() == {name for name in evaluated if name.endswith("@5")}
 
 
+@pytest.mark.parametrize("rows_at_once", [1, 3, 4, 7, 100])
+@pytest.mark.parametrize("rows_per_block", [1, 2, 7])
+def test_blocks_are_joined_whatever_their_sizes(
+    rows_at_once: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, item, scores = representations(7, 60, seed=2)
+    train = {(u, u) for u in range(7)}
+    held_out = {(u, (11 * u + 3 * n + 1) % 60) for u in range(7) for n in range(3)} - train
+    monkeypatch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
+    monkeypatch.setattr("lirdrec_pyg.evaluation.ranking._ROWS_AT_ONCE", rows_at_once)
+    actual = evaluate_ranking(user, item, RankingTask.from_graph(graph_of(train, held_out, 7, 60), "val"))
+    assert actual == pytest.approx(metrics_of(scores, train, held_out), rel=1e-5)
+
+
 class TestRankingTask:
     def test_users_without_training_interactions_are_left_out(self) -> None:
         train, val = {(0, 0), (2, 1), (4, 1)}, {(4, 2), (1, 1), (0, 2), (4, 0), (3, 0)}

@@ -178,6 +178,25 @@ class TestBipartiteConv:
         for total, parts in zip(conv(user, item, edges), zip(*layers, strict=True), strict=True):
             torch.testing.assert_close(total, sum(parts))
 
+    @FORMS
+    @pytest.mark.parametrize("num_layers", [0, 1, 4])
+    def test_output_is_the_sum_of_the_layers_in_every_form(self, form: Form, num_layers: int) -> None:
+        edges = interactions()
+        weight = torch.rand(edges.size(1), dtype=torch.double) + 0.1
+        adj, adj_weight = form(edges, weight, (NUM_USERS, NUM_ITEMS))
+        conv = BipartiteConv(num_layers)
+
+        def summed(x_user: Tensor, x_item: Tensor) -> tuple[Tensor, ...]:
+            layers = conv.layers(x_user, x_item, adj, edge_weight=adj_weight)
+            return tuple(torch.stack(side).sum(dim=0) for side in zip(*layers, strict=True))
+
+        assert_same_with_gradients(
+            lambda x_user, x_item: conv(x_user, x_item, adj, edge_weight=adj_weight),
+            summed,
+            (NUM_USERS, WIDTH),
+            (NUM_ITEMS, WIDTH),
+        )
+
     def test_weights_of_one_direction_only_are_refused(self) -> None:
         edges = interactions()
         weight = torch.ones(edges.size(1))

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -13,6 +15,23 @@ def test_matches_the_closed_form() -> None:
 
     torch.testing.assert_close(encoder(x), activated @ encoder.lin2.weight.T)
     assert (hidden < 0).any()
+
+
+def test_gradients_of_both_orders_and_an_input_left_as_it_was() -> None:
+    encoder = copy.deepcopy(ModalityEncoder(4, 2)).double()
+    x = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    before = x.detach().clone()
+    encoder(x)
+    assert torch.equal(x, before)
+    assert torch.autograd.gradcheck(encoder, (x,))
+    assert torch.autograd.gradgradcheck(encoder, (x,))
+
+    names, parameters = zip(*encoder.named_parameters(), strict=True)
+    expected = torch.autograd.grad(encoder(x).square().sum(), parameters)
+    actual = torch.func.grad(lambda p: torch.func.functional_call(encoder, p, (x,)).square().sum())(
+        dict(zip(names, parameters, strict=True))
+    )
+    torch.testing.assert_close(tuple(actual.values()), expected)
 
 
 def test_hidden_width_is_four_times_the_output_and_only_the_first_layer_has_a_bias() -> None:

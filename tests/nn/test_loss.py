@@ -48,5 +48,29 @@ def test_extreme_scores_stay_finite(gap: float, expected: float) -> None:
     assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("zero", ["user", "item"])
+def test_representations_of_zeros_have_a_gradient_of_zeros(zero: str) -> None:
+    user, item = double(4, 3), double(5, 3)
+    with torch.no_grad():
+        (user if zero == "user" else item).zero_()
+    loss = BPRLoss(0.5)(double(2), double(2), user, item)
+    loss.backward()
+    assert loss.isfinite()
+    for x in (user, item):
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, 0.5 * 2 * x.detach() / x.numel())
+
+
+def test_the_gradient_of_many_representations_is_not_that_of_a_rounded_sum() -> None:
+    user, item = torch.randn(20_000, 64, requires_grad=True), torch.randn(3, 64, requires_grad=True)
+    loss = BPRLoss(1.0)(torch.zeros(1), torch.zeros(1), user, item)
+    loss.backward()
+    squares = sum(float(x.detach().double().square().mean()) for x in (user, item))
+    assert loss.item() == pytest.approx(math.log(2) + squares, rel=1e-3)
+    for x in (user, item):
+        assert x.grad is not None
+        torch.testing.assert_close(x.grad, 2 * x.detach() / x.numel(), rtol=1e-5, atol=0.0)
+
+
 def test_repr() -> None:
     assert repr(BPRLoss(0.1)) == "BPRLoss(reg_weight=0.1)"

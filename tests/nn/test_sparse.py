@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,6 +27,15 @@ def dense(size: tuple[int, int]) -> Tensor:
 
 def operator(size: tuple[int, int]) -> SparseOperator:
     return SparseOperator(*entries(size), size)
+
+
+@pytest.fixture
+def _memory_holds_nan() -> Iterator[None]:
+    """New memory is filled with NaN, so that it shows if it is read."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -59,6 +69,24 @@ def test_rows_without_entries_are_zero() -> None:
     assert torch.equal((op @ torch.ones(3, 2, dtype=torch.double))[-1], torch.zeros(2, dtype=torch.double))
 
 
+@pytest.mark.usefixtures("_memory_holds_nan")
+@pytest.mark.parametrize("with_mkl", [True, False])
+def test_what_the_memory_held_before_is_not_in_the_product(with_mkl: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not with_mkl:
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert torch.empty(2).isnan().all()
+    op, matrix = operator((5, 3)), dense((5, 3))
+    x = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    out = op @ x
+    out.sum().backward()
+    torch.testing.assert_close(out, matrix @ x)
+    torch.testing.assert_close(x.grad, matrix.T @ torch.ones(5, 4, dtype=torch.double))
+    added = op.add_product(torch.ones(5, 4, dtype=torch.double), x)
+    torch.testing.assert_close(added, 1 + matrix @ x)
+    empty = SparseOperator(torch.empty(2, 0, dtype=torch.long), torch.empty(0), (3, 2))
+    assert torch.equal(empty @ torch.ones(2, 2), torch.zeros(3, 2))
+
+
 def test_no_entries_at_all() -> None:
     op = SparseOperator(torch.empty(2, 0, dtype=torch.long), torch.empty(0), (3, 2))
     x = torch.randn(2, 4, requires_grad=True)
@@ -67,6 +95,88 @@ def test_no_entries_at_all() -> None:
     assert torch.equal(out, torch.zeros(3, 4))
     assert x.grad is not None
     assert torch.equal(x.grad, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_added_product_has_the_value_and_both_gradients_of_the_formula(size: tuple[int, int]) -> None:
+    op, matrix = operator(size), dense(size)
+    y = torch.randn(size[0], 2, dtype=torch.double, requires_grad=True)
+    x = torch.randn(size[1], 2, dtype=torch.double, requires_grad=True)
+    before = y.detach().clone()
+    out = op.add_product(y, x)
+    torch.testing.assert_close(out, y + matrix @ x)
+    assert torch.equal(y, before)
+    actual = torch.autograd.grad(out.pow(3).sum(), (y, x))
+    torch.testing.assert_close(actual, torch.autograd.grad((y + matrix @ x).pow(3).sum(), (y, x)))
+    assert torch.autograd.gradcheck(op.add_product, (y, x))
+    assert torch.autograd.gradgradcheck(lambda y, x: op.add_product(y, x).pow(3), (y, x))
+    torch.testing.assert_close(op.t().add_product(x, y), x + matrix.T @ y)
+
+
+@pytest.mark.parametrize(("of_y", "of_x"), [(True, False), (False, True)])
+def test_added_product_has_the_gradient_of_one_side_only_too(of_y: bool, of_x: bool) -> None:
+    op, matrix = operator((4, 4)), dense((4, 4))
+    y = torch.randn(4, 2, dtype=torch.double, requires_grad=of_y)
+    x = torch.randn(4, 2, dtype=torch.double, requires_grad=of_x)
+    op.add_product(y, x).square().sum().backward()
+    slope = 2 * (y + matrix @ x).detach()
+    for leaf, expected in ((y, slope if of_y else None), (x, matrix.T @ slope if of_x else None)):
+        assert (leaf.grad is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(leaf.grad, expected)
+
+
+def test_added_product_of_one_matrix_to_itself() -> None:
+    op, matrix = operator((4, 4)), dense((4, 4))
+    x = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
+    op.add_product(x, x).sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones(4, 3, dtype=torch.double) + matrix.T @ torch.ones(4, 3).double())
+
+
+def test_added_product_without_entries_is_what_is_added_to() -> None:
+    op = SparseOperator(torch.empty(2, 0, dtype=torch.long), torch.empty(0), (3, 2))
+    y, x = torch.randn(3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    out = op.add_product(y, x)
+    out.sum().backward()
+    assert torch.equal(out, y)
+    assert y.grad is not None
+    assert x.grad is not None
+    assert torch.equal(y.grad, torch.ones(3, 4))
+    assert torch.equal(x.grad, torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("y_dtype", "x_dtype", "output_dtype"),
+    [
+        (torch.float32, torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.float32, torch.float64, torch.float64),
+        (torch.float64, torch.float32, torch.float64),
+    ],
+)
+def test_added_product_is_in_the_widest_dtype(
+    y_dtype: torch.dtype, x_dtype: torch.dtype, output_dtype: torch.dtype
+) -> None:
+    index, value = entries((5, 3))
+    op = SparseOperator(index, value.float(), (5, 3))
+    y, x = torch.randn(5, 2).to(y_dtype).requires_grad_(), torch.randn(3, 2).to(x_dtype).requires_grad_()
+    out = op.add_product(y, x)
+    out.sum().backward()
+    assert out.dtype == output_dtype
+    for leaf in (y, x):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+    torch.testing.assert_close(out.double(), y.double() + dense((5, 3)) @ x.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_autocast_does_not_touch_the_added_product() -> None:
+    index, value = entries((5, 3))
+    op = SparseOperator(index, value.float(), (5, 3))
+    y, x = torch.randn(5, 2), torch.randn(3, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = op.add_product(y, x)
+    assert torch.equal(out, op.add_product(y, x))
 
 
 def test_to_another_dtype_converts_both_directions() -> None:

@@ -193,3 +193,95 @@ def test_ranking_by_chunks_equals_brute_force(monkeypatch: pytest.MonkeyPatch) -
     for row, expected in enumerate(brute_force(user, item, torch.arange(6), 4, pairs)):
         assert items[row] == [i for _, i in expected]
         assert scores[row] == pytest.approx([score for score, _ in expected], rel=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    num_users=st.integers(1, 6),
+    num_items=st.integers(1, 60),
+    num_candidates=st.integers(1, 60),
+    k=st.integers(1, 70),
+    rows_per_block=st.integers(1, 4),
+    items_per_block=st.integers(1, 25),
+    min_chunk=st.integers(1, 4),
+    density=st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_blocks_of_users_and_items_candidates_and_seen_items_together(
+    num_users: int,
+    num_items: int,
+    num_candidates: int,
+    k: int,
+    rows_per_block: int,
+    items_per_block: int,
+    min_chunk: int,
+    density: float,
+    seed: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Every score is another whole number, so that float64 finds the one right order.
+    scores = rng.permuted(np.tile(np.arange(num_items, dtype=float), (num_users, 1)), axis=1)
+    seen = rng.random((num_users, num_items)) < density
+    candidates = rng.permutation(num_items)[:num_candidates]
+    index = rng.integers(num_users, size=5)
+    pairs = torch.from_numpy(rng.permutation(np.argwhere(seen))).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
+        patch.setattr(ranking, "_BLOCK_ITEMS", items_per_block)
+        patch.setattr(ranking, "_MIN_CHUNK", min_chunk)
+        blocks = list(
+            top_k(
+                torch.from_numpy(scores),
+                torch.eye(num_items, dtype=torch.double),
+                torch.from_numpy(index),
+                k,
+                SeenItems.of(pairs, num_users),
+                torch.from_numpy(candidates),
+            )
+        )
+    assert all(block.score.dtype == torch.double for block in blocks)
+    found_scores, found_items = join(blocks)
+    for user, row_scores, row_items in zip(index, found_scores, found_items, strict=True):
+        left = sorted((i for i in candidates.tolist() if not seen[user, i]), key=lambda i: -scores[user, i])[:k]
+        assert row_items[: len(left)] == left
+        assert row_scores[: len(left)] == [scores[user, i] for i in left]
+        # Then seen candidates, each once, at minus infinity.
+        assert len(set(row_items)) == len(row_items) == min(k, len(candidates))
+        assert set(row_items) <= set(candidates.tolist())
+        assert row_scores[len(left) :] == [-np.inf] * (len(row_items) - len(left))
+
+
+@pytest.mark.parametrize("k", [1, 10, 300])
+def test_one_user_and_more_items_than_a_block_holds(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK_ITEMS", 1000)
+    user, item = torch.randn(1, 8), torch.randn(3210, 8)
+    (block,) = top_k(user, item, torch.zeros(1, dtype=torch.long), k)
+    expected = (user.double() @ item.double().T).topk(k, dim=1)
+    torch.testing.assert_close(block.score.double(), expected.values, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block.score, (user * item[block.item[0]]).sum(dim=1).unsqueeze(0))
+    assert block.item.unique().numel() == k
+
+
+def test_each_block_keeps_its_scores_when_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_BLOCK_ROWS", {"cpu": 2})
+    user, item = torch.randn(6, 4), torch.randn(5, 4)
+    copies, blocks = [], []
+    for block in top_k(user, item, torch.arange(6), 5):
+        copies.append((block.score.clone(), block.item.clone()))
+        blocks.append((block.score, block.item))
+    for copied, kept in zip(copies, blocks, strict=True):
+        assert all(map(torch.equal, copied, kept))
+
+
+def test_nothing_of_a_ranking_is_kept_for_gradients() -> None:
+    user, item = torch.randn(4, 3, requires_grad=True), torch.randn(6, 3, requires_grad=True)
+    (block,) = top_k(user, item, torch.arange(4), 2)
+    assert not block.score.requires_grad
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("candidates", [None, torch.empty(0, dtype=torch.long)])
+def test_without_items_there_are_no_places(candidates: Tensor | None) -> None:
+    item = torch.randn(0 if candidates is None else 4, 3)
+    (block,) = top_k(torch.randn(2, 3), item, torch.arange(2), 5, None, candidates)
+    assert block.score.shape == block.item.shape == (2, 0)
