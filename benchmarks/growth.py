@@ -21,6 +21,7 @@ from generated import generated_graph
 from harness import Row, device_option, json_option, peak_gib, peak_gpu_gib, report, seconds, table
 from training import prepared_trainer, step_seconds
 
+from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training import resolve_device
@@ -46,6 +47,7 @@ AXES = {
 
 
 def measure(point: Point, device: str, steps: int) -> Row:
+    keep_freed_memory()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lirdrec_pyg").setLevel(logging.INFO)
     widths = {"image": point.width // 2, "text": point.width // 2}

@@ -18,6 +18,7 @@ from lightning_fabric import seed_everything
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
+from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.datasets import load_data
@@ -141,6 +142,7 @@ def main(
     size: str, data: str | None, batch_size: int, steps: int, profiled: bool, device: str, json_file: Path | None
 ) -> None:
     """A step, an epoch and an evaluation against their floor."""
+    keep_freed_memory()
     graph = load_data(DataConfig(data=data), 1).graph if data else generated_graph(*SIZES[size])
     graph = LIRDRec.graph_transform(LIRDRecConfig())(graph.to(resolve_device(device)))
     config = TrainingConfig(batch_size=batch_size, device=device)  # type: ignore[arg-type]

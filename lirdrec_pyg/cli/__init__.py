@@ -1,6 +1,7 @@
 """The command line: ``lirdrec-pyg``."""
 
 import logging
+import os
 import warnings
 from typing import Any
 
@@ -17,9 +18,13 @@ from lirdrec_pyg.cli.recommend import recommend
 from lirdrec_pyg.cli.similar import similar
 from lirdrec_pyg.errors import LIRDRecError
 
+# Of several processes that train together only the first one speaks.
+_SPEAKS = os.environ.get("RANK", "0") == "0"
+
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"Warning: {message}", err=True)
+    if _SPEAKS:
+        click.echo(f"Warning: {message}", err=True)
 
 
 class _Log(logging.Handler):
@@ -37,7 +42,8 @@ class _Commands(click.Group):
         logger, log = logging.getLogger("lirdrec_pyg"), _Log()
         level = logger.level
         logger.setLevel(logging.INFO)
-        logger.addHandler(log)
+        if _SPEAKS:
+            logger.addHandler(log)
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -46,7 +52,8 @@ class _Commands(click.Group):
             click.echo("Stopped.", err=True)
             ctx.exit(130)
         except LIRDRecError as error:
-            click.echo(f"Error: {error}", err=True)
+            if _SPEAKS:
+                click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         finally:
             logger.removeHandler(log)

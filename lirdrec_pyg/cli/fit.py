@@ -39,6 +39,9 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
     keeps what was learned; a second one ends the program at once. After either, or a power cut,
     --resume goes on from where the training stood.
 
+    Several processes, each on a device of its own, share the triples of every step when torchrun starts
+    them: torchrun --nproc-per-node 2 -m lirdrec_pyg fit ...
+
     \b
     The run folder holds
       metrics.json             best epoch, validation and test figures, time, memory
@@ -52,7 +55,7 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
       versions.json, SHA256SUMS      what it was computed with; checksums
     """
     from lirdrec_pyg.datasets import load_data
-    from lirdrec_pyg.training import Hooks, Trainer, check_before
+    from lirdrec_pyg.training import Hooks, Trainer, check_before, is_first_process
     from lirdrec_pyg.training import fit as train
     from lirdrec_pyg.training import resume as train_on
 
@@ -61,7 +64,8 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
 
         def on_start(trainer: Trainer) -> None:
             interrupt.listen()
-            progress.start(trainer)
+            if is_first_process():
+                progress.start(trainer)
 
         hooks = Hooks(on_start, progress.step, progress.epoch, lambda: interrupt.signal is not None)
         if resumed is not None:
@@ -73,25 +77,33 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
             assert out is not None
             configs = take(DataConfig, values), take(LIRDRecConfig, values), take(TrainingConfig, values)
             data_config, model_config, training_config = configs
-            check_before(out, *configs, overwrite)
+            if is_first_process():
+                check_before(out, *configs, overwrite)
             data = load_data(data_config, training_config.seed)
-            for name, fact in data.facts.items():
-                click.echo(f"{name}: {fact}")
+            if is_first_process():
+                for name, fact in data.facts.items():
+                    click.echo(f"{name}: {fact}")
             metrics = train(data, out, absolute_paths(data_config), model_config, training_config, hooks, overwrite)
+    if metrics:
+        click.echo(_account(metrics, resumed or out))
+    if interrupt.signal is not None:
+        if metrics:
+            click.echo(f"Go on with: lirdrec-pyg fit --resume {resumed or out}")
+        sys.exit(128 + interrupt.signal)
+
+
+def _account(metrics: Mapping[str, Any], run: Path | None) -> str:
     best = (
         f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}" if metrics["epochs"] else "No epoch was finished"
     )
     cold = metrics.get("cold_start")
-    click.echo(
+    return (
         f"\nStopped: {metrics['stopped']}. {best}, "
         f"validation {metrics['monitor']} {metrics['valid'][metrics['monitor']]:.4f}.\n"
         f"Test, all items ranked:\n{metric_table(metrics['test'])}\n"
         + (f"\nTest, items held out:\n{cold_start_table(cold['test'])}\n" if cold else "")
-        + f"\nThe run is in {resumed or out}"
+        + f"\nThe run is in {run}"
     )
-    if interrupt.signal is not None:
-        click.echo(f"Go on with: lirdrec-pyg fit --resume {resumed or out}")
-        sys.exit(128 + interrupt.signal)
 
 
 def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Full-ranking evaluation: every item is a candidate but those the user has in training."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,16 @@ class RankingTask:
         row, item = self.label_index
         return torch.stack([self.user_index[row], item])
 
+    def part(self, index: int, count: int) -> "RankingTask":
+        """The task for one of ``count`` parts of the users."""
+        users = torch.arange(len(self.user_index), device=self.user_index.device).tensor_split(count)[index]
+        first = int(users[0]) if len(users) else 0
+        row, item = self.label_index
+        mine = (row >= first) & (row < first + len(users))
+        return replace(
+            self, user_index=self.user_index[users], label_index=torch.stack([row[mine] - first, item[mine]])
+        )
+
     def select(self, kept: Tensor) -> "RankingTask":
         """The task of finding some of the pairs only; the candidates stay the same.
 
@@ -107,6 +118,7 @@ def evaluate_ranking(
     item: Tensor,
     task: RankingTask,
     cutoffs: tuple[int, ...] = CUTOFFS,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, float]:
     r"""Ranks all items for the users of ``task`` and averages over them (paper, section 5.1).
 
@@ -120,15 +132,21 @@ def evaluate_ranking(
         item: representations of all items, shape ``(|I|, F)``.
         task: users and held-out items.
         cutoffs: values of :math:`k`.
+        total: of a number that each process has for its part of the users; there is one process by default.
 
     Returns:
         ``{"recall@20": ..., ...}`` for each metric and cutoff.
     """
-    return ranking_metrics(top_k(user, item, task.user_index, max(cutoffs), task.seen), task, cutoffs, user.device)
+    blocks = top_k(user, item, task.user_index, max(cutoffs), task.seen)
+    return ranking_metrics(blocks, task, cutoffs, user.device, total)
 
 
 def ranking_metrics(
-    blocks: Iterable[TopK], task: RankingTask, cutoffs: tuple[int, ...] = CUTOFFS, device: torch.device | str = "cpu"
+    blocks: Iterable[TopK],
+    task: RankingTask,
+    cutoffs: tuple[int, ...] = CUTOFFS,
+    device: torch.device | str = "cpu",
+    total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, float]:
     """The metrics of :func:`evaluate_ranking` for rankings that were made already.
 
@@ -137,6 +155,7 @@ def ranking_metrics(
         task: users and held-out items.
         cutoffs: values of :math:`k`.
         device: where the blocks are.
+        total: as for :func:`evaluate_ranking`.
     """
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for name, metric in _METRICS.items() for k in cutoffs}
@@ -148,7 +167,15 @@ def ranking_metrics(
         # A user with few items left gets training items at the end, at minus infinity: they are no items here.
         ranked = block.item.where(block.score > -torch.inf, task.num_items)
         metrics.update(ranked, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
-    return {name: float(value) for name, value in metrics.compute().items()}
+    return {name: float(_value(metric, total)) for name, metric in metrics.items()}
+
+
+def _value(metric: Any, total: Callable[[Tensor], Tensor]) -> Tensor:
+    """What ``metric`` comes to with the parts of all processes."""
+    if isinstance(metric, _Coverage):
+        return (total(metric.mask.float()) > 0).float().mean()
+    mean: Tensor = total(metric.accum) / total(metric.total.float()).clamp_min(1)
+    return mean
 
 
 def _joined(blocks: Iterable[TopK]) -> Iterator[TopK]:
@@ -169,11 +196,13 @@ def _join(blocks: list[TopK]) -> TopK:
 
 
 @torch.no_grad()
-def evaluate_model(model: nn.Module, data: HeteroData, task: RankingTask) -> dict[str, float]:
+def evaluate_model(
+    model: nn.Module, data: HeteroData, task: RankingTask, total: Callable[[Tensor], Tensor] = lambda part: part
+) -> dict[str, float]:
     """Metrics of ``model``, from a fresh pass over the whole graph in eval mode, in float32 or wider.
 
     The model is left in the mode it was in.
     """
     with eval_mode(model):
         user, item = model(data)
-    return evaluate_ranking(user, item, task)
+    return evaluate_ranking(user, item, task, total=total)

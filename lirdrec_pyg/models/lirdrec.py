@@ -174,17 +174,18 @@ class LIRDRec(nn.Module):
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
 
-    def loss(self, data: HeteroData, triples: Tensor) -> Tensor:
+    def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
         """Loss of a batch.
 
         Args:
             data: as for :meth:`forward`.
             triples: users, positive items and negative items, int64, shape ``(3, N)``.
+            weight: of the triples, see :class:`~lirdrec_pyg.nn.BPRLoss`.
         """
         user, item = self(data)
         # Not user[u]: its gradient is summed in an order that changes from call to call.
         x, (positive, negative) = F.embedding(triples[0], user), F.embedding(triples[1:], item)
-        return self.bpr_loss((x * positive).sum(dim=-1), (x * negative).sum(dim=-1), user, item)
+        return self.bpr_loss((x * positive).sum(dim=-1), (x * negative).sum(dim=-1), user, item, weight)
 
     def start_epoch(self) -> None:
         """Has to be called once before each epoch of training."""

@@ -16,7 +16,8 @@ class BPRLoss(nn.Module):
 
     Shapes:
         - **input:** scores of the positives and of the negatives, :math:`(N)` each; representations of
-          all users :math:`(|U|, F)` and of all items :math:`(|I|, F)`
+          all users :math:`(|U|, F)` and of all items :math:`(|I|, F)`; a weight of the first term, 1 by
+          default, which a part of a batch has that several processes share
         - **output:** a scalar
     """
 
@@ -24,8 +25,10 @@ class BPRLoss(nn.Module):
         super().__init__()
         self.reg_weight = reg_weight
 
-    def forward(self, positive: Tensor, negative: Tensor, user: Tensor, item: Tensor) -> Tensor:
+    def forward(self, positive: Tensor, negative: Tensor, user: Tensor, item: Tensor, weight: float = 1.0) -> Tensor:
         loss = -F.logsigmoid(positive - negative).mean()
+        if weight != 1.0:
+            loss = weight * loss
         if self.reg_weight:
             loss = loss + self.reg_weight * (_mean_square(user) + _mean_square(item))
         return loss

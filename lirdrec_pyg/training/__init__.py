@@ -3,9 +3,10 @@
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.evaluate import RunEvaluator
 from lirdrec_pyg.training.fit import Hooks, check_before, fit, resume
+from lirdrec_pyg.training.processes import is_first_process, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
-from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError, resolve_device
+from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
 
 __all__ = [
     "MONITOR",
@@ -20,6 +21,8 @@ __all__ = [
     "TrainingDivergedError",
     "check_before",
     "fit",
+    "is_first_process",
+    "make_fabric",
     "make_optimizer",
     "resolve_device",
     "resume",

@@ -5,8 +5,8 @@ from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.training.processes import resolve_device
 from lirdrec_pyg.training.run import Run
-from lirdrec_pyg.training.trainer import resolve_device
 
 
 class RunEvaluator:

@@ -5,12 +5,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import seed_everything
+from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
@@ -20,8 +21,9 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
 from lirdrec_pyg.training.checkpoint import EpochResult
+from lirdrec_pyg.training.processes import is_first_process, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
-from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError, resolve_device
+from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
 
 
@@ -65,7 +67,8 @@ def fit(
         overwrite: replaces an earlier run in ``out``.
 
     Returns:
-        What ``metrics.json`` holds.
+        What ``metrics.json`` holds; of several processes, all but the first leave the writing to it, and
+        return an empty dictionary.
 
     Raises:
         LIRDRecError: of the kind that fits, in one sentence.
@@ -73,13 +76,16 @@ def fit(
     hooks = hooks or Hooks()
     out = Path(out)
     configs = data_config, model_config, training_config
-    check_before(out, *configs, overwrite)
+    if is_first_process():
+        check_before(out, *configs, overwrite)
+    fabric = make_fabric(training_config)
     seed_everything(training_config.seed, verbose=False)
-    place = resolve_device(training_config.device)
-    graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(place))
-    trainer = _trainer(graph, model_config, training_config)
+    graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(fabric.device))
+    trainer = _trainer(graph, model_config, training_config, fabric)
     data = replace(data, graph=_with_item_graph(data.graph, graph))
     tasks = _tasks(trainer)
+    if not fabric.is_global_zero:
+        return _train_along(trainer, hooks)
     with Run.locked(out):
         return _train(Run.create(out, data, configs, overwrite), data, trainer, tasks, model_config, hooks)
 
@@ -96,23 +102,34 @@ def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Ho
         hooks: for progress, and to stop early.
 
     Returns:
-        What ``metrics.json`` holds.
+        As :func:`fit`.
 
     Raises:
         LIRDRecError: of the kind that fits, in one sentence.
     """
+    hooks = hooks or Hooks()
     run = Run.open(path)
-    with Run.locked(run.path):
+    with Run.locked(run.path) if is_first_process() else nullcontext():
         checkpoint = run.checkpoint()
         model_config = run.model_config()
         training_config = replace(run.training_config(), **(changes or {}))
+        fabric = make_fabric(training_config)
         data = RecommendationData(run.graph(), run.users(), run.items(), run.facts(), run.new_items())
         seed_everything(training_config.seed, verbose=False)
-        graph = copy.copy(data.graph).to(resolve_device(training_config.device))
-        trainer = _trainer(graph, model_config, training_config)
+        trainer = _trainer(copy.copy(data.graph).to(fabric.device), model_config, training_config, fabric)
         trainer.restore(checkpoint)
+        tasks = _tasks(trainer)
+        if not fabric.is_global_zero:
+            return _train_along(trainer, hooks)
         run.reopen((run.data_config(), model_config, training_config))
-        return _train(run, data, trainer, _tasks(trainer), model_config, hooks or Hooks())
+        return _train(run, data, trainer, tasks, model_config, hooks)
+
+
+def _train_along(trainer: Trainer, hooks: Hooks) -> dict[str, Any]:
+    """What all processes but the first do."""
+    hooks.on_start(trainer)
+    trainer.fit(should_stop=hooks.should_stop)
+    return {}
 
 
 def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
@@ -123,9 +140,11 @@ def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
     return data
 
 
-def _trainer(graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig) -> Trainer:
+def _trainer(
+    graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig, fabric: Fabric
+) -> Trainer:
     prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
-    return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config)
+    return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config, fabric)
 
 
 def _tasks(trainer: Trainer) -> dict[str, RankingTask]:

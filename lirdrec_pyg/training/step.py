@@ -15,8 +15,8 @@ class Trainable(Protocol):
     def __call__(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         """Representations of all users and all items."""
 
-    def loss(self, data: HeteroData, triples: Tensor) -> Tensor:
-        """Loss of a batch of triples (user, positive, negative)."""
+    def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
+        """Loss of a batch of triples (user, positive, negative), whose own part has a weight."""
 
     def start_epoch(self) -> None:
         """Called once before each epoch."""
@@ -34,6 +34,7 @@ def training_step(
     optimizer: Optimizer,
     backward: Callable[[Tensor], None] = Tensor.backward,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    weight: float = 1.0,
 ) -> Tensor:
     """One step of training: loss of the batch, gradients, update.
 
@@ -44,13 +45,14 @@ def training_step(
         optimizer: of the model's parameters.
         backward: ``Fabric.backward`` when Fabric runs the training.
         autocast: ``Fabric.autocast`` then; the loss is computed in its precision.
+        weight: of the triples against the regulariser, see :func:`~lirdrec_pyg.training.processes.share_of`.
 
     Returns:
         The loss before the update, detached, a scalar on the model's device.
     """
     optimizer.zero_grad(set_to_none=True)
     with autocast():
-        loss = model.loss(data, triples)
+        loss = model.loss(data, triples, weight)
     backward(loss)
     optimizer.step()
     return loss.detach()

@@ -3,7 +3,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import Compose
 
-from lirdrec_pyg.config import Device, TrainingConfig
+from lirdrec_pyg.config import TrainingConfig
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.errors import ConfigError, LIRDRecError
+from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_model
 from lirdrec_pyg.sampler import BPRSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizer
+from lirdrec_pyg.training.processes import make_fabric, share_of
 from lirdrec_pyg.training.step import make_optimizer, training_step
 from lirdrec_pyg.transforms import CacheAdjacency, DropEdges, NormalizeBipartite
 
@@ -25,6 +25,8 @@ MONITOR = "recall@20"
 
 # Losses are looked at together: to look at each would have the host wait for the device in every step.
 _STEPS_BETWEEN_CHECKS = 64
+# Several processes ask each other so often whether one of them was told to stop.
+_STEPS_BETWEEN_QUESTIONS = 16
 
 
 class TrainingDivergedError(LIRDRecError):
@@ -71,17 +73,25 @@ class Trainer:
     Between two steps it can say where it stands, and another one can go on from there to the same
     weights; see :meth:`checkpoint`.
 
+    With several processes, each has the whole graph and draws the same triples, of which it takes its share
+    in every step; gradients are averaged, and users are shared out in a validation. All come to the same
+    weights, which but for rounding are those of a single process.
+
     Args:
         model: a :class:`torch.nn.Module` that is a :class:`~lirdrec_pyg.training.Trainable`.
         data: a graph as the model's ``input_transform`` leaves it.
         config: how to train.
+        fabric: what to train on; by default as :func:`~lirdrec_pyg.training.make_fabric` has it.
     """
 
-    def __init__(self, model: nn.Module, data: HeteroData, config: TrainingConfig) -> None:
+    def __init__(
+        self, model: nn.Module, data: HeteroData, config: TrainingConfig, fabric: Fabric | None = None
+    ) -> None:
         self.config = config
-        self.fabric = Fabric(accelerator=resolve_device(config.device), devices=1, precision=config.precision)
+        self.fabric = fabric or make_fabric(config)
         self.data = copy.copy(data).to(self.fabric.device)
         self.model, self.optimizer = self.fabric.setup(model, make_optimizer(model, config))
+        self.model.mark_forward_method("loss")
         self.generator = torch.Generator(self.fabric.device).manual_seed(config.seed)
         self.sampler = BPRSampler(
             self.data[INTERACTS].edge_index,
@@ -131,7 +141,7 @@ class Trainer:
             if (reason := self._reason_to_end()) is not None:
                 result.stopped = reason
                 break
-            if should_stop() or not self._train_epoch(on_step, should_stop):
+            if self._agree_to(should_stop) or not self._train_epoch(on_step, should_stop):
                 result.stopped = "interrupted"
                 break
             self._end_epoch()
@@ -162,20 +172,39 @@ class Trainer:
         data = self._drop_edges(self.data) if self.config.edge_dropout else self.data
         self._batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
         for triples in self._batches[self._step :]:
-            self._losses[self._step] = training_step(
-                self.model, data, triples, self.optimizer, self.fabric.backward, self.fabric.autocast
+            part, weight = share_of(triples, self.fabric.global_rank, self.fabric.world_size)
+            loss = training_step(
+                self.model, data, part, self.optimizer, self.fabric.backward, self.fabric.autocast, weight
             )
+            self._losses[self._step] = self._total(loss) / self.fabric.world_size
             self._step += 1
             self._seconds = time.perf_counter() - start
             if self._step % _STEPS_BETWEEN_CHECKS == 0:
                 self._check_losses()
             if on_step is not None:
                 on_step(epoch, self._step)
-            if should_stop() and self._step < len(self._batches):
+            if self._step < len(self._batches) and self._agree_to(should_stop, self._step):
                 return False
         self._check_losses()
         self._seconds = time.perf_counter() - start
         return True
+
+    def _total(self, value: Tensor) -> Tensor:
+        """Over the processes."""
+        if self.fabric.world_size == 1:
+            return value
+        total = self.fabric.all_reduce(value, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
+
+    def _agree_to(self, should_stop: Callable[[], bool], step: int = 0) -> bool:
+        """Whether any process was told to stop; all come to the same answer."""
+        if self.fabric.world_size == 1:
+            return should_stop()
+        if step % _STEPS_BETWEEN_QUESTIONS:
+            return False
+        told = torch.tensor(float(should_stop()), device=self.fabric.device)
+        return bool(self._total(told) > 0)
 
     def _check_losses(self) -> None:
         wrong = (~self._losses[: self._step].isfinite()).nonzero()
@@ -232,19 +261,7 @@ class Trainer:
     def evaluate(self, task: RankingTask) -> dict[str, float]:
         """Metrics of the model as it is now, see :func:`~lirdrec_pyg.evaluation.evaluate_model`."""
         # Not through Fabric's wrapper: figures are computed in full precision.
-        return evaluate_model(self.model.module, self.data, task)
-
-
-def resolve_device(device: str) -> str:
-    """``cuda`` or ``cpu`` for ``auto``, whichever there is.
-
-    Raises:
-        LIRDRecError: if CUDA is asked for and not there.
-    """
-    if device not in (known := get_args(Device)):
-        raise ConfigError(f"--device is {device!r}: choose one of {', '.join(known)}.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise LIRDRecError("--device cuda: this machine has no CUDA device that torch can use; take --device cpu.")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+        if self.fabric.world_size == 1:
+            return evaluate_model(self.model.module, self.data, task)
+        part = task.part(self.fabric.global_rank, self.fabric.world_size)
+        return evaluate_model(self.model.module, self.data, part, self._total)

@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 # Multiply-adds of an exact search up to which nothing else is worth it: one to two minutes on two
 # cores, some seconds on a GPU.
 _EXACT_WORK = {"cpu": 10**13, "cuda": 10**15}
+# What it costs to pick the best of the cosines, in multiply-adds for each.
+_SELECTION = 64
 _PROGRESS_FROM = 10**11
 _QUERY_ROWS = 8192
 
@@ -94,7 +96,7 @@ def check_search(search: NeighbourSearch) -> None:
 
 def _is_approximate(search: NeighbourSearch, unit: Tensor, name: str) -> bool:
     check_search(search)
-    work = len(unit) ** 2 * unit.size(1)
+    work = len(unit) ** 2 * (unit.size(1) + _SELECTION)
     if search != "auto" or work <= _EXACT_WORK["cpu" if unit.device.type == "cpu" else "cuda"]:
         return search == "approximate"
     if find_spec("faiss"):

@@ -22,6 +22,7 @@ from lirdrec_pyg.training import (
     Trainer,
     TrainingDivergedError,
     make_optimizer,
+    processes,
     trainer,
     training_step,
 )
@@ -260,6 +261,6 @@ def test_the_task_is_the_validation_split(graph: HeteroData) -> None:
 
 def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert trainer.resolve_device("auto") == trainer.resolve_device("cpu") == "cpu"
+    assert processes.resolve_device("auto") == processes.resolve_device("cpu") == "cpu"
     with pytest.raises(LIRDRecError, match="no CUDA device"):
-        trainer.resolve_device("cuda")
+        processes.resolve_device("cuda")

@@ -1,0 +1,85 @@
+"""Training by several processes, each with the whole graph and its share of every batch."""
+
+import os
+from typing import get_args
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lirdrec_pyg.config import Device, TrainingConfig
+from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.errors import ConfigError, LIRDRecError
+
+
+def resolve_device(device: str) -> str:
+    """``cuda`` or ``cpu`` for ``auto``, whichever there is.
+
+    Raises:
+        LIRDRecError: if CUDA is asked for and not there.
+    """
+    if device not in (known := get_args(Device)):
+        raise ConfigError(f"--device is {device!r}: choose one of {', '.join(known)}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise LIRDRecError("--device cuda: this machine has no CUDA device that torch can use; take --device cpu.")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one of several that speaks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def make_fabric(config: TrainingConfig) -> Fabric:
+    """What the training runs on: one device, or those of all processes that ``torchrun`` or ``fabric run``
+    started, which talk by ``torch.distributed``.
+
+    Raises:
+        LIRDRecError: if there is no such device.
+    """
+    place = resolve_device(config.device)
+    processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if place == "cuda" and torch.cuda.device_count() < here:
+        raise LIRDRecError(
+            f"{here} processes were started on a machine with {torch.cuda.device_count()} CUDA devices: "
+            "start one for each."
+        )
+    try:
+        fabric = Fabric(
+            accelerator=place,
+            devices=here,
+            num_nodes=processes // here,
+            strategy="ddp" if processes > 1 else "auto",
+            precision=config.precision,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            f"fabric run was started with other settings ({first_line(error)}): give both the same "
+            "--precision, and as --accelerator what is --device here."
+        ) from error
+    # Under fabric run, this has happened on the way.
+    if processes > 1 and os.environ.get("LT_CLI_USED", "0") == "0":
+        fabric.launch()
+    return fabric
+
+
+def share_of(triples: Tensor, rank: int, processes: int) -> tuple[Tensor, float]:
+    """Part of a batch for one of several processes, and the weight of its mean.
+
+    The mean over the processes of the weighted means of the parts is the mean over the batch.
+
+    Args:
+        triples: a batch, shape ``(3, N)``.
+        rank: number of the process, from 0.
+        processes: how many there are.
+
+    Returns:
+        Triples of shape ``(3, n)`` with ``n`` at least 1, and their weight, 0 if the batch has none for
+        this process.
+    """
+    part = triples.tensor_split(processes, dim=1)[rank]
+    if part.size(1) == 0:
+        return triples[:, :1], 0.0
+    return part, processes * part.size(1) / triples.size(1)

@@ -1,0 +1,113 @@
+"""Several processes train as one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
+from lirdrec_pyg.training import Run
+from lirdrec_pyg.training.processes import share_of
+
+OPTIONS = ["--data", "synthetic", "--device", "cpu", "--embedding-dim", "8", "--lr", "1e-3", "--batch-size", "3333"]
+# With one thread each, they need not wait for each other's.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ALONE = [sys.executable, "-m", "lirdrec_pyg"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+FABRIC = ["fabric", "run", "--accelerator", "cpu", "--devices", "2", "--main-port", "29731", "--precision"]
+PROGRAM = str(Path(sys.executable).parent / "lirdrec-pyg")
+
+
+def fit(launcher: list[str], *options: object) -> str:
+    command = [*launcher, "fit", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_the_mean_of_the_weighted_means_is_the_mean(size: int, processes: int) -> None:
+    values = torch.rand(3, size, dtype=torch.double, generator=torch.Generator().manual_seed(size))
+    parts = [share_of(values, rank, processes) for rank in range(processes)]
+    mean = sum(weight * part[2].mean() for part, weight in parts) / processes
+    assert float(mean) == pytest.approx(float(values[2].mean()))
+    kept = torch.cat([part for part, weight in parts if weight], dim=1)
+    assert torch.equal(kept, values)
+
+
+@given(st.integers(1, 12), st.integers(1, 5))
+def test_parts_of_a_task_come_to_the_whole(num_users: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(num_users)
+    user, item = torch.randn(num_users, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    pairs = torch.stack([torch.arange(num_users), torch.randint(30, (num_users,), generator=generator)])
+    task = RankingTask.of(pairs, None, 30)
+    sums: list[list[torch.Tensor]] = []
+    for index in range(count):
+        sums.append([])
+        evaluate_ranking(user, item, task.part(index, count), total=lambda part: sums[-1].append(part) or part)
+    totals = iter([torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)])
+    together = evaluate_ranking(user, item, task.part(0, count), total=lambda _: next(totals))
+    assert together == pytest.approx(evaluate_ranking(user, item, task), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    fit(ALONE, *OPTIONS, "--precision", "64-true", "--epochs", 3, "--out", out)
+    return out
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    expected, actual = (load_file(run / "model.safetensors") for run in (one, other))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    histories = [Run.open(run).checkpoint().history for run in (one, other)]
+    for a, b in zip(*histories, strict=True):
+        assert b.loss == pytest.approx(a.loss, abs=1e-5)
+        assert b.valid == pytest.approx(a.valid, abs=1e-5)
+        assert a.improved == b.improved
+    metrics, others = (Run.open(run).metrics() for run in (one, other))
+    assert metrics is not None
+    assert others is not None
+    assert others["test"] == pytest.approx(metrics["test"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "launcher", [[*TORCHRUN, "-m", "lirdrec_pyg"], [*FABRIC, "64-true", "--", PROGRAM]], ids=["torchrun", "fabric run"]
+)
+def test_two_processes_come_to_the_weights_of_one(launcher: list[str], alone: Path, tmp_path: Path) -> None:
+    output = fit(launcher, *OPTIONS, "--precision", "64-true", "--epochs", 3, "--out", tmp_path / "run")
+    assert_alike(alone, tmp_path / "run")
+    # Only the first one speaks.
+    assert output.count("Test, all items ranked") == output.count("parameters on cpu") == 1
+
+
+def test_another_number_of_processes_goes_on(alone: Path, tmp_path: Path) -> None:
+    two = [*TORCHRUN, "-m", "lirdrec_pyg"]
+    fit(two, *OPTIONS, "--precision", "64-true", "--epochs", 1, "--out", tmp_path / "run")
+    fit(ALONE, "--resume", tmp_path / "run", "--epochs", 2)
+    fit(two, "--resume", tmp_path / "run", "--epochs", 3)
+    assert_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("launcher", "named"),
+    [
+        ([*TORCHRUN, "-m", "lirdrec_pyg"], "is not empty"),
+        ([*FABRIC, "bf16-mixed", "--", PROGRAM], "give both the same --precision"),
+    ],
+    ids=["torchrun", "fabric run"],
+)
+def test_a_mistake_is_named_once(launcher: list[str], named: str, alone: Path, tmp_path: Path) -> None:
+    out = alone if "empty" in named else tmp_path / "run"
+    command = [*launcher, "fit", *OPTIONS, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=100)
+    assert done.returncode != 0
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert named in message
+    assert not (tmp_path / "run").exists()
