@@ -83,6 +83,7 @@ def exponents(axis: str, rows: Sequence[Row]) -> Row:
 
 def plot(found: dict[str, list[Row]], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     figure = Figure(figsize=(4 * len(found), 4), layout="constrained")
     for axes, (axis, rows) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
@@ -91,6 +92,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
             x, y = ([row[key] for row in rows] for key in (axis, name))
             axes.loglog(x, y, marker="o", label=f"{name}, exponent {slopes[name]:.2f}")
         axes.set_xlabel(axis)
+        axes.set_ylabel("seconds, GiB")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)

@@ -9,6 +9,7 @@ import copy
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import click
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.config import DataConfig, Device, LIRDRecConfig, Precision, TrainingConfig
 from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.datasets import load_data
 from lirdrec_pyg.models import LIRDRec
@@ -135,17 +136,25 @@ def profile(trainer: Trainer, steps: int = 5) -> str:
 @click.option("--data", help="Real data instead, as fit takes them.")
 @click.option("--batch-size", default=2048, show_default=True)
 @click.option("--steps", default=30, show_default=True, help="Steps to measure.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="32-true", show_default=True)
 @click.option("--profile", "profiled", is_flag=True, help="Shows the operations of a step.")
 @device_option
 @json_option
 def main(
-    size: str, data: str | None, batch_size: int, steps: int, profiled: bool, device: str, json_file: Path | None
+    size: str,
+    data: str | None,
+    batch_size: int,
+    steps: int,
+    precision: Precision,
+    profiled: bool,
+    device: Device,
+    json_file: Path | None,
 ) -> None:
     """A step, an epoch and an evaluation against their floor."""
     keep_freed_memory()
     graph = load_data(DataConfig(data=data), 1).graph if data else generated_graph(*SIZES[size])
     graph = LIRDRec.graph_transform(LIRDRecConfig())(graph.to(resolve_device(device)))
-    config = TrainingConfig(batch_size=batch_size, device=device)  # type: ignore[arg-type]
+    config = TrainingConfig(batch_size=batch_size, device=device, precision=precision)
     trainer = prepared_trainer(graph, LIRDRecConfig(), config)
     taken = step_seconds(trainer, steps)
     sampling = statistics.median(seconds(trainer.sampler.sample_epoch) for _ in range(5))
