@@ -1,12 +1,12 @@
 """A trained run, ready to use in the IDs of those who trained it."""
 
 import copy
+import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, Generic, NamedTuple, TypeVar, get_args, overload
 
 import numpy as np
 import polars as pl
@@ -44,7 +44,36 @@ from lirdrec_pyg.training import Run, resolve_device
 
 IDs = pl.Series | Sequence[int | str]
 
+Value = TypeVar("Value")
+
 _SHOWN = 10
+_COMPUTING = threading.RLock()
+
+
+class _Once(Generic[Value]):
+    """As ``functools.cached_property``, which since Python 3.12 may compute a value once for each thread
+    that asks for it: here one thread does so, and the others wait."""
+
+    def __init__(self, compute: Callable[[Any], Value]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "_Once[Value]": ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Value: ...
+    def __get__(self, instance: object | None, owner: type) -> "_Once[Value] | Value":
+        # Asked only for what is not in the dictionary of the instance yet.
+        if instance is None:
+            return self
+        with _COMPUTING:
+            known = vars(instance)
+            if self._name not in known:
+                known[self._name] = self._compute(instance)
+            return known[self._name]
 
 
 class Explanation(NamedTuple):
@@ -111,32 +140,32 @@ class Recommender:
             vectors = model_vectors(run.model(prepared), prepared, run.model_config().knn_k)
         return cls(run, graph, run.users(), items, vectors, place)
 
-    @cached_property
+    @_Once
     def model(self) -> LIRDRec:
         """The model itself, which only new items and new users need."""
         return self.run.model(self.graph)
 
-    @cached_property
+    @_Once
     def neighbourhood(self) -> Neighbourhood:
         """What new items are attached by."""
         trained = self.vectors.items_until(self.num_trained_items)
         return self.run.neighbourhood() or Neighbourhood.of(self.model, self.graph, trained)
 
-    @cached_property
+    @_Once
     def _ranked(self) -> tuple[Tensor, Tensor]:
         """Vectors of users and items where they are ranked."""
         return self.vectors.user.to(self.device), self.vectors.item.to(self.device)
 
-    @cached_property
+    @_Once
     def _seen(self) -> SeenItems:
         return SeenItems.of(self.graph[INTERACTS].edge_index.to(self.device), len(self.users))
 
-    @cached_property
+    @_Once
     def _has_history(self) -> np.ndarray:
         """Which users have training interactions."""
         return (self._seen.start.diff() > 0).cpu().numpy()
 
-    @cached_property
+    @_Once
     def popularity(self) -> Tensor:
         """Training interactions of each item, shape ``(|I|,)``."""
         return degree(self.graph[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.items), dtype=torch.long)

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import partial
@@ -37,8 +37,8 @@ Config = TypeVar("Config", DataConfig, LIRDRecConfig, TrainingConfig)
 
 # What the trained model is used by.
 _NEEDED = (
-    "config.yaml",
     "versions.json",
+    "config.yaml",
     "graph.safetensors",
     "users.parquet",
     "items.parquet",
@@ -48,14 +48,20 @@ _NEEDED = (
 _NEW_ITEM_FILES = ("new_items.safetensors", "new_items.parquet", "new_vectors.safetensors")
 # A model that can't take new items has no neighbourhood.
 _OPTIONAL = ("neighbourhood.safetensors", *_NEW_ITEM_FILES)
-# All that a run folder ever holds: nothing else is replaced or removed.
+# All that a run folder ever holds: nothing else is replaced or removed. By the first a folder is known as a
+# run: it comes first and goes last.
 _CHECKPOINT, _DIVERGED = "checkpoint.safetensors", "diverged.safetensors"
 _FILES = (*_NEEDED, *_OPTIONAL, _CHECKPOINT, _DIVERGED, "history.csv", "metrics.json", CHECKSUMS)
 _EARLIER, _LOCK = ".earlier", ".lock"
-# What tells of a training's end.
-_OF_THE_END = ("metrics.json", CHECKSUMS, _DIVERGED)
-
-
+# What tells of a training's end, or was computed from its weights: it would not fit the weights that follow.
+_OF_THE_END = (
+    "metrics.json",
+    CHECKSUMS,
+    _DIVERGED,
+    "vectors.safetensors",
+    "new_vectors.safetensors",
+    "neighbourhood.safetensors",
+)
 # Where files are written before they are moved to their place; libraries may write others beside them.
 _UNFINISHED = ".unfinished"
 # A run that was killed may have left the last three.
@@ -172,7 +178,7 @@ class Run:
         self._check_unchanged()
         run = Run(path)
         num_trained = len(vectors.item) - len(new_items)
-        with _emptied(path):
+        with self.locked(path), _emptied(path):
             linked = [n for n in (*_NEEDED, "neighbourhood.safetensors") if (self.path / n).is_file()]
             for name in (*linked, "metrics.json"):
                 if (self.path / name).is_file():
@@ -186,7 +192,6 @@ class Run:
         return run
 
     def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
-        # First, since by this file a folder is known as a run.
         self._write_json("versions.json", {"format": RUN_FORMAT, **versions(), "data": data.facts})
         self._write_config(configs)
         self._write("graph.safetensors", lambda file: save_graph(without_new_items(data.graph), file))
@@ -292,9 +297,12 @@ class Run:
             RunError: if it never began, or the file is damaged.
         """
         if not (self.path / _CHECKPOINT).is_file():
-            raise RunError(
-                f"{self.path} has no {_CHECKPOINT} to go on from: start its training anew, with --out and --overwrite."
+            way_out = (
+                "if add-items made it, go on with the run that the items were added to"
+                if (self.path / CHECKSUMS).is_file()
+                else "start its training anew, with --out and --overwrite"
             )
+            raise RunError(f"{self.path} has no {_CHECKPOINT} to go on from: {way_out}.")
         return Checkpoint.load(self.path / _CHECKPOINT)
 
     def save_diverged(self, triples: Tensor) -> Path:
@@ -314,7 +322,8 @@ class Run:
     @staticmethod
     @contextmanager
     def locked(path: Path) -> Iterator[None]:
-        """Keeps other programs from training into the folder ``path``, which is made if there is none.
+        """Keeps other programs from writing into the folder ``path``, which is made if there is none, and
+        clears away what one has left that was killed.
 
         Raises:
             RunError: if another program does so, or the folder can't be written.
@@ -324,11 +333,12 @@ class Run:
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-            # Of a program that was killed while it wrote.
             shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+            _put_back(path)
         except Timeout:
             raise RunError(f"{path} is in use by another training: wait for its end, or name another folder.") from None
         except OSError as error:
+            lock.release()
             raise RunError(f"{path} can't be written ({error}).") from error
         try:
             yield
@@ -464,8 +474,9 @@ class Run:
     def model(self, data: HeteroData) -> LIRDRec:
         """The model with the weights of the best epoch, for the graph of the run, in eval mode."""
         self._check_unchanged()
-        with torch.random.fork_rng(devices=[]):  # the start weights are replaced: the caller's draws stay as they were
+        with torch.device("meta"):  # without start weights, which would take from the draws of the caller
             model = LIRDRec.from_config(self.model_config(), data)
+        model.to_empty(device="cpu")
         path = self.path / "model.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
@@ -483,6 +494,7 @@ class Run:
             folder.mkdir(exist_ok=True)
             try:
                 write(folder / name)
+                _flush(folder / name)
                 os.replace(folder / name, self.path / name)
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -502,6 +514,12 @@ class Run:
         return content
 
 
+def _flush(path: Path) -> None:
+    """Without this, the new name might be on the disk before the content when the power is cut."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def _link(source: Path, target: Path) -> None:
     try:
         # What a symbolic link leads to: a link to the link might lead nowhere from there.
@@ -518,40 +536,56 @@ def _new_items_only(graph: HeteroData) -> HeteroData:
 
 @contextmanager
 def _emptied(path: Path) -> Iterator[None]:
-    """Makes the folder, or puts an earlier run in it aside, and back if what follows fails."""
+    """Makes the folder, or puts an earlier run in it aside, and back if what follows fails.
+
+    If the program is killed meanwhile, :func:`_put_back` does so later: an earlier run is aside as a whole
+    as soon as, and as long as, its ``versions.json`` is.
+    """
     earlier = path / _EARLIER
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if earlier.exists():  # of a program that was killed while it replaced a run
-            _remove_files(earlier)
-            earlier.rmdir()
+        _put_back(path)
         earlier.mkdir()
-        _move_files(path, earlier)
-    except OSError as error:
-        if earlier.is_dir():
-            _move_files(earlier, path)
-        raise RunError(f"{path} can't be written ({error}).") from error
+        _move_files(path, earlier, reversed(_FILES))
+    except BaseException as error:
+        with suppress(OSError):
+            _put_back(path)
+        if isinstance(error, OSError):
+            raise RunError(f"{path} can't be written ({error}).") from error
+        raise
     try:
         yield
     except BaseException:
         _remove_files(path)
-        _move_files(earlier, path)
-        earlier.rmdir()
+        _put_back(path)
         if not any(path.iterdir()):
             path.rmdir()
         raise
-    _remove_files(earlier)
+    # In one move, so that what is left of it is never put back.
+    shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+    os.replace(earlier, path / _UNFINISHED)
+    shutil.rmtree(path / _UNFINISHED, ignore_errors=True)
+
+
+def _put_back(path: Path) -> None:
+    """Undoes what a program that was killed did to replace the run in ``path``."""
+    earlier = path / _EARLIER
+    if not earlier.is_dir():
+        return
+    if (earlier / _FILES[0]).exists():
+        _remove_files(path)
+    _move_files(earlier, path, _FILES)
     earlier.rmdir()
 
 
-def _move_files(source: Path, target: Path) -> None:
-    for name in _FILES:
+def _move_files(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
         if (source / name).exists():
             os.replace(source / name, target / name)
 
 
 def _remove_files(folder: Path) -> None:
-    for name in _FILES:
+    for name in reversed(_FILES):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from torch_geometric.transforms import Compose
 
 from lirdrec_pyg.config import TrainingConfig
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.errors import LIRDRecError
+from lirdrec_pyg.errors import LIRDRecError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_model
 from lirdrec_pyg.sampler import BPRSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizer
@@ -213,6 +213,13 @@ class Trainer:
             epoch = len(self.result.history) + 1
             raise TrainingDivergedError(float(self._losses[step]), epoch, step + 1, self._batches[step])
 
+    def _check_weights(self) -> None:
+        """A loss that is a number may have a gradient that is none."""
+        if not self._batches or all(bool(value.isfinite().all()) for value in self.model.parameters()):
+            return
+        epoch, step = len(self.result.history) + bool(self._step), self._step or len(self._batches)
+        raise TrainingDivergedError(math.nan, epoch, step, self._batches[step - 1])
+
     def _end_epoch(self) -> None:
         result, loss, start = self.result, float(self._losses[: self._step].mean()), time.perf_counter()
         valid = self.evaluate(self.task)
@@ -232,6 +239,7 @@ class Trainer:
             TrainingDivergedError: if there is nothing good to go on from.
         """
         self._check_losses()
+        self._check_weights()
         return Checkpoint(
             model=self.model.state_dict(),
             optimizer=optimizer_state(self.optimizer.optimizer),
@@ -246,7 +254,16 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes to where the trainer stood that gave ``checkpoint``. On the CPU, with as many threads, the
-        weights will be the same to the last bit."""
+        weights will be the same to the last bit; on another kind of device, other triples are drawn.
+
+        Raises:
+            RunError: if it is of another model, graph or batch size.
+        """
+        if not self._fits(checkpoint):
+            raise RunError(
+                "The checkpoint is of another model, graph or batch size than the run: take the run from a backup, "
+                "or train it anew."
+            )
         self.model.load_state_dict(checkpoint.model)
         restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer)
         best = {name: value.to(self.fabric.device) for name, value in checkpoint.best.items()}
@@ -254,9 +271,28 @@ class Trainer:
         self._step = len(checkpoint.losses)
         self._losses[: self._step] = checkpoint.losses
         self._seconds = checkpoint.seconds
-        self._generator_before = checkpoint.generator
-        self.generator.set_state(checkpoint.generator)
+        if len(checkpoint.generator) == len(self.generator.get_state()):
+            self.generator.set_state(checkpoint.generator)
+        else:  # of another kind of device
+            self.generator.manual_seed(self.config.seed + len(checkpoint.history))
+        self._generator_before = self.generator.get_state()
         torch.set_rng_state(checkpoint.random)
+
+    def _fits(self, checkpoint: Checkpoint) -> bool:
+        shapes = {name: value.shape for name, value in self.model.state_dict().items()}
+        parameters = dict(enumerate(self.model.parameters()))
+        return (
+            all(
+                {name: value.shape for name, value in state.items()} == shapes
+                for state in (checkpoint.model, checkpoint.best)
+            )
+            and all(
+                number in parameters and value.shape in (torch.Size(), parameters[number].shape)
+                for number, state in checkpoint.optimizer.items()
+                for value in state.values()
+            )
+            and len(checkpoint.losses) <= self.steps_per_epoch
+        )
 
     def evaluate(self, task: RankingTask) -> dict[str, float]:
         """Metrics of the model as it is now, see :func:`~lirdrec_pyg.evaluation.evaluate_model`."""

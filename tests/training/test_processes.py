@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -20,7 +20,17 @@ OPTIONS = ["--data", "synthetic", "--device", "cpu", "--embedding-dim", "8", "--
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 ALONE = [sys.executable, "-m", "lirdrec_pyg"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-FABRIC = ["fabric", "run", "--accelerator", "cpu", "--devices", "2", "--main-port", "29731", "--precision"]
+FABRIC = [
+    str(Path(sys.executable).parent / "fabric"),
+    "run",
+    "--accelerator",
+    "cpu",
+    "--devices",
+    "2",
+    "--main-port",
+    "29731",
+    "--precision",
+]
 PROGRAM = str(Path(sys.executable).parent / "lirdrec-pyg")
 
 
@@ -41,6 +51,7 @@ def test_the_mean_of_the_weighted_means_is_the_mean(size: int, processes: int) -
     assert torch.equal(kept, values)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 12), st.integers(1, 5))
 def test_parts_of_a_task_come_to_the_whole(num_users: int, count: int) -> None:
     generator = torch.Generator().manual_seed(num_users)
