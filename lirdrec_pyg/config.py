@@ -82,6 +82,8 @@ def _check_bounds(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     low, high = metadata.get("min"), metadata.get("max")
     if value is None or isinstance(value, (str, dict)):
         return
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ConfigError(f"{name} is an integer of more than 64 bits: give a smaller one.")
     if not math.isfinite(value):
         raise ConfigError(f"{name} is {value}: it has to be a finite number.")
     if low is not None and (value <= low if metadata["min_open"] else value < low):

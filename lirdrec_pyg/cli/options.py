@@ -120,7 +120,7 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {path} can't be read ({error}).") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that is none, a deep list
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path} has to hold 'option: value' lines.")
@@ -135,9 +135,11 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
             raise ConfigError(f"--config {path} has an unknown option {key!r}{hint}")
         if value is None:
             continue
-        if options[name].multiple != isinstance(value, dict):
+        entries = value.values() if isinstance(value, dict) else [value]
+        # Not shown: aliases make a short file hold more than any memory does.
+        if options[name].multiple != isinstance(value, dict) or any(isinstance(e, (list, dict, set)) for e in entries):
             kind = "'name: value' lines below it" if options[name].multiple else "a single value"
-            raise ConfigError(f"--config {path} has {value!r} for {key!r}, which takes {kind}.")
+            raise ConfigError(f"--config {path} has a {type(value).__name__} for {key!r}, which takes {kind}.")
         # As text, so that a value is checked as one on the command line is.
         defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
     # Over those of a preset.

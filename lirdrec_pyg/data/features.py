@@ -6,11 +6,13 @@ by position, and then row ``r`` belongs to the ``r``-th line of a list of item I
 the item whose integer ID is ``r``.
 """
 
+import pickle
+import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -18,10 +20,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lirdrec_pyg.data.tables import canonical_ids, check_ids, find_column, first_line, read_parquet
+from lirdrec_pyg.data.tables import (
+    canonical_ids,
+    check_ids,
+    check_unpacked,
+    find_column,
+    first_line,
+    is_file,
+    listed,
+    read_parquet,
+    shortened,
+    shown,
+)
 from lirdrec_pyg.errors import DataError
 
 FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
+
+# Before 1.6, PyTorch wrote a magic number, its version, the system, the object and the keys of the storages.
+_OLD_PT_PROGRAMS, _MAX_NAME = 5, 1000
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -63,7 +79,7 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
         ".pt": _read_pt,
         ".safetensors": _read_safetensors,
     }
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"There is no feature file {path}.")
     if path.suffix == ".parquet":
         values, ids = _read_parquet(path, id_column)
@@ -72,8 +88,20 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
     else:
         raise DataError(f"{path} has an unknown ending: features are read from {', '.join(FEATURE_SUFFIXES)}.")
 
-    if values.layout != torch.strided or values.is_complex() or values.is_quantized or values.is_meta:
+    if (
+        values.is_nested
+        or values.layout != torch.strided
+        or values.is_complex()
+        or values.is_quantized
+        or values.is_meta
+    ):
         raise DataError(f"{path} holds no plain matrix of real numbers: save a dense floating-point tensor.")
+    if values.numel() * values.element_size() > values.untyped_storage().nbytes():
+        # A file of one number could otherwise claim to hold more than any memory does.
+        raise DataError(
+            f"{path} holds a view that repeats its entries, of shape {tuple(values.shape)}: save a tensor of its own, "
+            "such as x.contiguous()."
+        )
     if values.dim() != 2 or values.numel() == 0:
         raise DataError(f"{path} has to hold a matrix of one row an item, but its shape is {tuple(values.shape)}.")
     values = values.detach()
@@ -87,10 +115,17 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
     return FeatureTable(values, ids, source=str(path))
 
 
-def _as_ids(ids: Any, path: Path) -> pl.Series:
+def _as_ids(ids: Any, path: Path, values: Tensor) -> pl.Series | None:
+    if ids is None:
+        return None
     try:
+        # First, since a list of IDs may claim any length.
+        if values.dim() and len(ids) != len(values):
+            raise DataError(f"{path} has {len(ids)} item IDs for {len(values)} rows.")
         return pl.Series("id", ids.numpy() if isinstance(ids, Tensor) else ids)
-    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+    except DataError:
+        raise
+    except (TypeError, ValueError, RuntimeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DataError(f"The item IDs in {path} are no list of integers or of texts ({first_line(error)}).") from error
 
 
@@ -106,20 +141,46 @@ def _read_npy(path: Path) -> tuple[Tensor, None]:
 def _read_npz(path: Path) -> tuple[Tensor, pl.Series | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
+            size = sum(member.file_size for member in file.zip.infolist())
+            check_unpacked(path, size, "if it holds features, save them with numpy.savez, which packs nothing")
             names = set(file.files)
-            values = file[_matrix_name(names, path)]
+            array = file[_matrix_name(names, path)]
             ids = file["ids"] if "ids" in names else None
     except DataError:
         raise
     except Exception as error:  # a damaged archive raises nearly anything
         raise DataError(f"{path} is not a readable .npz file of numbers ({first_line(error)}).") from error
-    return _from_numpy(values, path), None if ids is None else _as_ids(ids, path)
+    values = _from_numpy(array, path)
+    return values, _as_ids(ids, path, values)
+
+
+def _check_names(file: IO[bytes], count: int) -> None:
+    """Refuses ``count`` pickles, one after the other, that ask for a name longer than any: torch would refuse it too,
+    but takes hours over the message if the name is long."""
+    for _ in range(count):
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "GLOBAL" and len(str(argument)) > _MAX_NAME:
+                raise pickle.UnpicklingError(f"it asks for a name of {len(str(argument))} letters")
 
 
 def _read_pt(path: Path) -> tuple[Tensor, pl.Series | None]:
     try:
         # Only the zip form can be mapped; PyTorch before 1.6 wrote another.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise DataError(f"{path} was packed after it was saved: unpack it, or save it with torch.save.")
+                for name in archive.namelist():
+                    if name.endswith("data.pkl"):
+                        with archive.open(name) as program:
+                            _check_names(program, 1)
+        else:
+            with path.open("rb") as program:
+                _check_names(program, _OLD_PT_PROGRAMS)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+    except DataError:
+        raise
     except Exception as error:  # torch raises many kinds, down to RuntimeError and UnpicklingError
         raise DataError(
             f"{path} is not a .pt file of plain tensors, and nothing else in it is loaded: "
@@ -132,8 +193,7 @@ def _read_pt(path: Path) -> tuple[Tensor, pl.Series | None]:
     values = content[_matrix_name({k for k in content if isinstance(k, str)}, path)]
     if not isinstance(values, Tensor):
         raise DataError(f"{path} holds a {type(values).__name__} where a tensor of features should be.")
-    ids = content.get("ids")
-    return values, None if ids is None else _as_ids(ids, path)
+    return values, _as_ids(content.get("ids"), path, values)
 
 
 def _read_safetensors(path: Path) -> tuple[Tensor, pl.Series | None]:
@@ -144,7 +204,7 @@ def _read_safetensors(path: Path) -> tuple[Tensor, pl.Series | None]:
             ids = file.get_tensor("ids") if "ids" in names else None
     except (SafetensorError, OSError) as error:
         raise DataError(f"{path} is not a readable .safetensors file ({first_line(error)}).") from error
-    return values, None if ids is None else _as_ids(ids, path)
+    return values, _as_ids(ids, path, values)
 
 
 def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series | None]:
@@ -156,30 +216,35 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
     if id_column is None:
         id_column = _find_id_column(frame, path)
     elif id_column not in frame.columns:
-        raise DataError(f"{path} has no column {id_column!r}: its columns are {', '.join(frame.columns)}.")
+        raise DataError(f"{path} has no column {id_column!r}: its columns are {shortened(', '.join(frame.columns))}.")
     ids, rest = frame[id_column], frame.drop(id_column)
     for column in rest.iter_columns():
         if column.null_count():
             raise DataError(
-                f"{path} has no value in column {column.name!r}, row {column.is_null().arg_max()} (rows count from 0)."
+                f"{path} has no value in column {shown(column.name)}, row {column.is_null().arg_max()} "
+                "(rows count from 0)."
             )
     column = rest.to_series(0)
     if rest.width == 1 and isinstance(column.dtype, (pl.List, pl.Array)):
         inner = column.dtype.inner
         if inner is None or not inner.is_numeric():
-            raise DataError(f"Column {column.name!r} of {path} holds no numbers but {column.dtype}.")
+            raise DataError(f"{_described(column, path)}.")
         widths = {column.dtype.size} if isinstance(column.dtype, pl.Array) else set(column.list.len())
         if len(widths) != 1:
-            raise DataError(f"The vectors in column {column.name!r} of {path} are not all of one length.")
+            raise DataError(f"The vectors in column {shown(column.name)} of {path} are not all of one length.")
         array = column.cast(pl.Array(inner if inner.is_float() else pl.Float32, widths.pop())).to_numpy()
         return _from_numpy(array, path), ids
     for column in rest.iter_columns():
         if not column.dtype.is_numeric():
             raise DataError(
-                f"Column {column.name!r} of {path} holds no numbers but {column.dtype}: drop it, as every column "
-                f"beside the item IDs (here {id_column!r}) is taken for features."
+                f"{_described(column, path)}: drop it, as every column beside the item IDs "
+                f"(here {id_column!r}) is taken for features."
             )
     return _from_numpy(rest.select(c if c.dtype.is_float() else c.cast(pl.Float32) for c in rest).to_numpy(), path), ids
+
+
+def _described(column: pl.Series, path: Path) -> str:
+    return f"Column {shown(column.name)} of {path} holds no numbers but {shortened(str(column.dtype))}"
 
 
 def _find_id_column(frame: pl.DataFrame, path: Path) -> str:
@@ -192,8 +257,9 @@ def _find_id_column(frame: pl.DataFrame, path: Path) -> str:
     scalars = [c.name for c in frame.iter_columns() if not c.dtype.is_nested()]
     if frame.width == 2 and len(scalars) == 1:
         return scalars[0]
-    shown = ", ".join(map(repr, frame.columns[:5])) + (", ..." if frame.width > 5 else "")
-    raise DataError(f"{path} doesn't say which of its columns holds the item IDs ({shown}): name it 'item_id'.")
+    raise DataError(
+        f"{path} doesn't say which of its columns holds the item IDs ({listed(frame.columns)}): name it 'item_id'."
+    )
 
 
 def _matrix_name(names: set[str], path: Path) -> str:
@@ -202,7 +268,7 @@ def _matrix_name(names: set[str], path: Path) -> str:
         return "features"
     if len(names) == 1:
         return names.pop()
-    raise DataError(f"{path} holds {sorted(names)}: name the matrix of features 'features'.")
+    raise DataError(f"{path} holds [{listed(sorted(names))}]: name the matrix of features 'features'.")
 
 
 def _from_numpy(array: np.ndarray, path: Path) -> Tensor:

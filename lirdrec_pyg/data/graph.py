@@ -33,7 +33,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
 from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows, finite_rows, mean_row
-from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import DataError
 
@@ -388,14 +388,18 @@ def load_graph(path: Path) -> HeteroData:
                 raise DataError(f"{path} holds {metadata.get('format', 'no graph')!r}, this version reads {_FORMAT!r}.")
             data = HeteroData()
             for node_type, num_nodes in json.loads(metadata["num_nodes"]).items():
+                if type(num_nodes) is not int or num_nodes < 0:
+                    raise ValueError(f"{shown(num_nodes)} is no number of nodes")
                 data[node_type].num_nodes = num_nodes
             for name in json.loads(metadata["order"]):
                 prefix, key = name.split(":", 1)
+                if key == "num_nodes":
+                    raise ValueError("a tensor stands for the number of nodes")
                 store = data[tuple(prefix.split("/"))] if "/" in prefix else data[prefix]
                 store[key] = file.get_tensor(name)
     except FileNotFoundError:
         raise DataError(f"There is no graph at {path}.") from None
-    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

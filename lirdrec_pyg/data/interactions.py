@@ -4,7 +4,9 @@ Tables are polars frames with the columns ``user``, ``item`` and, where there ar
 (0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
 """
 
+import gzip
 import warnings
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,12 +14,31 @@ import numpy as np
 import polars as pl
 
 from lirdrec_pyg.config import ColumnConfig, SplitStrategy
-from lirdrec_pyg.data.tables import USUAL_NAMES, canonical_ids, find_column, first_line, missing_ids, read_parquet
+from lirdrec_pyg.data.tables import (
+    USUAL_NAMES,
+    canonical_ids,
+    check_unpacked,
+    find_column,
+    first_line,
+    is_file,
+    listed,
+    missing_ids,
+    read_parquet,
+    shortened,
+    shown,
+)
 from lirdrec_pyg.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
 
 TRAIN, VAL, TEST = 0, 1, 2
+
+# A frame takes about ten times the memory of its text, so text is unpacked with more care than matrices are.
+_UNPACKED_BYTES, _UNPACKED_RATIO = 2**27, 30
+_MAX_COLUMNS, _MAX_HEADER = 10_000, 2**20
+_GZIP = b"\x1f\x8b"
+# What polars would unpack as well, without a bound: zstd and zlib.
+_OTHER_PACKERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 
 # What a split needs beside users and items.
 _NEEDS = {"labels": "label", "leave-last-out": "time", "time": "time"}
@@ -82,7 +103,7 @@ def _find_column(frame: pl.DataFrame, role: str, columns: ColumnConfig, path: Pa
     if name is None or name not in frame.columns:
         raise DataError(
             f"{path} has no column {name or USUAL_NAMES[role][0]!r} for the {role}: its columns are "
-            f"{', '.join(map(repr, frame.columns))}; name the right one with --{role}-column."
+            f"{listed(frame.columns)}; name the right one with --{role}-column."
         )
     return frame[name]
 
@@ -95,7 +116,7 @@ def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: S
 
 
 def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"There is no file {path}.")
     if path.suffix == ".parquet":
         return read_parquet(path)
@@ -106,11 +127,40 @@ def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
     if len(separator.encode()) != 1:
         raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
     try:
+        source = _unpacked(path, separator)
         # Everything is read as text: guessing types would turn the ID "007" into 7.
-        frame = pl.read_csv(path, separator=separator, infer_schema=False, encoding="utf8", glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        frame = pl.read_csv(source, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
     return _without_blank_end(frame)
+
+
+def _unpacked(path: Path, separator: str) -> Path | bytes:
+    """A text table, or what is in it if it is packed.
+
+    Raises:
+        DataError: if it unpacks to more than a table would, or its first line is no header.
+    """
+    source: Path | bytes = path
+    with path.open("rb") as file:
+        head = file.read(_MAX_HEADER)
+        file.seek(0)
+        if head.startswith(_OTHER_PACKERS):
+            raise DataError(f"{path} is packed in another way than by gzip: unpack it first.")
+        if head.startswith(_GZIP):
+            limit = max(_UNPACKED_BYTES, _UNPACKED_RATIO * path.stat().st_size)
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                source = unpacked.read(limit + 1)
+            check_unpacked(path, len(source), "if it is a table, unpack it first", _UNPACKED_BYTES, _UNPACKED_RATIO)
+            head = source[:_MAX_HEADER]
+    header, end, _ = head.partition(b"\n")
+    # Each column takes time and memory, and one bad line end makes a column of every entry.
+    if header.count(separator.encode()) >= _MAX_COLUMNS or (not end and len(head) == _MAX_HEADER):
+        raise DataError(
+            f"{path} has {header.count(separator.encode()) + 1} or more columns in its first line, of at least "
+            f"{len(header)} bytes, where names of columns should be: check its line ends and --separator."
+        )
+    return source
 
 
 def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
@@ -130,9 +180,17 @@ def _first(wrong: pl.Series) -> int:
 
 def _parse(role: str, column: pl.Series, path: Path) -> pl.Series:
     if column.dtype.is_nested():
-        raise DataError(f"Column {column.name!r} of {path} holds {column.dtype}, not one {role} a row.")
+        raise DataError(
+            f"Column {shown(column.name)} of {path} holds {shortened(str(column.dtype))}, not one {role} a row."
+        )
     parsers = {"user": _parse_ids, "item": _parse_ids, "label": _parse_labels, "time": _parse_times}
-    return parsers[role](column, path)
+    try:
+        return parsers[role](column, path)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:  # some types can't be cast
+        raise DataError(
+            f"Column {shown(column.name)} of {path} holds {shortened(str(column.dtype))}, which gives no {role} "
+            f"({first_line(error)})."
+        ) from error
 
 
 def _parse_ids(column: pl.Series, path: Path) -> pl.Series:
@@ -146,7 +204,7 @@ def _parse_labels(column: pl.Series, path: Path) -> pl.Series:
     if labels.null_count():
         row = _first(labels.is_null())
         raise DataError(
-            f"{path} has {column[row]!r} in column {column.name!r}, {_place(row, path)}: "
+            f"{path} has {shown(column[row])} in column {column.name!r}, {_place(row, path)}: "
             "a split label is one of 0, 1, 2 or train, valid, test."
         )
     return labels
@@ -167,7 +225,7 @@ def _parse_times(column: pl.Series, path: Path) -> pl.Series:
     if times.null_count():
         row = _first(times.is_null())
         raise DataError(
-            f"{path} has {column[row]!r} in column {column.name!r}, {_place(row, path)}: "
+            f"{path} has {shown(column[row])} in column {column.name!r}, {_place(row, path)}: "
             "a time is a number or a date such as 2024-05-31 18:00:00."
         )
     return times

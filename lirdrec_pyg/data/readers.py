@@ -1,5 +1,6 @@
 """From files to a graph: finds out what a folder or file holds, and reads it."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,15 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
-from lirdrec_pyg.data.tables import canonical_ids, check_ids, parquet_columns
+from lirdrec_pyg.data.tables import canonical_ids, check_ids, is_file, parquet_columns, shown
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
 
 _FEATURE_MARK = "_feat"
+
+# A device such as /dev/zero has no end.
+_MAX_LIST_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
     if not isinstance(config, DataConfig):
         config = DataConfig(data=str(config))
     path = Path(config.data)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, also for a name that is too long
         raise DataError(f"There is no file or folder {path}: --data takes one, or the word 'synthetic'.")
     source, folder = path, path if path.is_dir() else path.parent
     if path.is_dir() and is_tiktok_raw(path):
@@ -90,7 +94,7 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
 
 def _id_column(file: Path, item_column: str | None) -> str | None:
     """The name that the items have in the interactions, if the feature file has it too."""
-    named = item_column and file.suffix == ".parquet" and file.is_file() and item_column in parquet_columns(file)
+    named = item_column and file.suffix == ".parquet" and is_file(file) and item_column in parquet_columns(file)
     return item_column if named else None
 
 
@@ -267,7 +271,7 @@ def read_new_items(
     for modality in widths:
         bare &= ~masks.get(modality, torch.ones_like(bare))
     if bare.any():
-        raise DataError(f"The new item {new.ids[int(bare.int().argmax())]!r} has no features in any modality.")
+        raise DataError(f"The new item {shown(new.ids[int(bare.int().argmax())])} has no features in any modality.")
     return NewItems(new, matrices, masks)
 
 
@@ -277,7 +281,7 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
     if item.dtype != pl.Int64:
         raise DataError(
             f"{table.source} says of no row which item it belongs to, and the interactions have text IDs such as "
-            f"{item[0]!r}: list the IDs, one a line, in a file and name it with --item-ids."
+            f"{shown(item[0])}: list the IDs, one a line, in a file and name it with --item-ids."
         )
     low, high = int(item.to_numpy().min()), int(item.to_numpy().max())
     if low < 0:
@@ -307,8 +311,14 @@ def read_ids(path: Path, option: str) -> pl.Series:
         DataError: if it can't be read, or an ID is missing.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(_MAX_LIST_BYTES + 1)
+        if len(content) > _MAX_LIST_BYTES:
+            raise DataError(f"{path}, named by {option}, is larger than any list of IDs.")
+        lines = content.decode("utf-8-sig").splitlines()
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:  # text in another encoding, or a name with a null character
         raise DataError(f"{path}, named by {option}, is not a readable text file ({error}).") from error
     while lines and not lines[-1]:
         lines.pop()
@@ -353,7 +363,7 @@ class FeatureRows:
         if (self.rows.find(item) < 0).all():
             raise DataError(
                 f"{self.table.source} has features for none of the items in the interactions: its item IDs are "
-                f"such as {self.rows.ids[0]!r}, theirs such as {item[0]!r}."
+                f"such as {shown(self.rows.ids[0])}, theirs such as {shown(item[0])}."
             )
 
     def select(self, items: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,5 +1,6 @@
 """What all readers of tables share: names of columns, reading Parquet, and checking columns of IDs."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +17,53 @@ USUAL_NAMES = {
     "time": ("timestamp", "time", "date", "datetime"),
 }
 
+# To how much a small packed file may unpack, and how many times its size a large one.
+_UNPACKED_BYTES, _UNPACKED_RATIO = 2**30, 100
+
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 
 def first_line(error: BaseException) -> str:
     """What ``error`` says, without the context that libraries print below it."""
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
+    return shortened(str(error).strip().split("\n", 1)[0]) or type(error).__name__
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """``text`` without what is beyond ``length``: an entry of a file may be of any length."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shown(value: object) -> str:
+    """How an entry of a file looks in a message."""
+    return shortened(repr(value), 80)
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of ``names``, as they look in a message."""
+    names = list(names)
+    return ", ".join(map(shown, names[:10])) + (f", ... ({len(names)} in all)" if len(names) > 10 else "")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; unlike ``Path.is_file``, also of a name that is too long."""
+    return os.path.isfile(path)
+
+
+def check_unpacked(
+    path: Path, size: int, advice: str, bound: int = _UNPACKED_BYTES, ratio: int = _UNPACKED_RATIO
+) -> None:
+    """Raises :class:`DataError` if a packed file unpacks to more than real data do.
+
+    Args:
+        path: the file.
+        size: in bytes, of what it unpacks to.
+        advice: what to do with a file of real data.
+        bound: to what every file may unpack.
+        ratio: times the size of the file that it may unpack to.
+    """
+    packed = path.stat().st_size
+    if size > max(bound, ratio * packed):
+        raise DataError(f"{path} has {packed} bytes, but unpacks to {size} or more: {advice}.")
 
 
 def read_parquet(path: Path) -> pl.DataFrame:
@@ -31,6 +73,10 @@ def read_parquet(path: Path) -> pl.DataFrame:
         DataError: if it is missing or damaged.
     """
     with _names_damage(path):
+        frame = pl.scan_parquet(path, glob=False)
+        width, height = len(frame.collect_schema()), int(frame.select(pl.len()).collect().item())
+        # A column of one value takes no room, however many rows it claims.
+        check_unpacked(path, 8 * width * height, "if it is real, leave out columns of one value, or write it unpacked")
         return pl.read_parquet(path, glob=False)
 
 
@@ -88,4 +134,4 @@ def check_ids(ids: pl.Series, source: str) -> None:
         raise DataError(f"{source} has no ID in row {missing.arg_max()} (rows count from 0).")
     if ids.n_unique() != len(ids):
         twice = ids.filter(ids.is_duplicated())[0]
-        raise DataError(f"{source} holds the ID {twice!r} more than once: keep one row of it.")
+        raise DataError(f"{source} holds the ID {shown(twice)} more than once: keep one row of it.")

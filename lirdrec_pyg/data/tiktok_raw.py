@@ -4,7 +4,9 @@ A pickle is a program. It is run here by an unpickler that knows the names a COO
 inert class of its own in the place of each, and refuses everything else.
 """
 
+import io
 import pickle
+import pickletools
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,15 +15,18 @@ import numpy as np
 import polars as pl
 
 from lirdrec_pyg.data.interactions import TEST, TRAIN, VAL
-from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tables import first_line, is_file
 from lirdrec_pyg.errors import DataError
+
+# A pickled matrix takes 126 to 194, by protocol.
+_MAX_STEPS = 1000
 
 MATRIX_FILES = {"trnMat.pkl": TRAIN, "valMat.pkl": VAL, "tstMat.pkl": TEST}
 
 
 def is_tiktok_raw(folder: Path) -> bool:
     """Whether ``folder`` holds TikTok's raw form."""
-    return (folder / "trnMat.pkl").is_file()
+    return is_file(folder / "trnMat.pkl")
 
 
 def read_tiktok_raw(folder: Path) -> pl.DataFrame:
@@ -115,17 +120,30 @@ class _COOUnpickler(pickle.Unpickler):
         return self._KNOWN[module, name]
 
 
+def _check_size(content: bytes) -> None:
+    """Refuses a pickle that takes more memory than it has bytes, before any of it is loaded.
+
+    The number that it gives to an object, of four bytes, makes the unpickler keep room for as many objects.
+    """
+    for step, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if step >= _MAX_STEPS:
+            raise pickle.UnpicklingError("it has more parts than a matrix")
+        if opcode.name.endswith("PUT") and int(argument or 0) > _MAX_STEPS:
+            raise pickle.UnpicklingError(f"it numbers an object {argument}")
+
+
 def read_pickled_coo(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
     """Rows, columns and shape of a pickled SciPy COO matrix.
 
     Raises:
         DataError: if the file is anything else; nothing it asks for is executed.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"There is no file {path}.")
     try:
-        with path.open("rb") as file:
-            matrix = _COOUnpickler(file).load()
+        content = path.read_bytes()
+        _check_size(content)
+        matrix = _COOUnpickler(io.BytesIO(content)).load()
         if not isinstance(matrix, _Matrix):
             raise pickle.UnpicklingError("it holds no matrix")
         state = vars(matrix)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec_pyg.data.tables import check_ids, read_parquet
+from lirdrec_pyg.data.tables import check_ids, read_parquet, shortened, shown
 from lirdrec_pyg.errors import DataError
 
 
@@ -67,7 +67,7 @@ class Vocabulary:
         """
         found = self.find(ids)
         if (unknown := found < 0).any():
-            raise DataError(f"There is no {self.kind} with the ID {ids[int(unknown.argmax())]!r}.")
+            raise DataError(f"There is no {self.kind} with the ID {shown(ids[int(unknown.argmax())])}.")
         return found
 
     def extended(self, ids: pl.Series) -> "Vocabulary":
@@ -90,7 +90,16 @@ class Vocabulary:
         frame = read_parquet(path)
         if "id" not in frame.columns:
             raise DataError(f"{path} is no list of {kind}s: it has no column 'id'.")
-        return cls(frame["id"], kind)
+        ids = frame["id"]
+        if not (ids.dtype.is_integer() or ids.dtype == pl.String):
+            raise DataError(
+                f"{path} is no list of {kind}s: its column 'id' holds {shortened(str(ids.dtype))}, "
+                "not integers or text."
+            )
+        try:
+            return cls(ids, kind)
+        except DataError as error:
+            raise DataError(f"{path} can't be used: {error}") from error
 
 
 def _in_order(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:

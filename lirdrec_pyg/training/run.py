@@ -367,7 +367,12 @@ class Run:
         path = self.path / "config.yaml"
         try:
             settings = yaml.safe_load(path.read_text("utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (
+            OSError,
+            yaml.YAMLError,
+            ValueError,
+            RecursionError,
+        ) as error:  # a date or number that is none, a deep list
             raise RunError(f"{path} can't be read ({first_line(error)}).") from error
         if not isinstance(settings, dict):
             raise RunError(f"{path} holds no settings.")
@@ -507,7 +512,7 @@ class Run:
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads((self.path / name).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{self.path / name} can't be read ({error}).") from error
         if not isinstance(content, dict):
             raise RunError(f"{self.path / name} holds no settings.")

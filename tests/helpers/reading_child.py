@@ -1,0 +1,199 @@
+"""Reads files in a process of its own, of which memory, time and deeds are watched; see ``guarded_reading``.
+
+Takes lines of JSON, ``{"reader": ..., "path": ..., "options": {...}}``, and answers each with one.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import resource
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from lirdrec_pyg.cli import main
+from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg.data import Vocabulary, check_graph, load_graph, read_data, read_features, read_new_items
+from lirdrec_pyg.data.features import FeatureTable, row_blocks
+from lirdrec_pyg.data.interactions import read_interactions
+from lirdrec_pyg.data.readers import read_ids
+from lirdrec_pyg.data.tiktok_raw import read_pickled_coo
+from lirdrec_pyg.errors import LIRDRecError
+from lirdrec_pyg.training.checkpoint import Checkpoint
+from lirdrec_pyg.training.run import Run
+
+DEEDS = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen", "os.remove"}
+DEEDS |= {"os.rename", "os.mkdir", "os.symlink", "os.chmod", "socket.connect", "shutil.unpack_archive", "os.putenv"}
+
+done: list[str] | None = None
+
+
+def audit(event: str, arguments: tuple[Any, ...]) -> None:
+    """Notes whatever a reader has no business to do: programs, connections, files that are written."""
+    if done is None:
+        return
+    writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    if writes or event in DEEDS:
+        done.append(f"{event}{arguments!r:.200}")
+
+
+def table(path: Path, **options: Any) -> None:
+    frame = read_interactions(path, DataConfig(data=str(path), **options))
+    assert {"user", "item"} <= set(frame.columns)
+    assert not frame["user"].null_count() + frame["item"].null_count()
+
+
+def data(path: Path, **options: Any) -> None:
+    found = read_data(DataConfig(data=str(path), **options))
+    check_graph(found.graph)
+    assert found.graph["user"].num_nodes == len(found.users)
+    assert found.graph["item"].num_nodes == len(found.items)
+
+
+def features(path: Path) -> None:
+    found = read_features(path)
+    assert isinstance(found, FeatureTable)
+    assert found.values.dim() == 2
+    assert found.values.is_floating_point()
+    assert found.ids is None or len(found.ids) == len(found) == found.ids.n_unique()
+    for _, rows in row_blocks(found.values):  # a mapped file is read at last
+        rows.sum()
+
+
+def new_items(path: Path, modality: str = "image", width: int = 3, **options: Any) -> None:
+    found = read_new_items({modality: path}, {modality: width}, **options)
+    assert found.features[modality].shape == (len(found.ids), width)
+
+
+def ids(path: Path) -> None:
+    assert not read_ids(path, "--ids").null_count()
+
+
+def coo(path: Path) -> None:
+    row, column, (num_rows, num_columns) = read_pickled_coo(path)
+    assert len(row) == len(column)
+    assert not len(row) or (0 <= row.min() <= row.max() < num_rows and 0 <= column.min() <= column.max() < num_columns)
+
+
+def vocabulary(path: Path) -> None:
+    found = Vocabulary.load(path, "user")
+    assert found.positions(found.ids).tolist() == list(range(len(found)))
+
+
+def graph(path: Path) -> None:
+    check_graph(load_graph(path))
+
+
+def run(path: Path, with_checkpoint: bool = False) -> None:
+    found = Run.open(path)
+    found.facts(), found.metrics()
+    found.settings(), found.data_config(), found.training_config(), found.model_config()
+    found.users(), found.items(), found.new_items()
+    if with_checkpoint:
+        found.checkpoint()
+        return
+    own = found.graph()
+    check_graph(own)
+    found.vectors(), found.neighbourhood(), found.model(own)
+
+
+def verify(path: Path) -> None:
+    Run.open(path).verify()
+
+
+def checkpoint(path: Path) -> None:
+    Checkpoint.load(path)
+
+
+def careless(path: Path) -> None:
+    """What no reader may do, to see that it is noticed."""
+    os.system("true")
+    path.write_text("")
+
+
+def config(path: Path) -> None:
+    # Options are parsed, and nothing is trained.
+    command = main.commands["fit"]
+    with contextlib.suppress(click.UsageError):  # the value of an option, named with the option
+        command.make_context("fit", ["--data", "synthetic", "--config", str(path)])
+
+
+READERS: dict[str, Callable[..., None]] = {
+    reader.__name__: reader
+    for reader in (
+        table,
+        data,
+        features,
+        new_items,
+        ids,
+        coo,
+        vocabulary,
+        graph,
+        run,
+        verify,
+        checkpoint,
+        config,
+        careless,
+    )
+}
+
+
+def memory(name: str) -> int:
+    """A size of this process in MiB, such as VmSize, VmRSS or VmHWM, the most that was resident."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) // 1024
+
+
+@contextlib.contextmanager
+def watched(timeout: float) -> Iterator[list[str]]:
+    global done
+    faulthandler.dump_traceback_later(timeout, exit=False)
+    done = deeds = []
+    try:
+        yield deeds
+    finally:
+        done = None
+        faulthandler.cancel_dump_traceback_later()
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+    before = memory("VmRSS")
+    result = {"outcome": "read", "text": ""}
+    with watched(job["timeout"]) as deeds:
+        try:
+            READERS[job["reader"]](Path(job["path"]), **job["options"])
+        except LIRDRecError as error:
+            result = {"outcome": "refused", "text": str(error)}
+        except BaseException:
+            result = {"outcome": "fault", "text": traceback.format_exc()}
+    return {**result, "memory": memory("VmHWM") - before, "deeds": deeds}
+
+
+def serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    sys.addaudithook(audit)
+    for line in sys.stdin:
+        job = json.loads(line)
+        if bound := job.get("bound"):
+            size = (memory("VmSize") + bound) * 2**20
+            resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+            result: dict[str, Any] = {}
+        else:
+            result = answer(job)
+        print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()
