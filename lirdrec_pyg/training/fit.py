@@ -21,7 +21,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
 from lirdrec_pyg.training.checkpoint import EpochResult
-from lirdrec_pyg.training.processes import is_first_process, make_fabric, resolve_device
+from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
@@ -87,7 +87,10 @@ def fit(
     if not fabric.is_global_zero:
         return _train_along(trainer, hooks)
     with Run.locked(out):
-        return _train(Run.create(out, data, configs, overwrite), data, trainer, tasks, model_config, hooks)
+        run = Run.create(out, data, configs, overwrite)
+        metrics = _train(run, data, trainer, tasks, model_config, hooks)
+    leave(fabric)
+    return metrics
 
 
 def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Hooks | None = None) -> dict[str, Any]:
@@ -122,13 +125,16 @@ def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Ho
         if not fabric.is_global_zero:
             return _train_along(trainer, hooks)
         run.reopen((run.data_config(), model_config, training_config))
-        return _train(run, data, trainer, tasks, model_config, hooks)
+        metrics = _train(run, data, trainer, tasks, model_config, hooks)
+    leave(fabric)
+    return metrics
 
 
 def _train_along(trainer: Trainer, hooks: Hooks) -> dict[str, Any]:
     """What all processes but the first do."""
     hooks.on_start(trainer)
     trainer.fit(should_stop=hooks.should_stop)
+    leave(trainer.fabric)
     return {}
 
 

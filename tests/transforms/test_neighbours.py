@@ -279,7 +279,8 @@ class TestChoice:
     ) -> None:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         x = features(50, 4)
-        for limit in (50 * 50 * 4, 50 * 50 * 4 - 1):
+        work = 50 * 50 * (4 + neighbours._SELECTION)
+        for limit in (work, work - 1):
             monkeypatch.setattr(neighbours, "_EXACT_WORK", {"cpu": limit})
             knn_edges(x, 3, name="image")
         assert searched(caplog) == ["exact", "approximate"]
