@@ -20,7 +20,7 @@ from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
-from lirdrec_pyg.training.checkpoint import EpochResult
+from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
@@ -79,6 +79,20 @@ def fit(
     if is_first_process():
         check_before(out, *configs, overwrite)
     fabric = make_fabric(training_config)
+    metrics = _fit_on(fabric, data, out, configs, hooks, overwrite)
+    leave(fabric)
+    return metrics
+
+
+def _fit_on(
+    fabric: Fabric,
+    data: RecommendationData,
+    out: Path,
+    configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig],
+    hooks: Hooks,
+    overwrite: bool,
+) -> dict[str, Any]:
+    _, model_config, training_config = configs
     seed_everything(training_config.seed, verbose=False)
     graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(fabric.device))
     trainer = _trainer(graph, model_config, training_config, fabric)
@@ -88,9 +102,7 @@ def fit(
         return _train_along(trainer, hooks)
     with Run.locked(out):
         run = Run.create(out, data, configs, overwrite)
-        metrics = _train(run, data, trainer, tasks, model_config, hooks)
-    leave(fabric)
-    return metrics
+        return _train(run, data, trainer, tasks, model_config, hooks)
 
 
 def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Hooks | None = None) -> dict[str, Any]:
@@ -114,27 +126,32 @@ def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Ho
     run = Run.open(path)
     with Run.locked(run.path) if is_first_process() else nullcontext():
         checkpoint = run.checkpoint()
-        model_config = run.model_config()
         training_config = replace(run.training_config(), **(changes or {}))
         fabric = make_fabric(training_config)
-        data = RecommendationData(run.graph(), run.users(), run.items(), run.facts(), run.new_items())
-        seed_everything(training_config.seed, verbose=False)
-        trainer = _trainer(copy.copy(data.graph).to(fabric.device), model_config, training_config, fabric)
-        trainer.restore(checkpoint)
-        tasks = _tasks(trainer)
-        if not fabric.is_global_zero:
-            return _train_along(trainer, hooks)
-        run.reopen((run.data_config(), model_config, training_config))
-        metrics = _train(run, data, trainer, tasks, model_config, hooks)
+        metrics = _resume_on(fabric, run, checkpoint, training_config, hooks)
     leave(fabric)
     return metrics
+
+
+def _resume_on(
+    fabric: Fabric, run: Run, checkpoint: Checkpoint, training_config: TrainingConfig, hooks: Hooks
+) -> dict[str, Any]:
+    model_config = run.model_config()
+    data = RecommendationData(run.graph(), run.users(), run.items(), run.facts(), run.new_items())
+    seed_everything(training_config.seed, verbose=False)
+    trainer = _trainer(copy.copy(data.graph).to(fabric.device), model_config, training_config, fabric)
+    trainer.restore(checkpoint)
+    tasks = _tasks(trainer)
+    if not fabric.is_global_zero:
+        return _train_along(trainer, hooks)
+    run.reopen((run.data_config(), model_config, training_config))
+    return _train(run, data, trainer, tasks, model_config, hooks)
 
 
 def _train_along(trainer: Trainer, hooks: Hooks) -> dict[str, Any]:
     """What all processes but the first do."""
     hooks.on_start(trainer)
     trainer.fit(should_stop=hooks.should_stop)
-    leave(trainer.fabric)
     return {}
 
 

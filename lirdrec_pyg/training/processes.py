@@ -1,5 +1,6 @@
 """Training by several processes, each with the whole graph and its share of every batch."""
 
+import gc
 import os
 from typing import get_args
 
@@ -66,8 +67,13 @@ def make_fabric(config: TrainingConfig) -> Fabric:
 
 
 def leave(fabric: Fabric) -> None:
-    """Ends the talk of several processes. One that ends without may be aborted by its waiting threads."""
+    """Ends the talk of several processes. One that ends without may be aborted by its waiting threads.
+
+    Whoever calls this keeps no trainer: with the last part of it the process group would end, under
+    Python's lock, and wait for threads that wait for that lock.
+    """
     if fabric.world_size > 1 and torch.distributed.is_initialized():
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
