@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "recommend": [],
     "sparse_products": [],
     "neighbours": [],
+    "sampling": ["--users", "100000", "--items", "20000", "--interactions", "500000", "--steps", "20"],
     "time_to_accuracy": ["--target", "0.34", "--seeds", "1"],
     "growth": ["--quick"],
     "parity": None,

@@ -24,6 +24,15 @@ def generated_graph(
     """A graph with about so many training interactions, popular items and long tail, and one held-out
     item for at most 10,000 users."""
     generator = torch.Generator().manual_seed(seed)
+    train, val = random_interactions(num_users, num_items, num_interactions, generator)
+    features = {name: clustered_features(num_items, width, generator) for name, width in widths.items()}
+    return build_graph(train, features, val=val, test=val, num_users=num_users)
+
+
+def random_interactions(
+    num_users: int, num_items: int, num_interactions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Training and held-out pairs (user, item)."""
     user = torch.randint(num_users, (num_interactions,), generator=generator)
     # Uniform to the power of 3: a tenth of the items has nearly half of the interactions.
     item = (num_items * torch.rand(num_interactions, generator=generator, dtype=torch.double) ** 3).long()
@@ -34,8 +43,7 @@ def generated_graph(
     user, item = key // num_items, key % num_items
     held_out = torch.randperm(num_users, generator=generator)[:_MAX_HELD_OUT].sort().values
     val = torch.stack([held_out, torch.randint(num_items, held_out.shape, generator=generator)])
-    features = {name: clustered_features(num_items, width, generator) for name, width in widths.items()}
-    return build_graph(torch.stack([user, item]), features, val=val, test=val, num_users=num_users)
+    return torch.stack([user, item]), val
 
 
 def clustered_features(num_items: int, width: int, generator: torch.Generator) -> Tensor:

@@ -52,7 +52,7 @@ def batches(trainer: Trainer) -> Iterator[Tensor]:
 
 def step(trainer: Trainer, triples: Tensor) -> Tensor:
     return training_step(
-        trainer.model, trainer.data, triples, trainer.optimizer, trainer.fabric.backward, trainer.fabric.autocast
+        trainer.model, trainer.data, triples, trainer.optimizers, trainer.fabric.backward, trainer.fabric.autocast
     )
 
 

@@ -21,6 +21,8 @@ SparseBackend = Literal["torch", "torch-sparse"]
 Device = Literal["auto", "cpu", "cuda"]
 Fallback = Literal["skip", "popular", "error"]
 ExportFormat = Literal["safetensors", "parquet", "npy"]
+Sampling = Literal["full", "neighbors"]
+UserGradients = Literal["dense", "sparse"]
 Preset = Literal["paper", "fast"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
@@ -207,6 +209,47 @@ class TrainingConfig(_Config):
         "Kernels of the graph products; 'torch-sparse' needs the extra 'sparse'.",
         choices=SparseBackend,
     )
+    sampling: Sampling = _field(
+        "full",
+        "What a step passes over: the whole graph, or sampled 'neighbors' of its triples, for graphs too large for "
+        "that; these need pyg-lib or the extra 'sparse'.",
+        choices=Sampling,
+    )
+    fanout: str | None = _field(
+        None,
+        "Neighbours that --sampling neighbors draws of a node in each layer of user-item propagation, such as 20,10; "
+        "-1 takes all. By default 20 in the first layer and 10 in each further one.",
+    )
+    sampling_workers: int = _field(0, "Processes that sample neighbours ahead.", min=0)
+    user_gradients: UserGradients = _field(
+        "dense",
+        "With --sampling neighbors, 'sparse' touches the vectors of a step's users only (SparseAdam), which saves time "
+        "and memory with millions of them.",
+        choices=UserGradients,
+    )
+
+    def fanouts(self, num_layers: int) -> tuple[int, ...]:
+        """``fanout`` for each of so many layers.
+
+        Raises:
+            ConfigError: if it is for another number of layers, or no list of numbers.
+        """
+        if self.fanout is None:
+            return (20, *[10] * (num_layers - 1))[:num_layers]
+        try:
+            fanouts = tuple(int(number) for number in self.fanout.split(","))
+        except ValueError:
+            fanouts = ()
+        if not fanouts or any(number != -1 and not 2 <= number < 2**31 for number in fanouts):
+            raise ConfigError(
+                f"--fanout is {self.fanout!r}: it has to be numbers from 2 on such as 20,10, or -1 for all."
+            )
+        if len(fanouts) != num_layers:
+            raise ConfigError(
+                f"--fanout {self.fanout} has {len(fanouts)} number{'s'[: len(fanouts) != 1]}, and --num-layers is "
+                f"{num_layers}: give a number for each layer."
+            )
+        return fanouts
 
 
 # What each preset sets; all else stays at its default.

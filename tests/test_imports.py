@@ -26,9 +26,10 @@ LAYERS = [
 ]
 ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerate(LAYERS) for part in layer}
 # These two stand beside the layers.
-ALLOWED["sampler"] = {"sampler", "data", "config", "errors"}
+ALLOWED["sampler"] = {"sampler", "nn", "data", "config", "errors"}
 ALLOWED["datasets"] = {"datasets", "data", "config", "errors"}
-ALLOWED["training"] |= {"sampler"}
+for part in ("models", "evaluation", "training"):
+    ALLOWED[part] |= {"sampler"}
 ALLOWED["cli"] |= {"sampler", "datasets"}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
+from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
@@ -22,9 +23,11 @@ from lirdrec_pyg.nn import (
     ProgressiveWeightCopying,
     SeenItems,
     adjacency,
+    gather_rows,
     top_k,
     unit_vectors,
 )
+from lirdrec_pyg.sampler import SampledGraph, SampledLevels
 from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, LoadFeatures, NormalizeBipartite
 
 
@@ -84,6 +87,8 @@ class LIRDRec(nn.Module):
         self.item_conv = ItemGraphConv(num_item_layers)
         self.fusion = ProgressiveWeightCopying(num_users, num_branches, embedding_dim, network_weight, decay_base)
         self.bpr_loss = BPRLoss(reg_weight)
+        # In sampled passes, as torch.optim.SparseAdam wants it.
+        self.sparse_user_gradients = False
         self.reset_parameters()
 
     @classmethod
@@ -118,31 +123,68 @@ class LIRDRec(nn.Module):
         """What can be made ready once for all calls of :meth:`forward`, on the device of the graph."""
         return Compose([LoadFeatures(), AddDCT(config.dct), NormalizeBipartite(), CacheAdjacency(backend)])
 
-    def encode_items(self, data: HeteroData, node_type: str = "item") -> Tensor:
-        """Unit vectors of the items in every branch before any propagation, shape ``(|I|, B, d)``."""
-        features = [item_features(data, modality, node_type) for modality in self.in_channels]
-        item = data[node_type]
-        # A cache without its mode, or of the other mode, is not this model's input.
-        cached = "dct" in item and item.get("dct_mode") == self.dct.mode
-        shared = item.dct if cached else self.dct(features)
-        encoded = [
-            unit_vectors(encoder(x.to(self.user.dtype)).to(self.user.dtype))
-            for encoder, x in zip(self.encoders, [*features, shared], strict=True)
-        ]
-        return torch.stack(encoded, dim=1)
+    @staticmethod
+    def sampling_transform(config: LIRDRecConfig) -> BaseTransform:
+        """As :meth:`input_transform`, for a graph that is sampled from: features stay where they are."""
+        # The transform along the items needs all of them.
+        return Compose([AddDCT(config.dct)] if config.dct == "2d" else [])
 
-    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+    def encode_items(self, data: HeteroData, node_type: str = "item", rows: slice = slice(None)) -> Tensor:
+        """Unit vectors of the items, or of those in ``rows``, in every branch before any propagation, shape
+        ``(|I|, B, d)``."""
+        features = [item_features(data, modality, node_type) for modality in self.in_channels]
+        some = [x[rows].to(self.user) for x in features]
+        *encoders, shared_encoder = self.encoders
+        assert isinstance(shared_encoder, ModalityEncoder)
+        encoded = [encoder(x) for encoder, x in zip(encoders, some, strict=True)]
+        if (transformed := self._transformed(features, data[node_type])) is not None:
+            shared = shared_encoder(transformed[rows].to(self.user))
+        else:
+            # The weights are fewer than the features.
+            weight = self.dct.fold_into(shared_encoder.lin1.weight, list(self.in_channels.values()))
+            shared = shared_encoder(torch.cat(some, dim=1) if len(some) > 1 else some[0], weight)
+        return torch.stack([unit_vectors(x.to(self.user.dtype)) for x in (*encoded, shared)], dim=1)
+
+    def _transformed(self, features: Sequence[Tensor], item: NodeStorage) -> Tensor | None:
+        """The input of the shared branch, unless it takes the features themselves, by other weights."""
+        # A cache without its mode, or of the other mode, is not this model's input.
+        if "dct" in item and item.get("dct_mode") == self.dct.mode:
+            return item.dct
+        return self.dct(features) if self.dct.mode == "2d" else None
+
+    def forward(self, data: HeteroData | SampledGraph) -> tuple[Tensor, Tensor]:
         """Representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
 
         Args:
             data: a graph with the item graph in it, see :meth:`graph_transform`. What
                 :meth:`input_transform` made ready is used, what is lacking is computed in each call.
+                Or a sampled part of such a graph, for the users and items that it was sampled for.
 
         Raises:
             DataError: if the item graph is lacking.
         """
+        if isinstance(data, SampledGraph):
+            return self._forward_sampled(data)
         x_user, x_item = self.bipartite_conv(*self._inputs(data))
         return self.fusion(self.split_branches(x_user)), self.item_conv(x_item, *adjacency(data[SIMILAR]))
+
+    def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
+        user_index = sample.data["user"].n_id
+        x_user = gather_rows(self.user, user_index) if self.sparse_user_gradients else self.user[user_index]
+        x_user = unit_vectors(x_user).flatten(start_dim=1)
+        x_item = self.encode_items(sample.data).flatten(start_dim=1)
+        out_user, out_item = self._propagate_sampled(x_user, x_item, sample.own)
+        user = self.fusion(self.split_branches(out_user), user_index[sample.own.user[0]])
+        near = self._propagate_sampled(x_user, x_item, sample.near)[1] if sample.similar else out_item
+        return user, self.item_conv.forward_levels(out_item, near, sample.similar)
+
+    def _propagate_sampled(self, x_user: Tensor, x_item: Tensor, levels: SampledLevels) -> tuple[Tensor, Tensor]:
+        return self.bipartite_conv.forward_levels(
+            [F.embedding(rows, x_user) for rows in levels.user],
+            [F.embedding(rows, x_item) for rows in levels.item],
+            levels.to_user,
+            levels.to_item,
+        )
 
     def _inputs(self, data: HeteroData) -> tuple[Any, ...]:
         """What the user-item propagation starts from: users, items and the edges in both directions."""

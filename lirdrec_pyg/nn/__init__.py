@@ -1,13 +1,13 @@
 """Layers, each of use without the rest."""
 
-from lirdrec_pyg.nn.conv import BipartiteConv, ItemGraphConv, adjacency, bipartite_norm
-from lirdrec_pyg.nn.dct import MultimodalDCT, dct
+from lirdrec_pyg.nn.conv import BipartiteConv, ItemGraphConv, adjacency, bipartite_norm, degree_scale
+from lirdrec_pyg.nn.dct import MultimodalDCT, dct, idct
 from lirdrec_pyg.nn.encoder import ModalityEncoder
 from lirdrec_pyg.nn.fusion import ProgressiveWeightCopying
 from lirdrec_pyg.nn.loss import BPRLoss
 from lirdrec_pyg.nn.normalize import unit_vectors
 from lirdrec_pyg.nn.ranking import SeenItems, TopK, top_k
-from lirdrec_pyg.nn.sparse import SparseOperator
+from lirdrec_pyg.nn.sparse import SparseOperator, gather_rows
 
 __all__ = [
     "BPRLoss",
@@ -22,6 +22,9 @@ __all__ = [
     "adjacency",
     "bipartite_norm",
     "dct",
+    "degree_scale",
+    "gather_rows",
+    "idct",
     "top_k",
     "unit_vectors",
 ]

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -25,9 +25,14 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
         One weight an edge, float32, shape ``(num_edges,)``.
     """
     user, item = edge_index.as_subclass(Tensor)
-    user_scale = (degree(user, num_users) + eps).rsqrt()
-    item_scale = (degree(item, num_items) + eps).rsqrt()
+    user_scale = degree_scale(degree(user, num_users), eps)
+    item_scale = degree_scale(degree(item, num_items), eps)
     return user_scale[user] * item_scale[item]
+
+
+def degree_scale(node_degree: Tensor, eps: float = 1e-7) -> Tensor:
+    r"""Part of :func:`bipartite_norm` that a node of some degree has: :math:`1 / \sqrt{\deg + \epsilon}`."""
+    return (node_degree + eps).rsqrt()
 
 
 class _WeightedSumConv(MessagePassing):
@@ -141,6 +146,30 @@ class BipartiteConv(_WeightedSumConv):
             )
         return out_user, out_item
 
+    def forward_levels(
+        self,
+        x_user: Sequence[Tensor],
+        x_item: Sequence[Tensor],
+        to_user: Sequence[SparseOperator],
+        to_item: Sequence[SparseOperator],
+    ) -> tuple[Tensor, Tensor]:
+        r"""What :meth:`forward` computes, for some users and items only, from the nodes that are at most
+        :math:`L` layers away.
+
+        Args:
+            x_user: inputs of the users that are :math:`l` layers away, for :math:`l = 0, \dots, L`.
+            x_item: of the items, likewise.
+            to_user: users of each level below :math:`L` by the items of the next.
+            to_item: items of each level below :math:`L` by the users of the next.
+        """
+        out_user, out_item = x_user[-1], x_item[-1]
+        for level in reversed(range(self.num_layers)):
+            out_user, out_item = (
+                self._add_sum(to_user[level], out_item, x_user[level], None),
+                self._add_sum(to_item[level], out_user, x_item[level], None),
+            )
+        return out_user, out_item
+
     def layers(
         self,
         x_user: Tensor,
@@ -194,6 +223,18 @@ class ItemGraphConv(_WeightedSumConv):
         for _ in range(self.num_layers - 1):
             out = self._sum(edge_index, out, out, edge_weight)
         return self._add_sum(edge_index, out, x, edge_weight)
+
+    def forward_levels(self, x: Tensor, x_source: Tensor, to_item: Sequence[SparseOperator]) -> Tensor:
+        """What :meth:`forward` computes, for some items only.
+
+        Args:
+            x: inputs of these items, shape ``(N, F)``.
+            x_source: inputs of the items that are :math:`n` layers away.
+            to_item: for each layer, its items by those of the next; by those of ``x_source`` for the last.
+        """
+        for operator in reversed(to_item):
+            x_source = operator @ x_source
+        return x + x_source
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_layers={self.num_layers})"

@@ -37,6 +37,29 @@ def dct(x: Tensor, dim: int = -1) -> Tensor:
     return y.movedim(-1, dim).to(dtype)
 
 
+def idct(y: Tensor, dim: int = -1) -> Tensor:
+    r"""Inverse of :func:`dct`, which is also its transpose, by one FFT.
+
+    .. math::
+        x_n = \sum_{k=0}^{N-1} s_k y_k \cos\left(\frac{\pi k (2n + 1)}{2N}\right)
+
+    Arguments, result and errors are as those of :func:`dct`.
+    """
+    dtype = y.dtype
+    y = _at_least_float32(y).movedim(dim, -1)
+    size = y.size(-1)
+    # Of a real signal, the real part of one half of the spectrum is the imaginary part of the other.
+    real = torch.cat([y[..., :1], y[..., 1:] / math.sqrt(2.0)], dim=-1)
+    imag = torch.cat([torch.zeros_like(y[..., :1]), -real[..., 1:].flip(-1)], dim=-1)
+    angle = torch.arange(size, device=y.device, dtype=y.dtype) * (math.pi / (2 * size))
+    spectrum = torch.complex(real, imag) * torch.polar(torch.ones_like(angle), angle)
+    folded = torch.fft.ifft(spectrum, norm="ortho").real
+    x = torch.empty_like(folded)
+    x[..., ::2] = folded[..., : (size + 1) // 2]
+    x[..., 1::2] = folded[..., (size + 1) // 2 :].flip(-1)
+    return x.movedim(-1, dim).to(dtype)
+
+
 def _at_least_float32(x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"The cosine transform needs a floating-point tensor, got {x.dtype}: convert it by x.float().")
@@ -68,6 +91,20 @@ class MultimodalDCT(nn.Module):
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
         return torch.cat([self._transform(x) for x in xs], dim=-1)
+
+    def fold_into(self, weight: Tensor, widths: Sequence[int]) -> Tensor:
+        r"""Weights that make of features what ``weight`` makes of their transform, :math:`\mathbf{W} T`.
+
+        Args:
+            weight: shape ``(N, sum(widths))``.
+            widths: :math:`d_m` of each modality.
+
+        Raises:
+            ValueError: in the mode ``"2d"``, which is not linear in a row.
+        """
+        if self.mode == "2d":
+            raise ValueError("The 2d transform is of all items together: it can't be folded into weights.")
+        return torch.cat([idct(part) for part in weight.split(list(widths), dim=1)], dim=1)
 
     def _transform(self, x: Tensor) -> Tensor:
         x = dct(_at_least_float32(x), dim=-1)

@@ -1,4 +1,6 @@
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_geometric.typing import OptTensor
 
 
 class ModalityEncoder(nn.Module):
@@ -38,8 +40,10 @@ class ModalityEncoder(nn.Module):
         self.lin1.reset_parameters()
         self.lin2.reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(self.act(self.lin1(x)))
+    def forward(self, x: Tensor, weight: OptTensor = None) -> Tensor:
+        r"""Encodes ``x``, if need be by another ``weight`` in the place of :math:`\mathbf{W}_1`."""
+        hidden = F.linear(x, self.lin1.weight if weight is None else weight, self.lin1.bias)
+        return self.lin2(self.act(hidden))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.in_channels}, {self.out_channels}, hidden_channels={self.hidden_channels})"

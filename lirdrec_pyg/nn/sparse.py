@@ -106,3 +106,25 @@ class _AddedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         return grads[0], _Product.apply(grads[0], *ctx.operators), None, None
+
+
+def gather_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Rows of ``table`` whose gradient is a sparse tensor of these rows, for :class:`torch.optim.SparseAdam`.
+
+    Shapes:
+        - **input:** a table :math:`(N, *)`; distinct rows in ascending order, int64, :math:`(n)`
+        - **output:** :math:`(n, *)`
+    """
+    return _Rows.apply(table, index)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        ctx.index, ctx.size = index, table.shape
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        index = ctx.index.unsqueeze(0)
+        return torch.sparse_coo_tensor(index, grads[0], ctx.size, is_coalesced=True, check_invariants=False), None

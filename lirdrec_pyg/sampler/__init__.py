@@ -1,5 +1,6 @@
-"""Sampling of training triples."""
+"""Sampling of training triples, and of their neighbourhoods."""
 
 from lirdrec_pyg.sampler.bpr import BPRSampler
+from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling
 
-__all__ = ["BPRSampler"]
+__all__ = ["BPRSampler", "NeighborSampling", "SampledGraph", "SampledLevels", "check_sampling"]

@@ -66,7 +66,7 @@ class BPRSampler:
                 f"{int((~usable).sum())} interactions give no triples.",
                 stacklevel=2,
             )
-        self.positives = edge_index[:, usable]
+        self.positives = edge_index if usable.all() else edge_index[:, usable]
 
     def __len__(self) -> int:
         """Number of triples in an epoch."""

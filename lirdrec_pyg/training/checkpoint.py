@@ -1,7 +1,7 @@
 """Where a training stands, as a file that it can go on from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.data.tensors import save_tensors
@@ -47,7 +48,7 @@ class Checkpoint:
     Attributes:
         model: ``state_dict`` of the model, with the schedule and the memory of the fusion.
         optimizer: state of each parameter, by the parameter's number and the state's name.
-        best: ``state_dict`` at the end of the best epoch, or of the start if none was finished.
+        best: ``state_dict`` at the end of the best epoch, empty if none was finished.
         best_epoch: the epoch with the best validation Recall@20, 0 if none was finished.
         history: the finished epochs.
         losses: of the steps that are done of the epoch under way, shape ``(num_steps,)``.
@@ -128,13 +129,27 @@ def _numbered(tensors: State) -> dict[int, dict[str, Tensor]]:
     return states
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
-    """The part of its ``state_dict`` that training changes."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {number: {name: torch.as_tensor(value) for name, value in each.items()} for number, each in state.items()}
+def optimizer_state(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The part of the optimizers' ``state_dict`` that training changes, by the number of the parameter."""
+    number = {id(parameter): n for n, parameter in enumerate(parameters)}
+    return {
+        number[id(parameter)]: {name: torch.as_tensor(value) for name, value in state.items()}
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[int, State]) -> None:
+def restore_optimizers(
+    optimizers: Iterable[Optimizer], parameters: Iterable[Tensor], state: Mapping[int, State]
+) -> None:
     """Puts back what :func:`optimizer_state` gave; settings such as the learning rate stay as they are."""
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": {n: dict(each) for n, each in state.items()}, "param_groups": groups})
+    number = {id(parameter): n for n, parameter in enumerate(parameters)}
+    for optimizer in optimizers:
+        own = [number[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+        found = {place: _unboxed(state[n]) for place, n in enumerate(own) if n in state}
+        optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _unboxed(state: State) -> dict[str, Any]:
+    """SparseAdam counts its steps by a number, not by a tensor."""
+    return {name: value if value.is_floating_point() else value.item() for name, value in state.items()}

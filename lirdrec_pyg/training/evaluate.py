@@ -4,7 +4,8 @@ from pathlib import Path
 from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_ranking
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, layerwise_vectors
+from lirdrec_pyg.training.passes import input_transform
 from lirdrec_pyg.training.processes import resolve_device
 from lirdrec_pyg.training.run import Run
 
@@ -23,16 +24,18 @@ class RunEvaluator:
     def __init__(self, run: Run | str | Path, device: str = "auto") -> None:
         self.run = run if isinstance(run, Run) else Run.open(run)
         self.run.check()
-        place = resolve_device(device)
+        training_config = self.run.training_config()
+        self._sampled = training_config.sampling == "neighbors"
+        place = "cpu" if self._sampled else resolve_device(device)
         graph = self.run.graph().to(place)
         self.config = self.run.model_config()
         self.model = self.run.model(graph).to(place)
-        self.data = LIRDRec.input_transform(self.config, self.run.training_config().sparse_backend)(graph)
+        self.data = input_transform(self.config, training_config)(graph)
 
     @cached_property
     def vectors(self) -> Vectors:
         """Of the users and the items of the training, from one pass over the graph."""
-        return self.model.vectors(self.data)
+        return layerwise_vectors(self.model, self.data) if self._sampled else self.model.vectors(self.data)
 
     @cached_property
     def _with_new_items(self) -> Vectors:

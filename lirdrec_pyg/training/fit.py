@@ -1,5 +1,6 @@
 import copy
 import math
+import os
 import resource
 import statistics
 import sys
@@ -20,7 +21,9 @@ from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.sampler import check_sampling
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
+from lirdrec_pyg.training.passes import input_transform
 from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
@@ -94,7 +97,9 @@ def _fit_on(
 ) -> dict[str, Any]:
     _, model_config, training_config = configs
     seed_everything(training_config.seed, verbose=False)
-    graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(fabric.device))
+    graph = LIRDRec.graph_transform(model_config, progress=True)(
+        copy.copy(data.graph).to(_place(fabric, training_config))
+    )
     trainer = _trainer(graph, model_config, training_config, fabric)
     data = replace(data, graph=_with_item_graph(data.graph, graph))
     tasks = _tasks(trainer)
@@ -139,7 +144,8 @@ def _resume_on(
     model_config = run.model_config()
     data = RecommendationData(run.graph(), run.users(), run.items(), run.facts(), run.new_items())
     seed_everything(training_config.seed, verbose=False)
-    trainer = _trainer(copy.copy(data.graph).to(fabric.device), model_config, training_config, fabric)
+    graph = copy.copy(data.graph).to(_place(fabric, training_config))
+    trainer = _trainer(graph, model_config, training_config, fabric)
     trainer.restore(checkpoint)
     tasks = _tasks(trainer)
     if not fabric.is_global_zero:
@@ -163,10 +169,15 @@ def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
     return data
 
 
+def _place(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
+    """Where the graph is: one that is sampled from may be too large for the device."""
+    return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
+
+
 def _trainer(
     graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig, fabric: Fabric
 ) -> Trainer:
-    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
+    prepared = input_transform(model_config, training_config)(graph)
     return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config, fabric)
 
 
@@ -238,7 +249,9 @@ def _train(
     run.save_history(result.history)
     run.save_weights("model", result.best_state)
     model.load_state_dict(result.best_state)
-    vectors = model.vectors(trainer.data)
+    vectors = trainer.source.vectors(model)
+    # Where the graph is, too, for what follows.
+    model.to(vectors.user.device)
     figures = {name: evaluate_ranking(vectors.user, vectors.item, task) for name, task in tasks.items()}
     if model_config.dct == "feature":
         neighbourhood = Neighbourhood.of(model, trainer.data, vectors)
@@ -288,11 +301,29 @@ def check_before(
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
     check_search(model_config.knn_search)
+    _check_sampling(model_config, training_config)
     if data_config.split == "cold-items" and model_config.dct == "2d":
         raise ConfigError(
             "--split cold-items can't go with --dct 2d, whose cosine transform ties every item to all others: "
             "take --dct feature."
         )
+
+
+def _check_sampling(model_config: LIRDRecConfig, config: TrainingConfig) -> None:
+    if config.sampling == "full":
+        if config.user_gradients == "sparse":
+            raise ConfigError("--user-gradients sparse goes with --sampling neighbors: a full pass touches every user.")
+        return
+    check_sampling()
+    config.fanouts(model_config.num_layers)
+    if config.edge_dropout:
+        raise ConfigError(
+            "--edge-dropout can't go with --sampling neighbors, which draws from all edges: leave it out."
+        )
+    if config.user_gradients == "sparse" and config.weight_decay:
+        raise ConfigError("--weight-decay can't go with --user-gradients sparse: SparseAdam has none.")
+    if config.user_gradients == "sparse" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--user-gradients sparse works in one process only: take dense with several.")
 
 
 def _peak_memory_mib() -> float:

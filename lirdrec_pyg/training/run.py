@@ -393,9 +393,8 @@ class Run:
     def _config(self, kind: type[Config]) -> Config:
         settings = self.settings()
         try:
-            return kind(**{field.name: settings[field.name] for field in fields(kind)})
-        except KeyError as error:
-            raise RunError(f"{self.path / 'config.yaml'} lacks the entry {error}.") from error
+            # An entry that is lacking came with a later release; its default is what there was before.
+            return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.yaml'} has a wrong entry: {error}") from error
 

@@ -1,12 +1,13 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam, Optimizer, SparseAdam
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import TrainingConfig
+from lirdrec_pyg.models import LIRDRec
 
 
 class Trainable(Protocol):
@@ -24,14 +25,28 @@ class Trainable(Protocol):
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Adam:
     """Adam with the settings of the paper."""
-    return Adam(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return _adam(model.parameters(), config)
+
+
+def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]:
+    """As :func:`make_optimizer`, but the users' vectors have SparseAdam where their gradients are to be sparse."""
+    if config.user_gradients == "dense":
+        return [make_optimizer(model, config)]
+    assert isinstance(model, LIRDRec)
+    model.sparse_user_gradients = True
+    others = [parameter for parameter in model.parameters() if parameter is not model.user]
+    return [_adam(others, config), SparseAdam([model.user], lr=config.lr)]
+
+
+def _adam(parameters: Iterable[Tensor], config: TrainingConfig) -> Adam:
+    return Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def training_step(
     model: Trainable,
     data: HeteroData,
     triples: Tensor,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     backward: Callable[[Tensor], None] = Tensor.backward,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     weight: float = 1.0,
@@ -42,7 +57,7 @@ def training_step(
         model: in training mode.
         data: the training graph.
         triples: users, positives and negatives, int64, shape ``(3, N)``.
-        optimizer: of the model's parameters.
+        optimizer: of the model's parameters, or several, each of some of them.
         backward: ``Fabric.backward`` when Fabric runs the training.
         autocast: ``Fabric.autocast`` then; the loss is computed in its precision.
         weight: of the triples against the regulariser, see :func:`~lirdrec_pyg.training.processes.share_of`.
@@ -50,9 +65,12 @@ def training_step(
     Returns:
         The loss before the update, detached, a scalar on the model's device.
     """
-    optimizer.zero_grad(set_to_none=True)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else optimizer
+    for each in optimizers:
+        each.zero_grad(set_to_none=True)
     with autocast():
         loss = model.loss(data, triples, weight)
     backward(loss)
-    optimizer.step()
+    for each in optimizers:
+        each.step()
     return loss.detach()

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import Compose
 
 from lirdrec_pyg.config import TrainingConfig
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.errors import LIRDRecError, RunError
-from lirdrec_pyg.evaluation import RankingTask, evaluate_model
+from lirdrec_pyg.errors import ConfigError, LIRDRecError, RunError
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
+from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.sampler import BPRSampler
-from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizer
+from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
+from lirdrec_pyg.training.passes import FullPass, SampledPass
 from lirdrec_pyg.training.processes import make_fabric, share_of
-from lirdrec_pyg.training.step import make_optimizer, training_step
-from lirdrec_pyg.transforms import CacheAdjacency, DropEdges, NormalizeBipartite
+from lirdrec_pyg.training.step import make_optimizers, training_step
 
 MONITOR = "recall@20"
 
@@ -56,7 +57,7 @@ class FitResult:
 
     Attributes:
         best_epoch: epoch with the best validation Recall@20, 0 if none was finished.
-        best_state: ``state_dict`` at its end.
+        best_state: ``state_dict`` at its end; that at the end of the training if no epoch was finished.
         history: all epochs.
         stopped: why the training ended.
     """
@@ -89,10 +90,10 @@ class Trainer:
     ) -> None:
         self.config = config
         self.fabric = fabric or make_fabric(config)
-        self.data = copy.copy(data).to(self.fabric.device)
-        self.model, self.optimizer = self.fabric.setup(model, make_optimizer(model, config))
+        self.source = _source(model, data, config, self.fabric.device)
+        self.data, self.generator = self.source.data, self.source.generator
+        self.model, *self.optimizers = self.fabric.setup(model, *make_optimizers(model, config))
         self.model.mark_forward_method("loss")
-        self.generator = torch.Generator(self.fabric.device).manual_seed(config.seed)
         self.sampler = BPRSampler(
             self.data[INTERACTS].edge_index,
             data["user"].num_nodes,
@@ -101,20 +102,17 @@ class Trainer:
             generator=self.generator,
         )
         self.task = RankingTask.from_graph(self.data, "val")
-        self.result = FitResult(0, copy.deepcopy(self.model.state_dict()))
+        self.result = FitResult(0, {})
         # Of the epoch under way: the draws before it, its batches, their losses, the steps that are done.
         self._generator_before = self.generator.get_state()
         self._batches: tuple[Tensor, ...] = ()
         self._losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
         self._step = 0
         self._seconds = 0.0
-        self._drop_edges = Compose(
-            [
-                DropEdges(config.edge_dropout, self.generator),
-                NormalizeBipartite(),
-                CacheAdjacency(config.sparse_backend),
-            ]
-        )
+
+    @property
+    def _bare_optimizers(self) -> list[Optimizer]:
+        return [optimizer.optimizer for optimizer in self.optimizers]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -169,13 +167,17 @@ class Trainer:
         else:
             # The same draws as when the epoch was begun.
             self.generator.set_state(self._generator_before)
-        data = self._drop_edges(self.data) if self.config.edge_dropout else self.data
+        self.source.start_epoch()
         self._batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
-        for triples in self._batches[self._step :]:
-            part, weight = share_of(triples, self.fabric.global_rank, self.fabric.world_size)
+        batches = self._batches[self._step :]
+        shares = [share_of(batch, self.fabric.global_rank, self.fabric.world_size) for batch in batches]
+        steps = self.source.steps([part for part, _ in shares], self._step)
+        for batch, (part, weight), (data, triples) in zip(batches, shares, steps, strict=True):
             loss = training_step(
-                self.model, data, part, self.optimizer, self.fabric.backward, self.fabric.autocast, weight
+                self.model, data, triples, self.optimizers, self.fabric.backward, self.fabric.autocast, weight
             )
+            if self.fabric.world_size > 1:
+                self.source.agree(self.model.module, batch, part, self._total)
             self._losses[self._step] = self._total(loss) / self.fabric.world_size
             self._step += 1
             self._seconds = time.perf_counter() - start
@@ -242,7 +244,7 @@ class Trainer:
         self._check_weights()
         return Checkpoint(
             model=self.model.state_dict(),
-            optimizer=optimizer_state(self.optimizer.optimizer),
+            optimizer=optimizer_state(self._bare_optimizers, self.model.parameters()),
             best=self.result.best_state,
             best_epoch=self.result.best_epoch,
             history=self.result.history,
@@ -265,7 +267,7 @@ class Trainer:
                 "or train it anew."
             )
         self.model.load_state_dict(checkpoint.model)
-        restore_optimizer(self.optimizer.optimizer, checkpoint.optimizer)
+        restore_optimizers(self._bare_optimizers, self.model.parameters(), checkpoint.optimizer)
         best = {name: value.to(self.fabric.device) for name, value in checkpoint.best.items()}
         self.result = FitResult(checkpoint.best_epoch, best, list(checkpoint.history))
         self._step = len(checkpoint.losses)
@@ -284,7 +286,7 @@ class Trainer:
         return (
             all(
                 {name: value.shape for name, value in state.items()} == shapes
-                for state in (checkpoint.model, checkpoint.best)
+                for state in (checkpoint.model, checkpoint.best)[: 1 + (checkpoint.best_epoch > 0)]
             )
             and all(
                 number in parameters and value.shape in (torch.Size(), parameters[number].shape)
@@ -295,9 +297,18 @@ class Trainer:
         )
 
     def evaluate(self, task: RankingTask) -> dict[str, float]:
-        """Metrics of the model as it is now, see :func:`~lirdrec_pyg.evaluation.evaluate_model`."""
+        """Metrics of the model as it is now, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
         # Not through Fabric's wrapper: figures are computed in full precision.
+        user, item = self.source.represent(self.model.module)
         if self.fabric.world_size == 1:
-            return evaluate_model(self.model.module, self.data, task)
+            return evaluate_ranking(user, item, task)
         part = task.part(self.fabric.global_rank, self.fabric.world_size)
-        return evaluate_model(self.model.module, self.data, part, self._total)
+        return evaluate_ranking(user, item, part, total=self._total)
+
+
+def _source(model: nn.Module, data: HeteroData, config: TrainingConfig, device: torch.device) -> FullPass | SampledPass:
+    if config.sampling == "full":
+        return FullPass(data, config, device)
+    if not isinstance(model, LIRDRec):
+        raise ConfigError(f"--sampling neighbors can't train {type(model).__name__}: take --sampling full.")
+    return SampledPass(model, data, config, device)

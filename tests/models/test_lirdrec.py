@@ -382,7 +382,8 @@ def test_a_cached_transform_of_its_own_mode_is_used(mode: DCTMode, monkeypatch: 
     def refuse(*_: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(model.dct, "forward", refuse)
+    for name in ("forward", "fold_into"):
+        monkeypatch.setattr(model.dct, name, refuse)
     model(data.to("cpu"))
     with pytest.raises(AssertionError, match="computed again"):
         model(graph)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.config import DCTMode
-from lirdrec_pyg.nn import MultimodalDCT, dct
+from lirdrec_pyg.nn import MultimodalDCT, dct, idct
 
 SIZES = [1, 2, 3, 4, 7, 8, 33, 64]
 
@@ -20,6 +20,26 @@ def reference(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 def test_dct_matches_scipy(size: int, dim: int) -> None:
     x = torch.randn(size, size, size + 1, dtype=torch.double)
     torch.testing.assert_close(dct(x, dim), reference(x, (dim,)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dim", [-1, 0, 1])
+def test_idct_matches_scipy(size: int, dim: int) -> None:
+    x = torch.randn(size, size, size + 1, dtype=torch.double)
+    expected = torch.from_numpy(scipy.fft.idct(x.numpy(), type=2, norm="ortho", axis=dim))
+    torch.testing.assert_close(idct(x, dim), expected)
+    torch.testing.assert_close(idct(dct(x, dim), dim), x)
+
+
+def test_the_transform_folds_into_weights() -> None:
+    xs = [torch.randn(5, width, dtype=torch.double) for width in (4, 7)]
+    weight = torch.randn(3, 11, dtype=torch.double, requires_grad=True)
+    layer = MultimodalDCT()
+    expected = layer(xs) @ weight.T
+    torch.testing.assert_close(torch.cat(xs, dim=1) @ layer.fold_into(weight, [4, 7]).T, expected)
+    assert torch.autograd.gradcheck(lambda w: layer.fold_into(w, [4, 7]), (weight,))
+    with pytest.raises(ValueError, match="2d"):
+        MultimodalDCT("2d").fold_into(weight, [4, 7])
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,40 +8,25 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from trainers import KINDS, make_trainer, one_thread, small_graph
 
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training import Checkpoint, Trainer, TrainingDivergedError
-
-MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def graph() -> HeteroData:
-    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
-
-
-def make_trainer(graph: HeteroData, seed: int = 1, **settings: Any) -> Trainer:
-    config = TrainingConfig(
-        **{"epochs": 3, "batch_size": 100, "lr": 0.01, "device": "cpu", "weight_decay": 1e-4, **settings}
-    )
-    torch.manual_seed(seed)
-    data = LIRDRec.input_transform(MODEL)(graph)
-    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+    return small_graph()
 
 
 def everything(trainer: Trainer) -> dict[str, Tensor]:
-    optimizer = trainer.optimizer.optimizer.state_dict()["state"]
+    optimizer = trainer.checkpoint().optimizer
     return {
         **copy.deepcopy(trainer.model.state_dict()),
         **{f"{n}/{name}": value.clone() for n, state in optimizer.items() for name, value in state.items()},
@@ -59,9 +45,7 @@ def assert_same(one: Trainer, other: Trainer) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [(1, 1), (1, 3), (2, 2), (3, 1)])
-@pytest.mark.parametrize(
-    "settings", [{}, {"edge_dropout": 0.3}, {"popularity_alpha": 0.75}, {"precision": "bf16-mixed"}]
-)
+@pytest.mark.parametrize("settings", KINDS)
 def test_a_training_goes_on_as_if_it_had_never_stopped(
     graph: HeteroData, settings: dict[str, Any], stop_at: tuple[int, int], tmp_path: Path
 ) -> None:

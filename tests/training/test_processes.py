@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from trainers import needs_torch_sparse
 
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
 from lirdrec_pyg.training import Run
@@ -96,6 +97,19 @@ def test_two_processes_come_to_the_weights_of_one(launcher: list[str], alone: Pa
     assert_alike(alone, tmp_path / "run")
     # Only the first one speaks.
     assert output.count("Test, all items ranked") == output.count("parameters on cpu") == 1
+
+
+@needs_torch_sparse
+def test_two_processes_train_on_samples_as_one(tmp_path: Path) -> None:
+    """All neighbours are drawn, and there is no regulariser, which is of the nodes of each process's part."""
+    options = [*OPTIONS, "--precision", "64-true", "--epochs", "2", "--reg-weight", "0"]
+    options += ["--sampling", "neighbors", "--fanout", "-1,-1"]
+    fit(ALONE, *options, "--out", tmp_path / "one")
+    fit([*TORCHRUN, "-m", "lirdrec_pyg"], *options, "--out", tmp_path / "two")
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    # It trained, and the memory took over what the last epoch said.
+    attention = load_file(tmp_path / "two" / "model.safetensors")["fusion.last_attention"]
+    assert not attention.isnan().any()
 
 
 def test_another_number_of_processes_goes_on(alone: Path, tmp_path: Path) -> None:

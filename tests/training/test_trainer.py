@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
-from torch_geometric.typing import WITH_TORCH_SPARSE
+from trainers import BATCH, KINDS, make_trainer, needs_torch_sparse, one_thread, small_graph
 
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_model
-from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training import (
     MONITOR,
     EpochResult,
@@ -27,29 +24,16 @@ from lirdrec_pyg.training import (
     training_step,
 )
 
-MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
-BATCH = 128
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Steps are so small that threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def graph() -> HeteroData:
-    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
-
-
-def make_trainer(graph: HeteroData, **settings: Any) -> Trainer:
-    config = TrainingConfig(**{"epochs": 3, "batch_size": BATCH, "lr": 0.01, "device": "cpu", "seed": 1, **settings})
-    torch.manual_seed(config.seed)
-    data = LIRDRec.input_transform(MODEL, config.sparse_backend)(graph)
-    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+    return small_graph()
 
 
 def weights(result: Trainer) -> dict[str, Tensor]:
@@ -64,9 +48,7 @@ def without_times(history: list[EpochResult]) -> list[tuple[int, float, dict[str
     return [(r.epoch, r.loss, r.valid, r.improved) for r in history]
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"edge_dropout": 0.3}, {"popularity_alpha": 0.75}, {"precision": "bf16-mixed"}]
-)
+@pytest.mark.parametrize("settings", KINDS)
 def test_a_seed_decides_everything(graph: HeteroData, settings: dict[str, Any]) -> None:
     first, again, other = (make_trainer(graph, seed=seed, **settings) for seed in (1, 1, 2))
     histories = [without_times(each.fit().history) for each in (first, again, other)]
@@ -127,7 +109,7 @@ def test_edge_dropout_trains_on_a_new_part_each_epoch_and_validates_on_the_whole
     assert evaluate_model(dropping.model.module, dropping.data, dropping.task) == result.history[-1].valid
 
 
-@pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
+@needs_torch_sparse
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_backends_train_alike(graph: HeteroData, dropout: float) -> None:
     trained = [make_trainer(graph, edge_dropout=dropout, sparse_backend=b) for b in ("torch", "torch-sparse")]

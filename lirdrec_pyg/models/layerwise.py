@@ -1,0 +1,73 @@
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import Compose
+
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
+from lirdrec_pyg.models.lirdrec import LIRDRec
+from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.models.vectors import Vectors
+from lirdrec_pyg.nn import adjacency, unit_vectors
+from lirdrec_pyg.transforms import CacheAdjacency, NormalizeBipartite
+
+_BLOCK_ROWS = 65_536
+
+
+@torch.no_grad()
+def layerwise_vectors(model: LIRDRec, data: HeteroData, block_rows: int = _BLOCK_ROWS) -> Vectors:
+    """What :meth:`LIRDRec.vectors` returns, but for rounding, for graphs of which a pass needs too much memory.
+
+    Items are encoded in blocks, straight from features that may be memory-mapped; every layer then goes over
+    all nodes, a branch at a time, and the fusion over users in blocks. Beside the result, which is where the
+    graph is, there are never more than a block of features and a few columns of one branch.
+
+    Args:
+        model: on any device.
+        data: as for :meth:`LIRDRec.forward`.
+        block_rows: rows of a block.
+    """
+    if "adj_t" not in data[INTERACTS]:
+        data = Compose([NormalizeBipartite(), CacheAdjacency()])(data)
+    place = data[INTERACTS].edge_index.device
+    num_items, num_branches = data["item"].num_nodes, len(model.branches)
+    new = partial(torch.empty, dtype=model.user.dtype, device=place)
+    user, user_weight = new(model.user.shape), new(model.num_users, num_branches)
+    item = new(num_items, num_branches, model.embedding_dim)
+    item_layers = new(model.bipartite_conv.num_layers + 1, *item.shape)
+    with eval_mode(model):
+        for rows in _blocks(num_items, block_rows):
+            item_layers[0, rows] = model.encode_items(data, rows=rows)
+        for branch in range(num_branches):
+            user[:, branch], item[:, branch] = _propagated(model, data, branch, item_layers[:, :, branch])
+        for rows in _blocks(model.num_users, block_rows):
+            x = user[rows].to(model.user.device)
+            index = torch.arange(rows.start, rows.stop, device=x.device)
+            user_weight[rows] = model.fusion.attention(x, index)
+            user[rows] = model.split_branches(model.fusion(x, index))
+    return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2))
+
+
+def _propagated(model: LIRDRec, data: HeteroData, branch: int, item_layers: Tensor) -> tuple[Tensor, Tensor]:
+    """Users before the fusion and items, both of one branch; writes the layers of the items, of which there is the
+    first."""
+    device = model.user.device
+    to_item, to_user, similar = (
+        tuple(None if part is None else part.to(device) for part in adjacency(data[edges]))
+        for edges in (INTERACTS, INTERACTED_BY, SIMILAR)
+    )
+    x_user, x_item = unit_vectors(model.user[:, branch]), item_layers[0].to(device, copy=True)
+    layers = model.bipartite_conv.layers(x_user.clone(), x_item.clone(), to_item[0], to_user[0], to_item[1], to_user[1])
+    next(layers)
+    for layer, (user, item) in enumerate(layers, start=1):
+        item_layers[layer] = item
+        x_user += user
+        x_item += item
+    return x_user, model.item_conv(x_item, *similar)
+
+
+def _blocks(stop: int, size: int) -> Iterator[slice]:
+    for start in range(0, stop, size):
+        yield slice(start, min(start + size, stop))

@@ -1,0 +1,52 @@
+"""Trainings that take a second."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+from torch_geometric.typing import WITH_TORCH_SPARSE
+
+from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.datasets import synthetic_data
+from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.training import Trainer
+from lirdrec_pyg.training.passes import input_transform
+
+MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
+BATCH = 100
+
+needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
+
+# Settings that train in ways of their own.
+KINDS: list[Any] = [
+    {},
+    {"edge_dropout": 0.3},
+    {"popularity_alpha": 0.75},
+    {"precision": "bf16-mixed"},
+    {"weight_decay": 1e-4},
+    pytest.param({"sampling": "neighbors", "fanout": "3,2"}, marks=needs_torch_sparse),
+    pytest.param({"sampling": "neighbors", "user_gradients": "sparse"}, marks=needs_torch_sparse),
+]
+
+
+def small_graph() -> HeteroData:
+    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
+
+
+def make_trainer(graph: HeteroData, **settings: Any) -> Trainer:
+    config = TrainingConfig(**{"epochs": 3, "batch_size": BATCH, "lr": 0.01, "device": "cpu", "seed": 1, **settings})
+    torch.manual_seed(config.seed)
+    data = input_transform(MODEL, config)(graph)
+    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Steps are so small that threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
