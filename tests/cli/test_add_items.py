@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 from commands import assert_refused, lirdrec
+from filelock import FileLock
 
 from lirdrec_pyg.cli import main
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
@@ -196,3 +197,12 @@ def test_a_modality_is_named_once(run: Path, tmp_path: Path, features: list[str]
     assert_refused(
         lirdrec("add-items", run, *features, *features[:2], "--out", tmp_path / "noon"), "image", "more than once"
     )
+
+
+def test_a_folder_that_another_program_writes_into_is_left_alone(
+    run: Path, tmp_path: Path, features: list[str]
+) -> None:
+    (tmp_path / "more").mkdir()
+    with FileLock(tmp_path / "more" / ".lock"):
+        assert_refused(lirdrec("add-items", run, *features, "--out", tmp_path / "more"), "is in use by another")
+        assert [file.name for file in (tmp_path / "more").iterdir()] == [".lock"]

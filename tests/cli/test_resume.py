@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from commands import assert_refused, lirdrec
 from filelock import FileLock
 from safetensors.torch import load_file
 
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.training import Run, trainer
@@ -124,6 +126,56 @@ def test_a_training_killed_at_random_moments_goes_on_to_the_same_weights(
         assert_same_run(undisturbed, out)
         assert not [p.name for p in out.iterdir() if p.name.startswith(".")]
     assert went_on
+
+
+def replace_and_be_killed(out: Path, moves: int) -> None:
+    """Starts a new run in the place of another; killed before it moves its ``moves``-th file, if it gets there."""
+    real, done = os.replace, iter(range(1, moves))
+
+    def move(source: Any, target: Any) -> None:
+        if next(done, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+
+    os.replace = move
+    data = synthetic_data(num_users=60, num_items=50)
+    with Run.locked(out):
+        Run.create(out, data, (DataConfig(), LIRDRecConfig(), TrainingConfig()), overwrite=True)
+
+
+def test_an_overwrite_killed_before_any_move_loses_nothing(undisturbed: Path, tmp_path: Path) -> None:
+    earlier = {file.name: file.read_bytes() for file in undisturbed.iterdir()}
+    came_back = 0
+    for moves in range(1, 100):
+        out = tmp_path / f"run{moves}"
+        shutil.copytree(undisturbed, out)
+        process = started(replace_and_be_killed, out, moves)
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        # What any program does that comes next.
+        with Run.locked(out):
+            pass
+        if {file.name: file.read_bytes() for file in out.iterdir()} == earlier:
+            came_back += 1
+        else:  # the new run was complete by then
+            assert Run.open(out).graph()["user"].num_nodes == 60
+            assert not (out / "metrics.json").exists()
+    assert process.exitcode == 0
+    assert came_back >= len(earlier)
+
+
+def test_a_checkpoint_of_another_training_is_refused(undisturbed: Path, tmp_path: Path) -> None:
+    other = lirdrec("fit", "--data", "synthetic", "--embedding-dim", 4, "--epochs", 1, "--out", tmp_path / "other")
+    assert other.exit_code == 0, other.output
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.copyfile(tmp_path / "other" / "checkpoint.safetensors", tmp_path / "run" / "checkpoint.safetensors")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()}
+    assert_refused(
+        lirdrec("fit", "--resume", tmp_path / "run", "--epochs", 9), "is of another model, graph or batch size"
+    )
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir()} == before
 
 
 PROGRAM = [sys.executable, "-m", "lirdrec_pyg", "fit"]
