@@ -30,13 +30,15 @@ from lirdrec_pyg.data import (
 from lirdrec_pyg.data.tables import canonical_ids, first_line, missing_ids
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.models import (
-    LIRDRec,
     Neighbourhood,
     Vectors,
     attach_items,
+    branch_names,
     check_inductive,
     fold_in_users,
+    model_class,
     model_vectors,
+    used_modalities,
 )
 from lirdrec_pyg.nn import SeenItems, top_k
 from lirdrec_pyg.serving import content
@@ -136,12 +138,11 @@ class Recommender:
         items = run.items() if new_items is None else run.items().extended(new_items.ids)
         graph, vectors = run.graph(), run.vectors()
         if vectors is None:
-            prepared = LIRDRec.input_transform(run.model_config())(copy.copy(graph))
-            vectors = model_vectors(run.model(prepared), prepared, run.model_config().knn_k)
+            vectors = _computed_vectors(run, graph)
         return cls(run, graph, run.users(), items, vectors, place)
 
     @_Once
-    def model(self) -> LIRDRec:
+    def model(self) -> Any:
         """The model itself, which only new items and new users need."""
         return self.run.model(self.graph)
 
@@ -328,8 +329,10 @@ class Recommender:
         Raises:
             DataError: if nothing that a user took is known.
             ConfigError: if the model has no user-item layer.
+            RunError: if the model is not LIRDRec.
         """
         _check_k(k)
+        self.run.lirdrec_config()
         users, pairs = self._history_pairs(history)
         folded = fold_in_users(self.model, self.graph, self.vectors, pairs, len(users))
         seen = SeenItems.of(pairs.to(self.device), len(users)) if exclude_seen else None
@@ -416,17 +419,19 @@ class Recommender:
 
         Raises:
             DataError: if an ID is unknown.
+            RunError: if the model is not LIRDRec.
         """
+        config = self.run.lirdrec_config()
         if num_nearest < 0:
             raise ConfigError(f"--nearest is {num_nearest}: it has to be 0 or more.")
         row, column = int(self._positions(self.users, [user])[0]), int(self._positions(self.items, [item])[0])
         num_branches = self.vectors.user_weight.size(1)
         u, v = (x.double().view(num_branches, -1) for x in (self.vectors.user[row], self.vectors.item[column]))
         parts = (u * v).sum(dim=1)
-        names = modalities(self.graph)
+        names = used_modalities(config, modalities(self.graph))
         branches = pl.DataFrame(
             {
-                "branch": [*names, "shared"],
+                "branch": branch_names(names, config.dct, config.id_branch),
                 "weight": self.vectors.user_weight[row].cpu().numpy(),
                 "part": parts.cpu().numpy(),
             }
@@ -459,7 +464,7 @@ class Recommender:
 
         Raises:
             DataError: if an ID is known already, or features don't fit.
-            ConfigError: if the model can't encode an item by itself (``--dct 2d``).
+            ConfigError: if the model can't encode an item by itself, as with ``--dct 2d``.
         """
         check_inductive(self.model)
         if (known := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
@@ -472,7 +477,7 @@ class Recommender:
                 f"There are {len(new.ids)} IDs of new items for {added[NEW_ITEM].num_nodes} rows of features."
             )
         first = self.num_trained_items
-        trained, k = self.vectors.items_until(first), self.run.model_config().knn_k
+        trained, k = self.vectors.items_until(first), self.run.lirdrec_config().knn_k
         attached = attach_items(self.model, added, trained, self.neighbourhood, k)
         return replace(
             self,
@@ -491,6 +496,22 @@ class Recommender:
             raise RunError("There are no new items to save: the run folder has all there is.")
         ids = Vocabulary(self.items.ids[self.num_trained_items :], "item")
         self.run.derive(Path(path), self.graph, ids, self.vectors, overwrite)
+
+
+def _computed_vectors(run: Run, graph: HeteroData) -> Vectors:
+    """The vectors of a run that was cut off before it had them."""
+    config = run.model_config()
+    prepared = model_class(config).input_transform(config)(copy.copy(graph))
+    model = run.model(prepared)
+    if has_new_items(prepared):
+        return model_vectors(model, prepared, run.lirdrec_config().knn_k)
+    vectors: Vectors | None = model.vectors(prepared)
+    if vectors is None:
+        raise RunError(
+            f"{run.path} is a run of --model {config.model}, which scores by the items that a user took and has no "
+            "vectors to work with: only evaluate takes it."
+        )
+    return vectors
 
 
 def _check_k(k: int) -> None:

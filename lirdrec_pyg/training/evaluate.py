@@ -3,8 +3,15 @@ from pathlib import Path
 
 from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
-from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_ranking
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.evaluation import (
+    Bucket,
+    RankingTask,
+    evaluate_cold_start,
+    evaluate_ranker,
+    evaluate_ranker_by_buckets,
+)
+from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, model_class
+from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.training.processes import resolve_device
 from lirdrec_pyg.training.run import Run
 
@@ -27,28 +34,37 @@ class RunEvaluator:
         graph = self.run.graph().to(place)
         self.config = self.run.model_config()
         self.model = self.run.model(graph).to(place)
-        self.data = LIRDRec.input_transform(self.config, self.run.training_config().sparse_backend)(graph)
+        backend = self.run.training_config().sparse_backend
+        self.data = model_class(self.config).input_transform(self.config, backend)(graph)
 
     @cached_property
-    def vectors(self) -> Vectors:
-        """Of the users and the items of the training, from one pass over the graph."""
+    def vectors(self) -> Vectors | None:
+        """Of the users and the items of the training, from one pass over the graph; ``None`` if the model
+        ranks otherwise."""
         return self.model.vectors(self.data)
 
     @cached_property
+    def ranker(self) -> Ranker:
+        """What ranks as the model does."""
+        if self.vectors is None:
+            ranker: Ranker = self.model.ranker(self.data)
+            return ranker
+        return DotProducts(self.vectors.user, self.vectors.item)
+
+    @cached_property
     def _with_new_items(self) -> Vectors:
-        neighbourhood = Neighbourhood.of(self.model, self.data, self.vectors)
-        return attach_items(self.model, self.data, self.vectors, neighbourhood, self.config.knn_k)
+        vectors: Vectors = self.model.vectors(self.data) if self.vectors is None else self.vectors
+        neighbourhood = Neighbourhood.of(self.model, self.data, vectors)
+        return attach_items(self.model, self.data, vectors, neighbourhood, self.run.lirdrec_config().knn_k)
 
     def metrics(self, split: Split) -> dict[str, float]:
         """All items ranked, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
-        return evaluate_ranking(self.vectors.user, self.vectors.item, RankingTask.from_graph(self.data, split))
+        return evaluate_ranker(self.ranker, RankingTask.from_graph(self.data, split))
 
     def buckets(self, split: Split) -> list[Bucket]:
         """By user activity and item popularity, see :func:`~lirdrec_pyg.evaluation.evaluate_buckets`."""
-        task = RankingTask.from_graph(self.data, split)
-        return evaluate_buckets(self.data, self.vectors.user, self.vectors.item, task)
+        return evaluate_ranker_by_buckets(self.data, self.ranker, RankingTask.from_graph(self.data, split))
 
     def cold_start(self, split: Split) -> dict[str, dict[str, float]]:
         """Warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
-        vectors = self._with_new_items if has_new_items(self.data) else self.vectors
-        return evaluate_cold_start(self.data, vectors, split)
+        return evaluate_cold_start(self.data, self._with_new_items, split)

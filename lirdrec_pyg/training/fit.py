@@ -1,8 +1,6 @@
 import copy
 import math
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -10,19 +8,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import SIMILAR, RecommendationData, has_new_items
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, RecommendationData, has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, model_class
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
+from lirdrec_pyg.training.closed_form import compute, peak_memory
 from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
-from lirdrec_pyg.training.run import Run
+from lirdrec_pyg.training.run import Configs, Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
 
@@ -48,12 +46,12 @@ def fit(
     data: RecommendationData,
     out: str | Path,
     data_config: DataConfig,
-    model_config: LIRDRecConfig,
+    model_config: ModelConfig,
     training_config: TrainingConfig,
     hooks: Hooks | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Trains LIRDRec on ``data`` and writes the run folder ``out``.
+    """Trains a model on ``data`` and writes the run folder ``out``.
 
     Everything that can be checked is checked before the folder is made.
 
@@ -61,8 +59,8 @@ def fit(
         data: graph and IDs.
         out: run folder, see :class:`~lirdrec_pyg.training.Run`.
         data_config: where ``data`` came from; written down in the run.
-        model_config: of the model.
-        training_config: of the training.
+        model_config: of the model, whose class says which one it is.
+        training_config: of the training; of a model that is computed at once, only the device counts.
         hooks: for progress, and to stop early.
         overwrite: replaces an earlier run in ``out``.
 
@@ -88,15 +86,18 @@ def _fit_on(
     fabric: Fabric,
     data: RecommendationData,
     out: Path,
-    configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig],
+    configs: Configs,
     hooks: Hooks,
     overwrite: bool,
 ) -> dict[str, Any]:
     _, model_config, training_config = configs
     seed_everything(training_config.seed, verbose=False)
-    graph = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(data.graph).to(fabric.device))
+    transform = model_class(model_config).graph_transform(model_config, progress=True)
+    graph = transform(copy.copy(data.graph).to(fabric.device))
+    if model_config.closed_form:
+        return compute(data, graph, out, configs, overwrite) if fabric.is_global_zero else {}
     trainer = _trainer(graph, model_config, training_config, fabric)
-    data = replace(data, graph=_with_item_graph(data.graph, graph))
+    data = replace(data, graph=_with_item_graphs(data.graph, graph))
     tasks = _tasks(trainer)
     if not fabric.is_global_zero:
         return _train_along(trainer, hooks)
@@ -155,19 +156,19 @@ def _train_along(trainer: Trainer, hooks: Hooks) -> dict[str, Any]:
     return {}
 
 
-def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
-    """``data`` with the item graph of ``source``, which may be on another device."""
+def _with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
+    """``data`` with the item graphs of ``source``, which may be on another device."""
     data = copy.copy(data)
-    for key, value in source[SIMILAR].items():
-        data[SIMILAR][key] = value.cpu()
+    for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
+        for key, value in source[edge_type].items():
+            data[edge_type][key] = value.cpu()
     return data
 
 
-def _trainer(
-    graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig, fabric: Fabric
-) -> Trainer:
-    prepared = LIRDRec.input_transform(model_config, training_config.sparse_backend)(graph)
-    return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config, fabric)
+def _trainer(graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
+    kind = model_class(model_config)
+    prepared = kind.input_transform(model_config, training_config.sparse_backend)(graph)
+    return Trainer(kind.from_config(model_config, prepared), prepared, training_config, fabric)
 
 
 def _tasks(trainer: Trainer) -> dict[str, RankingTask]:
@@ -206,11 +207,11 @@ def _train(
     data: RecommendationData,
     trainer: Trainer,
     tasks: Mapping[str, RankingTask],
-    model_config: LIRDRecConfig,
+    model_config: ModelConfig,
     hooks: Hooks,
 ) -> dict[str, Any]:
     """Trains from where the trainer stands to the end, and writes all that the run holds of it."""
-    model: LIRDRec = trainer.model.module
+    model = trainer.model.module
     checkpoints = _Checkpoints(run, trainer)
     checkpoints.save()
     hooks.on_start(trainer)
@@ -240,7 +241,7 @@ def _train(
     model.load_state_dict(result.best_state)
     vectors = model.vectors(trainer.data)
     figures = {name: evaluate_ranking(vectors.user, vectors.item, task) for name, task in tasks.items()}
-    if model_config.dct == "feature":
+    if isinstance(model_config, LIRDRecConfig) and model_config.is_inductive:
         neighbourhood = Neighbourhood.of(model, trainer.data, vectors)
         run.save_neighbourhood(neighbourhood)
         if has_new_items(trainer.data):
@@ -250,8 +251,7 @@ def _train(
         **_account(result.history, result.best_epoch, result.stopped),
         **figures,
         **_cold_start(trainer.data, vectors),
-        "peak_memory_mib": _peak_memory_mib(),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        **peak_memory(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.facts,
     }
@@ -281,20 +281,27 @@ def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[
 
 
 def check_before(
-    out: Path, data_config: DataConfig, model_config: LIRDRecConfig, training_config: TrainingConfig, overwrite: bool
+    out: Path, data_config: DataConfig, model_config: ModelConfig, training_config: TrainingConfig, overwrite: bool
 ) -> None:
     """Raises what :func:`fit` would raise whatever the data are; changes nothing."""
     Run.check_free(out, overwrite)
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
-    check_search(model_config.knn_search)
-    if data_config.split == "cold-items" and model_config.dct == "2d":
+    check_search(getattr(model_config, "knn_search", "auto"))
+    if data_config.split == "cold-items":
+        _check_inductive(model_config)
+
+
+def _check_inductive(config: ModelConfig) -> None:
+    if not isinstance(config, LIRDRecConfig):
+        raise ConfigError(
+            f"--split cold-items can't go with --model {config.model}, which has no place for items that it never "
+            "met: take --model lirdrec."
+        )
+    if config.dct == "2d":
         raise ConfigError(
             "--split cold-items can't go with --dct 2d, whose cosine transform ties every item to all others: "
             "take --dct feature."
         )
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    if config.id_branch:
+        raise ConfigError("--split cold-items can't go with --id-branch, in which a new item has no vector.")
