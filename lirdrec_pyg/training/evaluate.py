@@ -1,11 +1,11 @@
 from functools import cached_property
 from pathlib import Path
 
-from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.evaluation import (
     Bucket,
     RankingTask,
+    check_cold_start,
     evaluate_cold_start,
     evaluate_ranker,
     evaluate_ranker_by_buckets,
@@ -53,9 +53,10 @@ class RunEvaluator:
 
     @cached_property
     def _with_new_items(self) -> Vectors:
-        vectors: Vectors = self.model.vectors(self.data) if self.vectors is None else self.vectors
+        k, vectors = self.run.lirdrec_config().knn_k, self.vectors
+        assert vectors is not None
         neighbourhood = Neighbourhood.of(self.model, self.data, vectors)
-        return attach_items(self.model, self.data, vectors, neighbourhood, self.run.lirdrec_config().knn_k)
+        return attach_items(self.model, self.data, vectors, neighbourhood, k)
 
     def metrics(self, split: Split) -> dict[str, float]:
         """All items ranked, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
@@ -67,4 +68,5 @@ class RunEvaluator:
 
     def cold_start(self, split: Split) -> dict[str, dict[str, float]]:
         """Warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
+        check_cold_start(self.data)
         return evaluate_cold_start(self.data, self._with_new_items, split)
