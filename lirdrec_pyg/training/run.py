@@ -404,8 +404,8 @@ class Run:
         config = self.model_config()
         if not isinstance(config, LIRDRecConfig):
             raise RunError(
-                f"{self.path} is a run of --model {config.model}: only those of --model lirdrec have branches to explain "
-                "a score by, and take in new users and new items."
+                f"{self.path} is a run of --model {config.model}: only those of --model lirdrec have branches to "
+                "explain a score by, and take in new users and new items."
             )
         return config
 
