@@ -397,7 +397,7 @@ def note(comparison: Comparison) -> str:
     return (
         f"`python benchmarks/compare.py {shlex.join(sys.argv[1:])}`: at most {comparison.budget} configurations a "
         f"model, chosen by validation {MONITOR} with the first seed, and {comparison.num_seeds} seeds of the best one; "
-        f"at most {protocol.epochs} epochs, patience {protocol.patience}. Means and standard deviations over the seeds; "
+        f"at most {protocol.epochs} epochs, patience {protocol.patience}. Means and standard deviations of the seeds; "
         "a model that is computed at once has one run. p: two-sided paired t-test over the users, of their test "
         "Recall@20 averaged over the seeds, against the best peer by validation, not corrected for the number of "
         f"models. Seconds: of one training with its validations, {about['processor']}, {about['threads']} threads, "
