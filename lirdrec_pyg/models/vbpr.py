@@ -6,6 +6,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.config import VBPRConfig
 from lirdrec_pyg.data import item_features, modalities
 from lirdrec_pyg.models.embedding import EmbeddingModel, bpr, feature_widths, gathered, squared_norms
+from lirdrec_pyg.nn import unit_vectors
 
 
 class VBPR(EmbeddingModel):
@@ -16,8 +17,8 @@ class VBPR(EmbeddingModel):
         x_{ui} = \beta_i + \boldsymbol{\gamma}_u^\top \boldsymbol{\gamma}_i
         + \boldsymbol{\theta}_u^\top \mathbf{E} \mathbf{f}_i + \boldsymbol{\beta}^{\prime\top} \mathbf{f}_i
 
-    with :math:`\mathbf{f}_i` the features of all modalities side by side (the paper has pictures only), and
-    trained by BPR with
+    with :math:`\mathbf{f}_i` the features of all modalities side by side, each a unit vector (the paper has
+    pictures only, and the authors' program scales them all by one number), and trained by BPR with
 
     .. math::
         \frac{\lambda}{2N} \sum_{(u,i,j)} \left( \lVert \boldsymbol{\gamma}_u \rVert^2
@@ -77,10 +78,10 @@ class VBPR(EmbeddingModel):
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         """Vectors of all users, shape ``(|U|, 2d + 1)``, and of all items, ``(|I|, 2d + 1)``: the last
         column is 1, or the bias."""
-        features = torch.cat([item_features(data, modality) for modality in modalities(data)], dim=1)
         dtype = self.item_bias.dtype
-        bias = self.item_bias + self.feature_bias(features.to(dtype)).to(dtype)
-        item = torch.cat([self.item_gamma, self.projection(features.to(dtype)).to(dtype), bias], dim=1)
+        f = torch.cat([unit_vectors(item_features(data, modality).to(dtype)) for modality in modalities(data)], dim=1)
+        bias = self.item_bias + self.feature_bias(f).to(dtype)
+        item = torch.cat([self.item_gamma, self.projection(f).to(dtype), bias], dim=1)
         ones = self.user_gamma.new_ones(len(self.user_gamma), 1)
         return torch.cat([self.user_gamma, self.user_theta, ones], dim=1), item
 

@@ -11,7 +11,8 @@ def test_scores_and_loss_are_the_formulas() -> None:
     model, data = prepared(VBPRConfig(embedding_dim=4, reg_weight=0.3, projection_reg_weight=0.05), graph)
     nn.init.normal_(model.item_bias)
     nn.init.normal_(model.feature_bias.weight)
-    f = torch.cat([graph["item"].x_image, graph["item"].x_text], dim=1).double()
+    xs = [graph["item"].x_image.double(), graph["item"].x_text.double()]
+    f = torch.cat([x / x.norm(dim=1, keepdim=True) for x in xs], dim=1)
     scores = model.user_gamma @ model.item_gamma.T + model.user_theta @ (f @ model.projection.weight.T).T
     scores = scores + model.item_bias[:, 0] + f @ model.feature_bias.weight[0]
     user, item = model(data)
