@@ -36,7 +36,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
-from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, TrainingConfig
+from lirdrec_pyg.config import MODEL_CONFIGS, PRESETS, DataConfig, Preset, TrainingConfig
 from lirdrec_pyg.data import modalities
 from lirdrec_pyg.datasets import load_data
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
@@ -135,6 +135,7 @@ class Protocol:
         epochs: at most.
         patience: epochs without a better validation Recall@20.
         device: where to train.
+        preset: of the training of LIRDRec and its ablations, see ``fit --preset``.
     """
 
     data: str
@@ -142,6 +143,7 @@ class Protocol:
     epochs: int
     patience: int
     device: str
+    preset: Preset = "paper"
 
 
 def train(graph: HeteroData, entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> dict[str, Any]:
@@ -180,6 +182,7 @@ def configs(entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> 
     given = {**entry.settings, **settings}
     training = {
         **kind.training,
+        **({} if entry.is_peer else PRESETS[protocol.preset]),
         **{name: value for name, value in given.items() if name not in of_model},
         "seed": seed,
         "epochs": protocol.epochs,
@@ -397,11 +400,11 @@ def note(comparison: Comparison) -> str:
     return (
         f"`python benchmarks/compare.py {shlex.join(sys.argv[1:])}`: at most {comparison.budget} configurations a "
         f"model, chosen by validation {MONITOR} with the first seed, and {comparison.num_seeds} seeds of the best one; "
-        f"at most {protocol.epochs} epochs, patience {protocol.patience}. Means and standard deviations of the seeds; "
-        "a model that is computed at once has one run. p: two-sided paired t-test over the users, of their test "
-        "Recall@20 averaged over the seeds, against the best peer by validation, not corrected for the number of "
-        f"models. Seconds: of one training with its validations, {about['processor']}, {about['threads']} threads, "
-        f"{about['gpu'] or 'no GPU'}. All figures were measured here."
+        f"at most {protocol.epochs} epochs, patience {protocol.patience}, LIRDRec by --preset {protocol.preset}. Means "
+        "and standard deviations over the seeds; a model that is computed at once has one run. p: two-sided paired "
+        "t-test over the users, of their test Recall@20 averaged over the seeds, against the best peer by validation, "
+        "not corrected for the number of models. Seconds: of one training with its validations, "
+        f"{about['processor']}, {about['threads']} threads, {about['gpu'] or 'no GPU'}. All figures were measured here."
         + (f" Not trained yet: {lacking}." if lacking else "")
     )
 
@@ -419,6 +422,13 @@ def note(comparison: Comparison) -> str:
 @click.option("--epochs", default=1000, show_default=True, type=click.IntRange(1), help="At most.")
 @click.option("--patience", default=20, show_default=True, type=click.IntRange(1), help="As for fit.")
 @click.option("--minutes", type=click.FloatRange(0), help="Start no run after this time; start again to go on.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="paper",
+    show_default=True,
+    help="Of the training of LIRDRec and its ablations, as for fit.",
+)
 @click.option("--split-seed", default=999, show_default=True, help="Seed of a random split, the same for all runs.")
 @click.option("--out", default="comparison", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @device_option
@@ -430,6 +440,7 @@ def main(
     epochs: int,
     patience: int,
     minutes: float | None,
+    preset: Preset,
     split_seed: int,
     out: Path,
     device: str,
@@ -440,7 +451,7 @@ def main(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_data(DataConfig(data=data), split_seed)
     lines = entries(models, modalities(loaded.graph))
-    protocol = Protocol(data, split_seed, epochs, patience, device)
+    protocol = Protocol(data, split_seed, epochs, patience, device, preset)
     comparison = Comparison(out, protocol, loaded.graph, lines, budget, seeds, deadline)
     comparison.run()
     finished = comparison.finished()

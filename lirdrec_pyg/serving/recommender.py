@@ -30,6 +30,7 @@ from lirdrec_pyg.data import (
 from lirdrec_pyg.data.tables import canonical_ids, first_line, missing_ids
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.models import (
+    ItemToItemModel,
     Neighbourhood,
     Vectors,
     attach_items,
@@ -40,7 +41,7 @@ from lirdrec_pyg.models import (
     model_vectors,
     used_modalities,
 )
-from lirdrec_pyg.nn import SeenItems, top_k
+from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems, top_k
 from lirdrec_pyg.serving import content
 from lirdrec_pyg.training import Run, resolve_device
 
@@ -105,7 +106,8 @@ class Recommender:
         graph: with the new items, if there are any.
         users: IDs of the users by position.
         items: IDs of all items by position, the new ones last.
-        vectors: of the users and of all items, on the CPU.
+        vectors: of the users and of all items, on the CPU; without columns if the model scores by the items
+            that a user took.
         device: where items are ranked; all else is computed on the CPU.
     """
 
@@ -158,6 +160,26 @@ class Recommender:
         return self.vectors.user.to(self.device), self.vectors.item.to(self.device)
 
     @_Once
+    def _ranker(self) -> Ranker:
+        """What ranks all items for the trained users."""
+        if self._has_vectors:
+            return DotProducts(*self._ranked)
+        model = self.run.model(self.graph).to(self.device)
+        ranker: Ranker = model.ranker(copy.copy(self.graph).to(self.device))
+        return ranker
+
+    @property
+    def _has_vectors(self) -> bool:
+        return self.vectors.item.size(1) > 0
+
+    def _check_vectors(self) -> None:
+        if not self._has_vectors:
+            raise RunError(
+                f"{self.run.path} is a run of --model {self.run.model_config().model}, which scores by the items that "
+                "a user took and has no vectors: only evaluate and recommend take it."
+            )
+
+    @_Once
     def _seen(self) -> SeenItems:
         return SeenItems.of(self.graph[INTERACTS].edge_index.to(self.device), len(self.users))
 
@@ -181,10 +203,12 @@ class Recommender:
 
     def user_vectors(self, users: IDs | None = None) -> np.ndarray:
         """Vectors of ``users``, by default of all, float32, shape ``(N, B * d)``."""
+        self._check_vectors()
         return _rows(self.vectors.user, None if users is None else self._positions(self.users, users))
 
     def item_vectors(self, items: IDs | None = None) -> np.ndarray:
         """Vectors of ``items``, by default of all, float32, shape ``(N, B * d)``."""
+        self._check_vectors()
         return _rows(self.vectors.item, None if items is None else self._positions(self.items, items))
 
     def score(self, users: IDs, items: IDs) -> np.ndarray:
@@ -193,6 +217,7 @@ class Recommender:
         Raises:
             DataError: if an ID is unknown, or there are not as many users as items.
         """
+        self._check_vectors()
         user, item = self._positions(self.users, users), self._positions(self.items, items)
         if len(user) != len(item):
             raise DataError(f"There are {len(user)} users, but {len(item)} items: give one item for each user.")
@@ -279,7 +304,7 @@ class Recommender:
             # As texts, all can stand in one column.
             ids, others = ids.cast(pl.String), others.cast(pl.String)
         if len(index):
-            for block in top_k(*self._ranked, index.to(self.device), k, seen, allowed):
+            for block in self._ranker.top_k(index.to(self.device), k, seen, allowed):
                 yield self._table(ids.gather(index[block.rows].numpy()), block.item, block.score)
         if fallback == "popular" and len(others):
             yield self._table(others, self._popular(k, allowed).expand(len(others), -1), None)
@@ -401,6 +426,7 @@ class Recommender:
     def _cosine(self, position: int, by: str) -> Tensor:
         """Cosines of all items with one; minus infinity for an item without features."""
         if by == "vectors":
+            self._check_vectors()
             return F.cosine_similarity(self.vectors.item, self.vectors.item[position : position + 1])
         if by not in (names := modalities(self.graph)):
             raise ConfigError(f"--by is {by!r}: choose 'vectors' or a modality, which are {', '.join(names)}.")
@@ -499,18 +525,16 @@ class Recommender:
 
 
 def _computed_vectors(run: Run, graph: HeteroData) -> Vectors:
-    """The vectors of a run that was cut off before it had them."""
+    """The vectors of a run that has saved none: it was cut off before, or its model has none."""
     config = run.model_config()
-    prepared = model_class(config).input_transform(config)(copy.copy(graph))
+    kind = model_class(config)
+    if issubclass(kind, ItemToItemModel):
+        return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
+    prepared = kind.input_transform(config)(copy.copy(graph))
     model = run.model(prepared)
     if has_new_items(prepared):
         return model_vectors(model, prepared, run.lirdrec_config().knn_k)
-    vectors: Vectors | None = model.vectors(prepared)
-    if vectors is None:
-        raise RunError(
-            f"{run.path} is a run of --model {config.model}, which scores by the items that a user took and has no "
-            "vectors to work with: only evaluate takes it."
-        )
+    vectors: Vectors = model.vectors(prepared)
     return vectors
 
 
