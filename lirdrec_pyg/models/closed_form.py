@@ -32,7 +32,7 @@ class ClosedFormModel(nn.Module):
 
         Args:
             data: a graph of :func:`~lirdrec_pyg.data.build_graph`.
-            progress: shows a bar where it takes seconds.
+            progress: says what it does, or shows a bar, where it takes seconds.
         """
         raise NotImplementedError
 

@@ -1,3 +1,5 @@
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,8 @@ from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.closed_form import ItemToItemModel
 from lirdrec_pyg.nn import SeenItems
+
+_log = logging.getLogger(__name__)
 
 # The matrix of all items x items is dense: at this size 3.2 GB in float64, of which three are held at once.
 MAX_ITEMS = 20_000
@@ -59,6 +63,8 @@ class EASE(ItemToItemModel):
         takes = torch.sparse_coo_tensor(torch.stack([user, item]), ones, size)
         gram = torch.sparse.mm(takes.t(), takes).to_dense()
         gram.diagonal().add_(self.l2)
+        if progress:
+            _log.info("EASE: inverting a matrix of %s x %s items", f"{size[1]:,}", f"{size[1]:,}")
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weight = inverse.div_(-inverse.diagonal().clone())
         weight.fill_diagonal_(0)

@@ -95,8 +95,6 @@ class FREEDOM(EmbeddingModel):
         """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
         user, positive, negative = gathered(self(data), triples)
         loss = bpr(user, positive, negative)
-        if not self.modality_weight:
-            return weight * loss
         for modality, projection in zip(self.modalities, self.projections, strict=True):
             x = F.embedding(triples[1:], item_features(data, modality)).to(self.item.dtype)
             loss = loss + self.modality_weight * bpr(user, *projection(x))

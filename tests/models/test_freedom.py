@@ -48,7 +48,8 @@ def test_gradients_reach_all_but_a_bias_that_makes_no_difference() -> None:
         projection.bias = None
     assert_gradients_reach_all(model, model.loss(data, TRIPLES))
     model.modality_weight = 0.0
-    assert gradients(model, model.loss(data, TRIPLES))["projections.0.weight"] is None
+    # Zero, but there: several processes wait for the gradients of all parameters.
+    assert not gradients(model, model.loss(data, TRIPLES))["projections.0.weight"].any()
 
 
 def test_its_training_leaves_edges_out() -> None:
