@@ -45,8 +45,8 @@ class MGCN(EmbeddingModel):
     with :math:`f, g, p` affine, :math:`\hat{\mathbf{R}}` the users' rows of :math:`\hat{\mathbf{A}}`,
     :math:`\mathbf{S}_m` of :class:`~lirdrec_pyg.transforms.AddModalityKNN`, and :math:`\mathcal{L}_c` the InfoNCE
     between the rows of :math:`\mathbf{E}_f` and :math:`\mathbf{E}_{id}` of the users, and of the positive items, of a
-    batch. Users and items of a batch are taken as often as they occur in it, as in the released program. The
-    features are fixed, where that program trains them on.
+    batch. Users and items of a batch are taken as often as they occur in it, as in the released program; of
+    several processes each contrasts its own part of it. The features are fixed, where that program trains them on.
 
     Args:
         num_users: number of users.
