@@ -26,6 +26,7 @@ ROOT = FOLDER.parent
 # Each is a script of its own beside this one, with a click command ``main``; and its options in ``all``,
 # which runs those that need no more than minutes and no files.
 BENCHMARKS: dict[str, list[str] | None] = {
+    "models": None,
     "training": [],
     "recommend": [],
     "sparse_products": [],
@@ -35,6 +36,12 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "growth": ["--quick"],
     "parity": None,
 }
+# Where the script has another name: "compare" compares commits.
+SCRIPTS = {"models": "compare"}
+
+
+def _script(name: str) -> click.Command:
+    return importlib.import_module(SCRIPTS.get(name, name)).main
 
 
 class _Benchmarks(click.Group):
@@ -44,7 +51,7 @@ class _Benchmarks(click.Group):
         return [*BENCHMARKS, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        return importlib.import_module(name).main if name in BENCHMARKS else super().get_command(ctx, name)
+        return _script(name) if name in BENCHMARKS else super().get_command(ctx, name)
 
 
 @click.group(cls=_Benchmarks)
@@ -56,7 +63,7 @@ def main() -> None:
 def list_benchmarks() -> None:
     """Names each benchmark and what it shows."""
     for name in BENCHMARKS:
-        click.echo(f"{name:18s} {importlib.import_module(name).main.get_short_help_str(100)}")
+        click.echo(f"{name:18s} {_script(name).get_short_help_str(100)}")
 
 
 @main.command("all")
@@ -75,7 +82,7 @@ def run_all(json_folder: Path | None) -> None:
 
 @main.command()
 @click.argument("old")
-@click.argument("name", type=click.Choice([name for name in BENCHMARKS if name != "parity"]))
+@click.argument("name", type=click.Choice([name for name in BENCHMARKS if name not in ("parity", "models")]))
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--new", help="Commit to compare with; by default the working tree.")
 @click.option("--rounds", default=3, show_default=True, help="Times that each of the two has its turn.")

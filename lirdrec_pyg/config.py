@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from lirdrec_pyg.errors import ConfigError
 
@@ -17,6 +17,8 @@ SplitStrategy = Literal["auto", "labels", "random", "leave-last-out", "time", "c
 ZeroFeatures = Literal["error", "missing"]
 NeighbourSearch = Literal["auto", "exact", "approximate"]
 DCTMode = Literal["feature", "2d"]
+Transformation = Literal["feature", "2d", "none"]
+Fusion = Literal["pwc", "mean", "static", "attention"]
 SparseBackend = Literal["torch", "torch-sparse"]
 Device = Literal["auto", "cpu", "cuda"]
 Fallback = Literal["skip", "popular", "error"]
@@ -147,8 +149,21 @@ class DataConfig(ColumnConfig):
 
 
 @dataclass(frozen=True)
-class LIRDRecConfig(_Config):
-    """Hyper-parameters of the model (paper, section 4)."""
+class ModelConfig(_Config):
+    """Hyper-parameters of a model."""
+
+    model: ClassVar[str]
+    # Settings of the training with other defaults than those of TrainingConfig.
+    training: ClassVar[Mapping[str, Any]] = {}
+    # Whether the model is computed at once, without training steps.
+    closed_form: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class LIRDRecConfig(ModelConfig):
+    """Hyper-parameters of LIRDRec (paper, section 4), and what its ablations leave out or put in."""
+
+    model: ClassVar[str] = "lirdrec"
 
     embedding_dim: int = _field(64, "Width d of one branch.", min=1)
     num_layers: int = _field(2, "Layers L of user-item propagation; the paper tries 2, 3, 4.", min=0)
@@ -165,15 +180,193 @@ class LIRDRecConfig(_Config):
         "MODALITY=WEIGHT, once a modality: its share in the item graph. The rest is shared evenly; by "
         "default 'image' beside others has 0.1.",
     )
-    dct: DCTMode = _field(
+    dct: Transformation = _field(
         "feature",
         "Axes of the cosine transform. 'feature' is what the released program computes; '2d' is the "
-        "paper's text, and can't encode an item that arrives later.",
-        choices=DCTMode,
+        "paper's text, and can't encode an item that arrives later; 'none' leaves the shared branch out.",
+        choices=Transformation,
     )
     network_weight: float = _field(0.9, "Start weight w0 of the fusion network against the memory.", min=0, max=1)
     decay_base: float = _field(0.9, "Base of the fusion network's decay.", min=0, max=1, min_open=True)
     reg_weight: float = _field(1e-4, "Weight lambda of the regulariser.", min=0)
+    fusion: Fusion = _field(
+        "pwc",
+        "How a user's branches are weighted: 'pwc' is the paper's, 'mean' weights them alike, 'static' learns a "
+        "weight for each user and branch, 'attention' goes by the network alone.",
+        choices=Fusion,
+    )
+    item_graph: bool = _field(True, "Propagation over the item graph.")
+    id_branch: bool = _field(False, "A further branch in which items have free vectors, as IDs do elsewhere.")
+    only_modality: str | None = _field(None, "The one modality that takes part; by default all do.")
+
+    @property
+    def is_inductive(self) -> bool:
+        """Whether the model can encode an item that it was not trained with."""
+        return self.dct != "2d" and not self.id_branch
+
+
+def _width() -> Any:
+    return _field(64, "Width d of a vector.", min=1)
+
+
+def _layers(default: int) -> Any:
+    return _field(default, "Layers of user-item propagation.", min=0)
+
+
+def _content_neighbours() -> Any:
+    return _field(10, "Neighbours of an item by its features, itself among them.", min=1)
+
+
+def _search() -> Any:
+    return dataclasses.field(default="auto", metadata=LIRDRecConfig.__dataclass_fields__["knn_search"].metadata)
+
+
+# The learning rate of the peers' own programs.
+_PEER_TRAINING: Mapping[str, Any] = {"lr": 1e-3}
+
+
+@dataclass(frozen=True)
+class PopularityConfig(ModelConfig):
+    """The most popular items for everybody; there is nothing to set."""
+
+    model: ClassVar[str] = "popularity"
+    closed_form: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class ContentKNNConfig(ModelConfig):
+    """Hyper-parameters of the item kNN on content."""
+
+    model: ClassVar[str] = "content-knn"
+    closed_form: ClassVar[bool] = True
+
+    knn_k: int = _field(20, "Neighbours of an item by its features.", min=1)
+    knn_search: NeighbourSearch = _search()
+
+
+@dataclass(frozen=True)
+class ItemKNNConfig(ModelConfig):
+    """Hyper-parameters of item-based collaborative filtering."""
+
+    model: ClassVar[str] = "item-knn"
+    closed_form: ClassVar[bool] = True
+
+    num_neighbours: int = _field(100, "Neighbours of an item by its users.", min=1)
+    shrink: float = _field(
+        0.0, "Added to the denominator of the cosine, against neighbours by few common users.", min=0
+    )
+
+
+@dataclass(frozen=True)
+class EASEConfig(ModelConfig):
+    """Hyper-parameters of EASE."""
+
+    model: ClassVar[str] = "ease"
+    closed_form: ClassVar[bool] = True
+
+    l2: float = _field(20.0, "Weight lambda of the squared norm of the item-item weights.", min=0, min_open=True)
+
+
+@dataclass(frozen=True)
+class BPRMFConfig(ModelConfig):
+    """Hyper-parameters of matrix factorisation by BPR."""
+
+    model: ClassVar[str] = "bpr-mf"
+    training: ClassVar[Mapping[str, Any]] = _PEER_TRAINING
+
+    embedding_dim: int = _width()
+    reg_weight: float = _field(1e-3, "Weight of the squared norms of the vectors in a batch.", min=0)
+
+
+@dataclass(frozen=True)
+class LightGCNConfig(ModelConfig):
+    """Hyper-parameters of LightGCN."""
+
+    model: ClassVar[str] = "lightgcn"
+    training: ClassVar[Mapping[str, Any]] = _PEER_TRAINING
+
+    embedding_dim: int = _width()
+    num_layers: int = _layers(3)
+    reg_weight: float = _field(1e-4, "Weight of the squared norms of the start vectors in a batch.", min=0)
+
+
+@dataclass(frozen=True)
+class VBPRConfig(ModelConfig):
+    """Hyper-parameters of VBPR."""
+
+    model: ClassVar[str] = "vbpr"
+    training: ClassVar[Mapping[str, Any]] = _PEER_TRAINING
+
+    embedding_dim: int = _field(64, "Width of the free vectors, and that of the projected features.", min=1)
+    reg_weight: float = _field(1e-3, "Weight of the squared norms of the vectors and biases in a batch.", min=0)
+    projection_reg_weight: float = _field(0.0, "Weight of the squared norm of the projection of the features.", min=0)
+
+
+@dataclass(frozen=True)
+class BM3Config(ModelConfig):
+    """Hyper-parameters of BM3."""
+
+    model: ClassVar[str] = "bm3"
+    training: ClassVar[Mapping[str, Any]] = _PEER_TRAINING
+
+    embedding_dim: int = _width()
+    num_layers: int = _layers(1)
+    dropout: float = _field(0.3, "Share of entries left out of the target views.", min=0, max=0.99)
+    modality_weight: float = _field(2.0, "Weight of the losses that align and mask the modalities.", min=0)
+    reg_weight: float = _field(0.1, "Weight of the mean squares of the start vectors.", min=0)
+
+
+@dataclass(frozen=True)
+class FREEDOMConfig(ModelConfig):
+    """Hyper-parameters of FREEDOM; the share of edges that it leaves out is --edge-dropout."""
+
+    model: ClassVar[str] = "freedom"
+    training: ClassVar[Mapping[str, Any]] = {**_PEER_TRAINING, "edge_dropout": 0.8}
+
+    embedding_dim: int = _width()
+    num_layers: int = _layers(2)
+    num_item_layers: int = _field(1, "Layers of item-item propagation.", min=0)
+    knn_k: int = _content_neighbours()
+    knn_search: NeighbourSearch = _search()
+    graph_weights: dict[str, float] = dataclasses.field(
+        default_factory=dict, metadata=LIRDRecConfig.__dataclass_fields__["graph_weights"].metadata
+    )
+    modality_weight: float = _field(1e-3, "Weight of the losses by the features alone.", min=0)
+
+
+@dataclass(frozen=True)
+class MGCNConfig(ModelConfig):
+    """Hyper-parameters of MGCN."""
+
+    model: ClassVar[str] = "mgcn"
+    training: ClassVar[Mapping[str, Any]] = _PEER_TRAINING
+
+    embedding_dim: int = _width()
+    num_layers: int = _layers(2)
+    num_item_layers: int = _field(1, "Layers of item-item propagation.", min=0)
+    knn_k: int = _content_neighbours()
+    knn_search: NeighbourSearch = _search()
+    contrast_weight: float = _field(0.001, "Weight of the contrast between behaviour and modalities.", min=0)
+    temperature: float = _field(0.2, "Of the contrast.", min=0, min_open=True)
+    reg_weight: float = _field(1e-4, "Weight of the squared norms of the vectors in a batch.", min=0)
+
+
+MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
+    kind.model: kind
+    for kind in (
+        LIRDRecConfig,
+        PopularityConfig,
+        ContentKNNConfig,
+        ItemKNNConfig,
+        EASEConfig,
+        BPRMFConfig,
+        LightGCNConfig,
+        VBPRConfig,
+        BM3Config,
+        FREEDOMConfig,
+        MGCNConfig,
+    )
+}
 
 
 @dataclass(frozen=True)

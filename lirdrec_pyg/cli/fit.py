@@ -9,16 +9,17 @@ from click.core import ParameterSource
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
+from lirdrec_pyg.cli.model_command import ModelCommand, model_option
 from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.cli.tables import cold_start_table, metric_table
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, TrainingConfig
 
 # What may be changed when a training goes on.
 _CHANGEABLE = ("epochs", "patience", "lr", "device")
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(cls=ModelCommand, context_settings={"max_content_width": 100})
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder to make; see what it holds below.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
 @click.option(
@@ -28,12 +29,16 @@ _CHANGEABLE = ("epochs", "patience", "lr", "device")
     help="Run folder whose training to go on with, by its settings but for --epochs, --patience, --lr and --device.",
 )
 @config_file_option
+@model_option
 @preset_option
 @click.option("--data", help=DataConfig.doc("data"))
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 @click.pass_context
-def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | None, **values: Any) -> None:
-    """Train LIRDRec, evaluate it on the test split, and save the run.
+def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | None, model: str, **values: Any) -> None:
+    """Train LIRDRec or another model, evaluate it on the test split, and save the run.
+
+    --model names another one, from popularity to MGCN, to compare with: fit --model NAME --help shows
+    its options.
 
     The model of the epoch with the best validation Recall@20 is kept. Ctrl-C ends the training and
     keeps what was learned; a second one ends the program at once. After either, or a power cut,
@@ -75,7 +80,7 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
                 if value is None:
                     raise click.UsageError(f"Missing option '--{name}'.")
             assert out is not None
-            configs = take(DataConfig, values), take(LIRDRecConfig, values), take(TrainingConfig, values)
+            configs = take(DataConfig, values), take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
             data_config, model_config, training_config = configs
             if is_first_process():
                 check_before(out, *configs, overwrite)
@@ -96,6 +101,8 @@ def _account(metrics: Mapping[str, Any], run: Path | None) -> str:
     best = (
         f"Best epoch {metrics['best_epoch']} of {metrics['epochs']}" if metrics["epochs"] else "No epoch was finished"
     )
+    if "seconds" in metrics:
+        best = f"It took {metrics['seconds']:.1f} s"
     cold = metrics.get("cold_start")
     return (
         f"\nStopped: {metrics['stopped']}. {best}, "

@@ -52,33 +52,43 @@ def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Comm
 
     def decorate(command: Command) -> Command:
         for config in reversed(configs):
-            hints = get_type_hints(config)
-            fields = [field for field in dataclasses.fields(config) if field.name not in skip]
-            # A class's own fields come before those it inherits.
-            fields.sort(key=lambda field: field.name not in config.__annotations__)
-            for field in reversed(fields):
-                command = _option(field, hints[field.name])(command)
+            for name, attributes in reversed(_declared(config, {}, skip)):
+                command = click.option(name, **attributes)(command)
         return command
 
     return decorate
 
 
-def _option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Command], Command]:
+def config_params(config: type, defaults: Mapping[str, Any] | None = None) -> list[click.Option]:
+    """The options of :func:`config_options` by themselves, some with other defaults."""
+    return [click.Option([name], **attributes) for name, attributes in _declared(config, defaults or {})]
+
+
+def _declared(
+    config: type, defaults: Mapping[str, Any], skip: tuple[str, ...] = ()
+) -> list[tuple[str, dict[str, Any]]]:
+    """Name and attributes of the option for each field."""
+    hints = get_type_hints(config)
+    fields = [field for field in dataclasses.fields(config) if field.name not in skip]
+    # A class's own fields come before those it inherits.
+    fields.sort(key=lambda field: field.name not in config.__annotations__)
+    return [_option(field, hints[field.name], defaults) for field in fields]
+
+
+def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    name, doc = option_name(field), field.metadata["doc"]
     if get_origin(hint) is dict:
-        return click.option(
-            option_name(field),
-            multiple=True,
-            type=Pair(get_args(hint)[1]),
-            callback=each_name_once,
-            help=field.metadata["doc"],
-        )
-    return click.option(
-        option_name(field),
-        type=_click_type(field, hint),
-        default=field.default,
-        show_default=field.default is not None,
-        help=field.metadata["doc"],
-    )
+        return name, {
+            "multiple": True,
+            "type": Pair(get_args(hint)[1]),
+            "callback": each_name_once,
+            "help": doc,
+        }
+    default = defaults.get(field.name, field.default)
+    attributes = {"default": default, "show_default": default is not None, "help": doc}
+    if hint is bool:
+        return f"{name}/--no-{name.removeprefix('--')}", attributes
+    return name, {**attributes, "type": _click_type(field, hint)}
 
 
 def _click_type(field: "dataclasses.Field[Any]", hint: Any) -> Any:

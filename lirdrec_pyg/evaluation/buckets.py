@@ -8,7 +8,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.evaluation.ranking import RankingTask, evaluate_ranking
+from lirdrec_pyg.evaluation.ranking import RankingTask, evaluate_ranker
+from lirdrec_pyg.nn import DotProducts, Ranker
 
 # Training interactions from which a bucket starts.
 BUCKET_STARTS = (0, 1, 5, 10, 20, 50, 100)
@@ -46,17 +47,22 @@ def evaluate_buckets(data: HeteroData, user: Tensor, item: Tensor, task: Ranking
     Returns:
         The buckets that hold anything, those of users first.
     """
+    return evaluate_ranker_by_buckets(data, DotProducts(user, item), task)
+
+
+def evaluate_ranker_by_buckets(data: HeteroData, ranker: Ranker, task: RankingTask) -> list[Bucket]:
+    """As :func:`evaluate_buckets`, for whatever ranks the items."""
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
     held_out_user, held_out_item = task.pairs
-    activity = degree(edge_index[0], len(user))[held_out_user]
-    popularity = degree(edge_index[1], len(item))[held_out_item]
+    activity = degree(edge_index[0], data["user"].num_nodes)[held_out_user]
+    popularity = degree(edge_index[1], task.num_items)[held_out_item]
     buckets = []
     for kind, count in (("user activity", activity), ("item popularity", popularity)):
         for start, stop in zip(BUCKET_STARTS, (*BUCKET_STARTS[1:], torch.inf), strict=True):
             kept = (count >= start) & (count < stop)
             if kept.any():
                 part = task.select(kept)
-                metrics = evaluate_ranking(user, item, part)
+                metrics = evaluate_ranker(ranker, part)
                 buckets.append(Bucket(kind, _label(start, stop), len(part.user_index), int(kept.sum()), metrics))
     return buckets
 

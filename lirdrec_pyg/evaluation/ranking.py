@@ -23,7 +23,7 @@ from lirdrec_pyg.data import INTERACTS, held_out_edges
 from lirdrec_pyg.data.graph import SPLIT_NAMES, Split
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.nn import SeenItems, TopK, top_k
+from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems, TopK
 
 CUTOFFS = (5, 10, 20, 50)
 _ROWS_AT_ONCE = 8192
@@ -137,8 +137,25 @@ def evaluate_ranking(
     Returns:
         ``{"recall@20": ..., ...}`` for each metric and cutoff.
     """
-    blocks = top_k(user, item, task.user_index, max(cutoffs), task.seen)
-    return ranking_metrics(blocks, task, cutoffs, user.device, total)
+    return evaluate_ranker(DotProducts(user, item), task, cutoffs, total)
+
+
+def evaluate_ranker(
+    ranker: Ranker,
+    task: RankingTask,
+    cutoffs: tuple[int, ...] = CUTOFFS,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> dict[str, float]:
+    """As :func:`evaluate_ranking`, for whatever ranks the items.
+
+    Args:
+        ranker: such as a model's ``ranker(data)``, on the device of ``task``.
+        task: users and held-out items.
+        cutoffs: as for :func:`evaluate_ranking`.
+        total: as for :func:`evaluate_ranking`.
+    """
+    blocks = ranker.top_k(task.user_index, max(cutoffs), task.seen)
+    return ranking_metrics(blocks, task, cutoffs, task.user_index.device, total)
 
 
 def ranking_metrics(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce, degree, scatter
 
@@ -122,6 +122,8 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbourho
         ]
     )
     start = layers.sum(dim=0)
+    if model.item_conv is None:
+        return vectors.append_items(start, layers)
     rows, position = neighbours.unique(return_inverse=True)
     x = start
     for hops in range(model.item_conv.num_layers):
@@ -138,9 +140,17 @@ def model_vectors(model: LIRDRec, data: HeteroData, k: int) -> Vectors:
     return attach_items(model, data, vectors, Neighbourhood.of(model, data, vectors), k)
 
 
-def check_inductive(model: LIRDRec) -> None:
+def check_inductive(model: nn.Module) -> None:
     """Raises :class:`ConfigError` if ``model`` can't encode an item that it was not trained with."""
-    if model.dct.mode == "2d":
+    if not isinstance(model, LIRDRec):
+        raise ConfigError(
+            f"{type(model).__name__} has no way to take in new items or new users: train with --model lirdrec for that."
+        )
+    if model.item_id is not None:
+        raise ConfigError(
+            "The model was trained with --id-branch, and a new item has no vector there: train without it to add items."
+        )
+    if model.dct is not None and model.dct.mode == "2d":
         raise ConfigError(
             "The model was trained with --dct 2d, whose cosine transform runs over all items: one more item would "
             "change the input of every other. Train with --dct feature to add items."

@@ -1,10 +1,12 @@
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import Compose
+from torch_geometric.typing import EdgeType
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
 from lirdrec_pyg.models.lirdrec import LIRDRec
@@ -54,10 +56,7 @@ def _propagated(model: LIRDRec, data: HeteroData, branch: int, item_layers: Tens
     """Users before the fusion and items, both of one branch; writes the layers of the items, of which there is the
     first."""
     device = model.user.device
-    to_item, to_user, similar = (
-        tuple(None if part is None else part.to(device) for part in adjacency(data[edges]))
-        for edges in (INTERACTS, INTERACTED_BY, SIMILAR)
-    )
+    to_item, to_user = (_adjacency_on(device, data, edges) for edges in (INTERACTS, INTERACTED_BY))
     x_user, x_item = unit_vectors(model.user[:, branch]), item_layers[0].to(device, copy=True)
     layers = model.bipartite_conv.layers(x_user.clone(), x_item.clone(), to_item[0], to_user[0], to_item[1], to_user[1])
     next(layers)
@@ -65,7 +64,14 @@ def _propagated(model: LIRDRec, data: HeteroData, branch: int, item_layers: Tens
         item_layers[layer] = item
         x_user += user
         x_item += item
-    return x_user, model.item_conv(x_item, *similar)
+    if model.item_conv is not None:
+        x_item = model.item_conv(x_item, *_adjacency_on(device, data, SIMILAR))
+    return x_user, x_item
+
+
+def _adjacency_on(device: torch.device, data: HeteroData, edge_type: EdgeType) -> tuple[Any, Any]:
+    adj, weight = adjacency(data[edge_type])
+    return adj.to(device), None if weight is None else weight.to(device)
 
 
 def _blocks(stop: int, size: int) -> Iterator[slice]:

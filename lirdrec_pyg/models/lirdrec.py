@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,27 +8,38 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform, Compose
 
-from lirdrec_pyg.config import DCTMode, LIRDRecConfig, SparseBackend
+from lirdrec_pyg.config import Fusion, LIRDRecConfig, SparseBackend, Transformation
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.mode import eval_mode
 from lirdrec_pyg.models.positions import user_positions
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
+    AttentionFusion,
     BipartiteConv,
     BPRLoss,
+    DotProducts,
     ItemGraphConv,
+    MeanFusion,
     ModalityEncoder,
     MultimodalDCT,
     ProgressiveWeightCopying,
     SeenItems,
+    StaticFusion,
     adjacency,
     gather_rows,
     top_k,
     unit_vectors,
 )
 from lirdrec_pyg.sampler import SampledGraph, SampledLevels
-from lirdrec_pyg.transforms import AddDCT, AddItemKNN, CacheAdjacency, LoadFeatures, NormalizeBipartite
+from lirdrec_pyg.transforms import (
+    AddDCT,
+    AddItemKNN,
+    CacheAdjacency,
+    KeepModality,
+    LoadFeatures,
+    NormalizeBipartite,
+)
 
 
 class LIRDRec(nn.Module):
@@ -54,10 +65,16 @@ class LIRDRec(nn.Module):
         embedding_dim: width :math:`d` of one branch.
         num_layers: layers :math:`L` of user-item propagation.
         num_item_layers: layers :math:`n` of item-item propagation.
-        dct: axes of the cosine transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`.
+        dct: axes of the cosine transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`; ``"none"`` leaves
+            the shared branch out.
         network_weight: :math:`w_0`, see :class:`~lirdrec_pyg.nn.ProgressiveWeightCopying`.
         decay_base: of the fusion network's weight.
         reg_weight: :math:`\lambda`, see :class:`~lirdrec_pyg.nn.BPRLoss`.
+        fusion: of the branches of a user; other than ``"pwc"``, which is the paper's, for ablations.
+        item_graph: whether there is propagation over the item graph; without it
+            :math:`\mathbf{V} = \mathbf{E}_I`.
+        num_id_items: of an ablation with a further branch ``id``, in which items have free vectors, the
+            number of items.
     """
 
     def __init__(
@@ -67,25 +84,29 @@ class LIRDRec(nn.Module):
         embedding_dim: int = 64,
         num_layers: int = 2,
         num_item_layers: int = 1,
-        dct: DCTMode = "feature",
+        dct: Transformation = "feature",
         network_weight: float = 0.9,
         decay_base: float = 0.9,
         reg_weight: float = 1e-4,
+        fusion: Fusion = "pwc",
+        item_graph: bool = True,
+        num_id_items: int = 0,
     ) -> None:
         super().__init__()
         self.num_users = num_users
         self.in_channels = dict(in_channels)
         self.embedding_dim = embedding_dim
-        self.branches = (*self.in_channels, "shared")
+        self.branches = branch_names(self.in_channels, dct, bool(num_id_items))
         num_branches = len(self.branches)
 
-        widths = [*self.in_channels.values(), sum(self.in_channels.values())]
+        widths = [*self.in_channels.values(), *([] if dct == "none" else [sum(self.in_channels.values())])]
         self.encoders = nn.ModuleList(ModalityEncoder(width, embedding_dim) for width in widths)
-        self.dct = MultimodalDCT(dct)
+        self.dct = None if dct == "none" else MultimodalDCT(dct)
         self.user = nn.Parameter(torch.empty(num_users, num_branches, embedding_dim))
         self.bipartite_conv = BipartiteConv(num_layers)
-        self.item_conv = ItemGraphConv(num_item_layers)
-        self.fusion = ProgressiveWeightCopying(num_users, num_branches, embedding_dim, network_weight, decay_base)
+        self.item_conv = ItemGraphConv(num_item_layers) if item_graph else None
+        self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base)
+        self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
         self.bpr_loss = BPRLoss(reg_weight)
         # In sampled passes, as torch.optim.SparseAdam wants it.
         self.sparse_user_gradients = False
@@ -96,7 +117,7 @@ class LIRDRec(nn.Module):
         """The model of ``config`` for the users and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
-            {modality: item_features(data, modality).size(1) for modality in modalities(data)},
+            {modality: item_features(data, modality).size(1) for modality in used_modalities(config, modalities(data))},
             embedding_dim=config.embedding_dim,
             num_layers=config.num_layers,
             num_item_layers=config.num_item_layers,
@@ -104,6 +125,9 @@ class LIRDRec(nn.Module):
             network_weight=config.network_weight,
             decay_base=config.decay_base,
             reg_weight=config.reg_weight,
+            fusion=config.fusion,
+            item_graph=config.item_graph,
+            num_id_items=data["item"].num_nodes if config.id_branch else 0,
         )
 
     def reset_parameters(self) -> None:
@@ -111,46 +135,57 @@ class LIRDRec(nn.Module):
             encoder.reset_parameters()  # type: ignore[operator]
         for branch in range(len(self.branches)):
             nn.init.xavier_normal_(self.user.data[:, branch])
-        self.fusion.reset_parameters()
+        if not isinstance(self.fusion, MeanFusion):
+            self.fusion.reset_parameters()
+        if self.item_id is not None:
+            nn.init.xavier_normal_(self.item_id)
 
     @staticmethod
     def graph_transform(config: LIRDRecConfig, progress: bool = False) -> BaseTransform:
         """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: the item graph."""
-        return AddItemKNN(config.knn_k, config.graph_weights, config.knn_search, progress)
+        add_item_graph = AddItemKNN(config.knn_k, config.graph_weights, config.knn_search, progress)
+        return Compose([*_kept_modality(config), *([add_item_graph] if config.item_graph else [])])
 
     @staticmethod
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
         """What can be made ready once for all calls of :meth:`forward`, on the device of the graph."""
-        return Compose([LoadFeatures(), AddDCT(config.dct), NormalizeBipartite(), CacheAdjacency(backend)])
+        add_dct = [] if config.dct == "none" else [AddDCT(config.dct)]
+        return Compose(
+            [*_kept_modality(config), LoadFeatures(), *add_dct, NormalizeBipartite(), CacheAdjacency(backend)]
+        )
 
     @staticmethod
     def sampling_transform(config: LIRDRecConfig) -> BaseTransform:
         """As :meth:`input_transform`, for a graph that is sampled from: features stay where they are."""
         # The transform along the items needs all of them.
-        return Compose([AddDCT(config.dct)] if config.dct == "2d" else [])
+        add_dct = [AddDCT(config.dct)] if config.dct == "2d" else []
+        return Compose([*_kept_modality(config), *add_dct])
 
     def encode_items(self, data: HeteroData, node_type: str = "item", rows: slice = slice(None)) -> Tensor:
         """Unit vectors of the items, or of those in ``rows``, in every branch before any propagation, shape
         ``(|I|, B, d)``."""
         features = [item_features(data, modality, node_type) for modality in self.in_channels]
         some = [x[rows].to(self.user) for x in features]
-        *encoders, shared_encoder = self.encoders
-        assert isinstance(shared_encoder, ModalityEncoder)
-        encoded = [encoder(x) for encoder, x in zip(encoders, some, strict=True)]
-        if (transformed := self._transformed(features, data[node_type])) is not None:
-            shared = shared_encoder(transformed[rows].to(self.user))
-        else:
-            # The weights are fewer than the features.
-            weight = self.dct.fold_into(shared_encoder.lin1.weight, list(self.in_channels.values()))
-            shared = shared_encoder(torch.cat(some, dim=1) if len(some) > 1 else some[0], weight)
-        return torch.stack([unit_vectors(x.to(self.user.dtype)) for x in (*encoded, shared)], dim=1)
+        encoded = [encoder(x) for encoder, x in zip(self.encoders, some)]
+        if self.dct is not None:
+            encoded.append(self._encode_shared(self.encoders[-1], self.dct, data[node_type], features, rows))
+        if self.item_id is not None:
+            encoded.append(self.item_id[rows])
+        return torch.stack([unit_vectors(x.to(self.user.dtype)) for x in encoded], dim=1)
 
-    def _transformed(self, features: Sequence[Tensor], item: NodeStorage) -> Tensor | None:
-        """The input of the shared branch, unless it takes the features themselves, by other weights."""
+    def _encode_shared(
+        self, encoder: nn.Module, dct: MultimodalDCT, item: NodeStorage, features: Sequence[Tensor], rows: slice
+    ) -> Tensor:
+        assert isinstance(encoder, ModalityEncoder)
         # A cache without its mode, or of the other mode, is not this model's input.
-        if "dct" in item and item.get("dct_mode") == self.dct.mode:
-            return item.dct
-        return self.dct(features) if self.dct.mode == "2d" else None
+        if "dct" in item and item.get("dct_mode") == dct.mode:
+            return encoder(item.dct[rows].to(self.user))
+        if dct.mode == "2d":
+            return encoder(dct(features)[rows].to(self.user))
+        # The weights are fewer than the features.
+        some = [x[rows].to(self.user) for x in features]
+        weight = dct.fold_into(encoder.lin1.weight, [x.size(1) for x in features])
+        return encoder(torch.cat(some, dim=1) if len(some) > 1 else some[0], weight)
 
     def forward(self, data: HeteroData | SampledGraph) -> tuple[Tensor, Tensor]:
         """Representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
@@ -166,7 +201,10 @@ class LIRDRec(nn.Module):
         if isinstance(data, SampledGraph):
             return self._forward_sampled(data)
         x_user, x_item = self.bipartite_conv(*self._inputs(data))
-        return self.fusion(self.split_branches(x_user)), self.item_conv(x_item, *adjacency(data[SIMILAR]))
+        return self.fusion(self.split_branches(x_user)), self.with_neighbours(data, x_item)
+
+    def with_neighbours(self, data: HeteroData, x_item: Tensor) -> Tensor:
+        return x_item if self.item_conv is None else self.item_conv(x_item, *adjacency(data[SIMILAR]))
 
     def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
         user_index = sample.data["user"].n_id
@@ -175,6 +213,8 @@ class LIRDRec(nn.Module):
         x_item = self.encode_items(sample.data).flatten(start_dim=1)
         out_user, out_item = self._propagate_sampled(x_user, x_item, sample.own)
         user = self.fusion(self.split_branches(out_user), user_index[sample.own.user[0]])
+        if self.item_conv is None:
+            return user, out_item
         near = self._propagate_sampled(x_user, x_item, sample.near)[1] if sample.similar else out_item
         return user, self.item_conv.forward_levels(out_item, near, sample.similar)
 
@@ -189,7 +229,7 @@ class LIRDRec(nn.Module):
     def _inputs(self, data: HeteroData) -> tuple[Any, ...]:
         """What the user-item propagation starts from: users, items and the edges in both directions."""
         # Asked for first: data[SIMILAR] would leave an empty store in a graph without one.
-        if SIMILAR not in data.edge_types:
+        if self.item_conv is not None and SIMILAR not in data.edge_types:
             raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
         x_user = unit_vectors(self.user).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
@@ -212,9 +252,14 @@ class LIRDRec(nn.Module):
             return Vectors(
                 user=self.fusion(x_user),
                 user_weight=self.fusion.attention(x_user),
-                item=self.item_conv(x_item, *adjacency(data[SIMILAR])),
+                item=self.with_neighbours(data, x_item),
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
+
+    def ranker(self, data: HeteroData) -> DotProducts:
+        """What ranks by the model as it is. ``data`` is as for :meth:`forward`."""
+        with torch.no_grad(), eval_mode(self):
+            return DotProducts(*self(data))
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
         """Loss of a batch.
@@ -269,3 +314,31 @@ class LIRDRec(nn.Module):
     def extra_repr(self) -> str:
         widths: dict[str, Any] = self.in_channels
         return f"num_users={self.num_users}, in_channels={widths}, embedding_dim={self.embedding_dim}"
+
+
+def used_modalities(config: LIRDRecConfig, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the modalities ``names`` that take part."""
+    return tuple(name for name in names if config.only_modality in (None, name))
+
+
+def branch_names(names: Iterable[str], dct: Transformation = "feature", id_branch: bool = False) -> tuple[str, ...]:
+    """The branches of a model of the modalities ``names``, in their order."""
+    return *names, *(["shared"] if dct != "none" else []), *(["id"] if id_branch else [])
+
+
+def _kept_modality(config: LIRDRecConfig) -> list[BaseTransform]:
+    return [] if config.only_modality is None else [KeepModality(config.only_modality)]
+
+
+def _fusion(
+    fusion: Fusion, num_users: int, num_branches: int, channels: int, network_weight: float, decay_base: float
+) -> ProgressiveWeightCopying | MeanFusion | StaticFusion | AttentionFusion:
+    match fusion:
+        case "pwc":
+            return ProgressiveWeightCopying(num_users, num_branches, channels, network_weight, decay_base)
+        case "static":
+            return StaticFusion(num_users, num_branches)
+        case "attention":
+            return AttentionFusion(num_branches, channels)
+        case _:
+            return MeanFusion()

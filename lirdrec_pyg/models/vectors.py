@@ -13,12 +13,20 @@ class Vectors:
         user_weight: :math:`\boldsymbol{\alpha}`, the weights of the fusion, shape ``(|U|, B)``.
         item: :math:`\mathbf{V}`, shape ``(|I|, B * d)``.
         item_layers: :math:`\mathbf{E}_I^{(0)}, \dots, \mathbf{E}_I^{(L)}`, shape ``(L + 1, |I|, B * d)``.
+
+    A model without branches has no columns in ``user_weight``, and one that takes in no new items and
+    users has no ``item_layers``.
     """
 
     user: Tensor
     user_weight: Tensor
     item: Tensor
     item_layers: Tensor
+
+    @classmethod
+    def of(cls, user: Tensor, item: Tensor) -> "Vectors":
+        """Those of a model without branches."""
+        return cls(user, user.new_empty(len(user), 0), item, item.new_empty(0, *item.shape))
 
     def to(self, device: torch.device | str) -> "Vectors":
         """These vectors on another device."""

@@ -216,6 +216,12 @@ class ItemGraphConv(_WeightedSumConv):
         super().__init__()
         self.num_layers = num_layers
 
+    def neighbours_only(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+        r""":math:`\mathbf{S}^n \mathbf{G}`, to which :meth:`forward` adds its input."""
+        for _ in range(self.num_layers):
+            x = self._sum(edge_index, x, x, edge_weight)
+        return x
+
     def forward(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
         if self.num_layers == 0:
             return x + x

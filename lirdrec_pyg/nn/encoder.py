@@ -42,7 +42,7 @@ class ModalityEncoder(nn.Module):
 
     def forward(self, x: Tensor, weight: OptTensor = None) -> Tensor:
         r"""Encodes ``x``, if need be by another ``weight`` in the place of :math:`\mathbf{W}_1`."""
-        hidden = F.linear(x, self.lin1.weight if weight is None else weight, self.lin1.bias)
+        hidden = self.lin1(x) if weight is None else F.linear(x, weight, self.lin1.bias)
         return self.lin2(self.act(hidden))
 
     def __repr__(self) -> str:

@@ -136,7 +136,7 @@ class NeighborSampling:
         num_items = data["item"].num_nodes
         to_user, to_item = data[INTERACTED_BY].edge_index, data[INTERACTS].edge_index
         to_item = to_item[:, to_item[1].argsort(stable=True)]
-        share = num_items / max(1, data[SIMILAR].edge_index.size(1))
+        share = num_items / max(1, data[SIMILAR].edge_index.size(1)) if self.num_item_layers else 1.0
         for start, fanouts in (("", self.fanouts), (_NEAR, [_fewer(number, share) for number in self.fanouts])):
             for level in range(len(fanouts) + 1):
                 graph[f"{start}user{level}"].num_nodes = data["user"].num_nodes

@@ -30,15 +30,18 @@ from lirdrec_pyg.data import (
 from lirdrec_pyg.data.tables import canonical_ids, first_line, missing_ids
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.models import (
-    LIRDRec,
+    ItemToItemModel,
     Neighbourhood,
     Vectors,
     attach_items,
+    branch_names,
     check_inductive,
     fold_in_users,
+    model_class,
     model_vectors,
+    used_modalities,
 )
-from lirdrec_pyg.nn import SeenItems, top_k
+from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems, top_k
 from lirdrec_pyg.serving import content
 from lirdrec_pyg.training import Run, resolve_device
 
@@ -103,7 +106,8 @@ class Recommender:
         graph: with the new items, if there are any.
         users: IDs of the users by position.
         items: IDs of all items by position, the new ones last.
-        vectors: of the users and of all items, on the CPU.
+        vectors: of the users and of all items, on the CPU; without columns if the model scores by the items
+            that a user took.
         device: where items are ranked; all else is computed on the CPU.
     """
 
@@ -136,12 +140,11 @@ class Recommender:
         items = run.items() if new_items is None else run.items().extended(new_items.ids)
         graph, vectors = run.graph(), run.vectors()
         if vectors is None:
-            prepared = LIRDRec.input_transform(run.model_config())(copy.copy(graph))
-            vectors = model_vectors(run.model(prepared), prepared, run.model_config().knn_k)
+            vectors = _computed_vectors(run, graph)
         return cls(run, graph, run.users(), items, vectors, place)
 
     @_Once
-    def model(self) -> LIRDRec:
+    def model(self) -> Any:
         """The model itself, which only new items and new users need."""
         return self.run.model(self.graph)
 
@@ -155,6 +158,26 @@ class Recommender:
     def _ranked(self) -> tuple[Tensor, Tensor]:
         """Vectors of users and items where they are ranked."""
         return self.vectors.user.to(self.device), self.vectors.item.to(self.device)
+
+    @_Once
+    def _ranker(self) -> Ranker:
+        """What ranks all items for the trained users."""
+        if self._has_vectors:
+            return DotProducts(*self._ranked)
+        model = self.run.model(self.graph).to(self.device)
+        ranker: Ranker = model.ranker(copy.copy(self.graph).to(self.device))
+        return ranker
+
+    @property
+    def _has_vectors(self) -> bool:
+        return self.vectors.item.size(1) > 0
+
+    def _check_vectors(self) -> None:
+        if not self._has_vectors:
+            raise RunError(
+                f"{self.run.path} is a run of --model {self.run.model_config().model}, which scores by the items that "
+                "a user took and has no vectors: only evaluate and recommend take it."
+            )
 
     @_Once
     def _seen(self) -> SeenItems:
@@ -180,10 +203,12 @@ class Recommender:
 
     def user_vectors(self, users: IDs | None = None) -> np.ndarray:
         """Vectors of ``users``, by default of all, float32, shape ``(N, B * d)``."""
+        self._check_vectors()
         return _rows(self.vectors.user, None if users is None else self._positions(self.users, users))
 
     def item_vectors(self, items: IDs | None = None) -> np.ndarray:
         """Vectors of ``items``, by default of all, float32, shape ``(N, B * d)``."""
+        self._check_vectors()
         return _rows(self.vectors.item, None if items is None else self._positions(self.items, items))
 
     def score(self, users: IDs, items: IDs) -> np.ndarray:
@@ -192,6 +217,7 @@ class Recommender:
         Raises:
             DataError: if an ID is unknown, or there are not as many users as items.
         """
+        self._check_vectors()
         user, item = self._positions(self.users, users), self._positions(self.items, items)
         if len(user) != len(item):
             raise DataError(f"There are {len(user)} users, but {len(item)} items: give one item for each user.")
@@ -278,7 +304,7 @@ class Recommender:
             # As texts, all can stand in one column.
             ids, others = ids.cast(pl.String), others.cast(pl.String)
         if len(index):
-            for block in top_k(*self._ranked, index.to(self.device), k, seen, allowed):
+            for block in self._ranker.top_k(index.to(self.device), k, seen, allowed):
                 yield self._table(ids.gather(index[block.rows].numpy()), block.item, block.score)
         if fallback == "popular" and len(others):
             yield self._table(others, self._popular(k, allowed).expand(len(others), -1), None)
@@ -328,8 +354,10 @@ class Recommender:
         Raises:
             DataError: if nothing that a user took is known.
             ConfigError: if the model has no user-item layer.
+            RunError: if the model is not LIRDRec.
         """
         _check_k(k)
+        self.run.lirdrec_config()
         users, pairs = self._history_pairs(history)
         folded = fold_in_users(self.model, self.graph, self.vectors, pairs, len(users))
         seen = SeenItems.of(pairs.to(self.device), len(users)) if exclude_seen else None
@@ -398,6 +426,7 @@ class Recommender:
     def _cosine(self, position: int, by: str) -> Tensor:
         """Cosines of all items with one; minus infinity for an item without features."""
         if by == "vectors":
+            self._check_vectors()
             return F.cosine_similarity(self.vectors.item, self.vectors.item[position : position + 1])
         if by not in (names := modalities(self.graph)):
             raise ConfigError(f"--by is {by!r}: choose 'vectors' or a modality, which are {', '.join(names)}.")
@@ -416,17 +445,19 @@ class Recommender:
 
         Raises:
             DataError: if an ID is unknown.
+            RunError: if the model is not LIRDRec.
         """
+        config = self.run.lirdrec_config()
         if num_nearest < 0:
             raise ConfigError(f"--nearest is {num_nearest}: it has to be 0 or more.")
         row, column = int(self._positions(self.users, [user])[0]), int(self._positions(self.items, [item])[0])
         num_branches = self.vectors.user_weight.size(1)
         u, v = (x.double().view(num_branches, -1) for x in (self.vectors.user[row], self.vectors.item[column]))
         parts = (u * v).sum(dim=1)
-        names = modalities(self.graph)
+        names = used_modalities(config, modalities(self.graph))
         branches = pl.DataFrame(
             {
-                "branch": [*names, "shared"],
+                "branch": branch_names(names, config.dct, config.id_branch),
                 "weight": self.vectors.user_weight[row].cpu().numpy(),
                 "part": parts.cpu().numpy(),
             }
@@ -459,7 +490,7 @@ class Recommender:
 
         Raises:
             DataError: if an ID is known already, or features don't fit.
-            ConfigError: if the model can't encode an item by itself (``--dct 2d``).
+            ConfigError: if the model can't encode an item by itself, as with ``--dct 2d``.
         """
         check_inductive(self.model)
         if (known := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
@@ -472,7 +503,7 @@ class Recommender:
                 f"There are {len(new.ids)} IDs of new items for {added[NEW_ITEM].num_nodes} rows of features."
             )
         first = self.num_trained_items
-        trained, k = self.vectors.items_until(first), self.run.model_config().knn_k
+        trained, k = self.vectors.items_until(first), self.run.lirdrec_config().knn_k
         attached = attach_items(self.model, added, trained, self.neighbourhood, k)
         return replace(
             self,
@@ -491,6 +522,20 @@ class Recommender:
             raise RunError("There are no new items to save: the run folder has all there is.")
         ids = Vocabulary(self.items.ids[self.num_trained_items :], "item")
         self.run.derive(Path(path), self.graph, ids, self.vectors, overwrite)
+
+
+def _computed_vectors(run: Run, graph: HeteroData) -> Vectors:
+    """The vectors of a run that has saved none: it was cut off before, or its model has none."""
+    config = run.model_config()
+    kind = model_class(config)
+    if issubclass(kind, ItemToItemModel):
+        return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
+    prepared = kind.input_transform(config)(copy.copy(graph))
+    model = run.model(prepared)
+    if has_new_items(prepared):
+        return model_vectors(model, prepared, run.lirdrec_config().knn_k)
+    vectors: Vectors = model.vectors(prepared)
+    return vectors
 
 
 def _check_k(k: int) -> None:

@@ -1,10 +1,17 @@
 from functools import cached_property
 from pathlib import Path
 
-from lirdrec_pyg.data import has_new_items
 from lirdrec_pyg.data.graph import Split
-from lirdrec_pyg.evaluation import Bucket, RankingTask, evaluate_buckets, evaluate_cold_start, evaluate_ranking
+from lirdrec_pyg.evaluation import (
+    Bucket,
+    RankingTask,
+    check_cold_start,
+    evaluate_cold_start,
+    evaluate_ranker,
+    evaluate_ranker_by_buckets,
+)
 from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, layerwise_vectors
+from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.training.passes import input_transform
 from lirdrec_pyg.training.processes import resolve_device
 from lirdrec_pyg.training.run import Run
@@ -33,25 +40,35 @@ class RunEvaluator:
         self.data = input_transform(self.config, training_config)(graph)
 
     @cached_property
-    def vectors(self) -> Vectors:
-        """Of the users and the items of the training, from one pass over the graph."""
+    def vectors(self) -> Vectors | None:
+        """Of the users and the items of the training, from one pass over the graph; ``None`` if the model
+        ranks otherwise."""
         return layerwise_vectors(self.model, self.data) if self._sampled else self.model.vectors(self.data)
 
     @cached_property
+    def ranker(self) -> Ranker:
+        """What ranks as the model does."""
+        if self.vectors is None:
+            ranker: Ranker = self.model.ranker(self.data)
+            return ranker
+        return DotProducts(self.vectors.user, self.vectors.item)
+
+    @cached_property
     def _with_new_items(self) -> Vectors:
-        neighbourhood = Neighbourhood.of(self.model, self.data, self.vectors)
-        return attach_items(self.model, self.data, self.vectors, neighbourhood, self.config.knn_k)
+        k, vectors = self.run.lirdrec_config().knn_k, self.vectors
+        assert vectors is not None
+        neighbourhood = Neighbourhood.of(self.model, self.data, vectors)
+        return attach_items(self.model, self.data, vectors, neighbourhood, k)
 
     def metrics(self, split: Split) -> dict[str, float]:
         """All items ranked, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
-        return evaluate_ranking(self.vectors.user, self.vectors.item, RankingTask.from_graph(self.data, split))
+        return evaluate_ranker(self.ranker, RankingTask.from_graph(self.data, split))
 
     def buckets(self, split: Split) -> list[Bucket]:
         """By user activity and item popularity, see :func:`~lirdrec_pyg.evaluation.evaluate_buckets`."""
-        task = RankingTask.from_graph(self.data, split)
-        return evaluate_buckets(self.data, self.vectors.user, self.vectors.item, task)
+        return evaluate_ranker_by_buckets(self.data, self.ranker, RankingTask.from_graph(self.data, split))
 
     def cold_start(self, split: Split) -> dict[str, dict[str, float]]:
         """Warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
-        vectors = self._with_new_items if has_new_items(self.data) else self.vectors
-        return evaluate_cold_start(self.data, vectors, split)
+        check_cold_start(self.data)
+        return evaluate_cold_start(self.data, self._with_new_items, split)

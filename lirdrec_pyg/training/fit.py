@@ -1,9 +1,7 @@
 import copy
 import math
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,17 +13,18 @@ import torch
 from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import SIMILAR, RecommendationData, has_new_items
+from lirdrec_pyg.config import DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, RecommendationData, has_new_items
 from lirdrec_pyg.data.graph import Split
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, attach_items
+from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, model_class
 from lirdrec_pyg.sampler import check_sampling
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
+from lirdrec_pyg.training.closed_form import compute, peak_memory
 from lirdrec_pyg.training.passes import input_transform
 from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
-from lirdrec_pyg.training.run import Run
+from lirdrec_pyg.training.run import Configs, Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
 
@@ -51,12 +50,12 @@ def fit(
     data: RecommendationData,
     out: str | Path,
     data_config: DataConfig,
-    model_config: LIRDRecConfig,
+    model_config: ModelConfig,
     training_config: TrainingConfig,
     hooks: Hooks | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Trains LIRDRec on ``data`` and writes the run folder ``out``.
+    """Trains a model on ``data`` and writes the run folder ``out``.
 
     Everything that can be checked is checked before the folder is made.
 
@@ -64,8 +63,8 @@ def fit(
         data: graph and IDs.
         out: run folder, see :class:`~lirdrec_pyg.training.Run`.
         data_config: where ``data`` came from; written down in the run.
-        model_config: of the model.
-        training_config: of the training.
+        model_config: of the model, whose class says which one it is.
+        training_config: of the training; of a model that is computed at once, only the device counts.
         hooks: for progress, and to stop early.
         overwrite: replaces an earlier run in ``out``.
 
@@ -91,17 +90,18 @@ def _fit_on(
     fabric: Fabric,
     data: RecommendationData,
     out: Path,
-    configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig],
+    configs: Configs,
     hooks: Hooks,
     overwrite: bool,
 ) -> dict[str, Any]:
     _, model_config, training_config = configs
     seed_everything(training_config.seed, verbose=False)
-    graph = LIRDRec.graph_transform(model_config, progress=True)(
-        copy.copy(data.graph).to(_place(fabric, training_config))
-    )
+    transform = model_class(model_config).graph_transform(model_config, progress=True)
+    graph = transform(copy.copy(data.graph).to(_place(fabric, training_config)))
+    if model_config.closed_form:
+        return compute(data, graph, out, configs, overwrite) if fabric.is_global_zero else {}
     trainer = _trainer(graph, model_config, training_config, fabric)
-    data = replace(data, graph=_with_item_graph(data.graph, graph))
+    data = replace(data, graph=_with_item_graphs(data.graph, graph))
     tasks = _tasks(trainer)
     if not fabric.is_global_zero:
         return _train_along(trainer, hooks)
@@ -161,11 +161,12 @@ def _train_along(trainer: Trainer, hooks: Hooks) -> dict[str, Any]:
     return {}
 
 
-def _with_item_graph(data: HeteroData, source: HeteroData) -> HeteroData:
-    """``data`` with the item graph of ``source``, which may be on another device."""
+def _with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
+    """``data`` with the item graphs of ``source``, which may be on another device."""
     data = copy.copy(data)
-    for key, value in source[SIMILAR].items():
-        data[SIMILAR][key] = value.cpu()
+    for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
+        for key, value in source[edge_type].items():
+            data[edge_type][key] = value.cpu()
     return data
 
 
@@ -174,11 +175,10 @@ def _place(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
     return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
 
 
-def _trainer(
-    graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig, fabric: Fabric
-) -> Trainer:
+def _trainer(graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
     prepared = input_transform(model_config, training_config)(graph)
-    return Trainer(LIRDRec.from_config(model_config, prepared), prepared, training_config, fabric)
+    model = model_class(model_config).from_config(model_config, prepared)
+    return Trainer(model, prepared, training_config, fabric)
 
 
 def _tasks(trainer: Trainer) -> dict[str, RankingTask]:
@@ -217,11 +217,11 @@ def _train(
     data: RecommendationData,
     trainer: Trainer,
     tasks: Mapping[str, RankingTask],
-    model_config: LIRDRecConfig,
+    model_config: ModelConfig,
     hooks: Hooks,
 ) -> dict[str, Any]:
     """Trains from where the trainer stands to the end, and writes all that the run holds of it."""
-    model: LIRDRec = trainer.model.module
+    model = trainer.model.module
     checkpoints = _Checkpoints(run, trainer)
     checkpoints.save()
     hooks.on_start(trainer)
@@ -253,7 +253,7 @@ def _train(
     # Where the graph is, too, for what follows.
     model.to(vectors.user.device)
     figures = {name: evaluate_ranking(vectors.user, vectors.item, task) for name, task in tasks.items()}
-    if model_config.dct == "feature":
+    if isinstance(model_config, LIRDRecConfig) and model_config.is_inductive:
         neighbourhood = Neighbourhood.of(model, trainer.data, vectors)
         run.save_neighbourhood(neighbourhood)
         if has_new_items(trainer.data):
@@ -263,8 +263,7 @@ def _train(
         **_account(result.history, result.best_epoch, result.stopped),
         **figures,
         **_cold_start(trainer.data, vectors),
-        "peak_memory_mib": _peak_memory_mib(),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        **peak_memory(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": data.facts,
     }
@@ -294,27 +293,43 @@ def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[
 
 
 def check_before(
-    out: Path, data_config: DataConfig, model_config: LIRDRecConfig, training_config: TrainingConfig, overwrite: bool
+    out: Path, data_config: DataConfig, model_config: ModelConfig, training_config: TrainingConfig, overwrite: bool
 ) -> None:
     """Raises what :func:`fit` would raise whatever the data are; changes nothing."""
     Run.check_free(out, overwrite)
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
-    check_search(model_config.knn_search)
+    check_search(getattr(model_config, "knn_search", "auto"))
     _check_sampling(model_config, training_config)
-    if data_config.split == "cold-items" and model_config.dct == "2d":
+    if data_config.split == "cold-items":
+        _check_inductive(model_config)
+
+
+def _check_inductive(config: ModelConfig) -> None:
+    if not isinstance(config, LIRDRecConfig):
+        raise ConfigError(
+            f"--split cold-items can't go with --model {config.model}, which has no place for items that it never "
+            "met: take --model lirdrec."
+        )
+    if config.dct == "2d":
         raise ConfigError(
             "--split cold-items can't go with --dct 2d, whose cosine transform ties every item to all others: "
             "take --dct feature."
         )
+    if config.id_branch:
+        raise ConfigError("--split cold-items can't go with --id-branch, in which a new item has no vector.")
 
 
-def _check_sampling(model_config: LIRDRecConfig, config: TrainingConfig) -> None:
+def _check_sampling(model_config: ModelConfig, config: TrainingConfig) -> None:
     if config.sampling == "full":
         if config.user_gradients == "sparse":
             raise ConfigError("--user-gradients sparse goes with --sampling neighbors: a full pass touches every user.")
         return
     check_sampling()
+    if not isinstance(model_config, LIRDRecConfig) or model_config.id_branch:
+        raise ConfigError(
+            "--sampling neighbors is for lirdrec without --id-branch: its items need no vectors of their own."
+        )
     config.fanouts(model_config.num_layers)
     if config.edge_dropout:
         raise ConfigError(
@@ -324,8 +339,3 @@ def _check_sampling(model_config: LIRDRecConfig, config: TrainingConfig) -> None
         raise ConfigError("--weight-decay can't go with --user-gradients sparse: SparseAdam has none.")
     if config.user_gradients == "sparse" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--user-gradients sparse works in one process only: take dense with several.")
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.models import LIRDRec, Vectors, layerwise_vectors
+from lirdrec_pyg.config import LIRDRecConfig, ModelConfig, TrainingConfig
+from lirdrec_pyg.models import LIRDRec, Vectors, layerwise_vectors, model_class
 from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.nn import ProgressiveWeightCopying
 from lirdrec_pyg.sampler import NeighborSampling, SampledGraph
 from lirdrec_pyg.transforms import CacheAdjacency, DropEdges, NormalizeBipartite
 
@@ -85,7 +86,10 @@ class SampledPass:
         self.generator = torch.Generator().manual_seed(config.seed)
         self._device = device
         self._sampling = NeighborSampling(
-            data, config.fanouts(model.bipartite_conv.num_layers), model.item_conv.num_layers, config.sampling_workers
+            data,
+            config.fanouts(model.bipartite_conv.num_layers),
+            0 if model.item_conv is None else model.item_conv.num_layers,
+            config.sampling_workers,
         )
         self._seed = 0
 
@@ -99,6 +103,8 @@ class SampledPass:
 
     @torch.no_grad()
     def agree(self, model: LIRDRec, batch: Tensor, part: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        if not isinstance(model.fusion, ProgressiveWeightCopying):
+            return
         users = batch[0].unique()
         known = torch.isin(users, part[0]).to(self._device).unsqueeze(1)
         users = users.to(self._device)
@@ -115,8 +121,9 @@ class SampledPass:
         return layerwise_vectors(model, self.data)
 
 
-def input_transform(model_config: LIRDRecConfig, config: TrainingConfig) -> BaseTransform:
+def input_transform(model_config: ModelConfig, config: TrainingConfig) -> BaseTransform:
     """What is made ready of a graph before it is trained on, or evaluated."""
-    if config.sampling == "neighbors":
+    if isinstance(model_config, LIRDRecConfig) and config.sampling == "neighbors":
         return LIRDRec.sampling_transform(model_config)
-    return LIRDRec.input_transform(model_config, config.sparse_backend)
+    transform: BaseTransform = model_class(model_config).input_transform(model_config, config.sparse_backend)
+    return transform

@@ -22,18 +22,19 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg._version import __version__
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
 from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
-from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors
+from lirdrec_pyg.models import Neighbourhood, Vectors, model_class
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.checksums import CHECKSUMS, checksum, format_checksums, read_checksums, verify_checksums
 
 RUN_FORMAT = 1
 
-Config = TypeVar("Config", DataConfig, LIRDRecConfig, TrainingConfig)
+Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig)
+Configs = tuple[DataConfig, ModelConfig, TrainingConfig]
 
 # What the trained model is used by.
 _NEEDED = (
@@ -45,6 +46,8 @@ _NEEDED = (
     "model.safetensors",
     "vectors.safetensors",
 )
+# A model that ranks otherwise has none.
+_VECTORS = "vectors.safetensors"
 _NEW_ITEM_FILES = ("new_items.safetensors", "new_items.parquet", "new_vectors.safetensors")
 # A model that can't take new items has no neighbourhood.
 _OPTIONAL = ("neighbourhood.safetensors", *_NEW_ITEM_FILES)
@@ -90,10 +93,10 @@ class Run:
     ``users.parquet``       user IDs by position
     ``items.parquet``       item IDs by position
     ``model.safetensors``   weights of the best epoch
-    ``checkpoint.*``        where the training stands, to go on from
+    ``checkpoint.*``        where the training stands, to go on from; not of a model that is computed at once
     ``diverged.*``          the batch whose loss was no number, if there was one
-    ``vectors.safetensors`` representations of users and items by the best epoch
-    ``neighbourhood.*``     what new items are attached by; not with ``--dct 2d``
+    ``vectors.safetensors`` representations of users and items by the best epoch; not of a model that ranks otherwise
+    ``neighbourhood.*``     what new items are attached by, if the model can take any
     ``new_items.*``         features and IDs of the items that the training has not met
     ``new_vectors.*``       their representations
     ``history.csv``         a line an epoch
@@ -142,7 +145,7 @@ class Run:
         cls,
         path: Path,
         data: RecommendationData,
-        configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig],
+        configs: Configs,
         overwrite: bool = False,
     ) -> "Run":
         """Makes the folder and writes what is known before the training.
@@ -191,7 +194,7 @@ class Run:
             run.seal({n: self._checksums[n] for n in linked if n in self._checksums} if self._checksums else {})
         return run
 
-    def _write_start(self, data: RecommendationData, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
+    def _write_start(self, data: RecommendationData, configs: Configs) -> None:
         self._write_json("versions.json", {"format": RUN_FORMAT, **versions(), "data": data.facts})
         self._write_config(configs)
         self._write("graph.safetensors", lambda file: save_graph(without_new_items(data.graph), file))
@@ -200,8 +203,9 @@ class Run:
         if data.new_items is not None:
             self._write_new_items(data.graph, data.new_items)
 
-    def _write_config(self, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
-        settings = {key: value for config in configs for key, value in asdict(config).items()}
+    def _write_config(self, configs: Configs) -> None:
+        settings = {"model": configs[1].model}
+        settings |= {key: value for config in configs for key, value in asdict(config).items()}
         self._write("config.yaml", lambda file: file.write_text(yaml.safe_dump(settings, sort_keys=False), "utf-8"))
 
     def _write_new_items(self, graph: HeteroData, new_items: Vocabulary) -> None:
@@ -258,7 +262,8 @@ class Run:
         Raises:
             RunError: if a file is lacking that the model is used by.
         """
-        if lacking := [name for name in _NEEDED if not (self.path / name).is_file()]:
+        lacking = [name for name in _NEEDED if not (self.path / name).is_file()]
+        if lacking and (lacking != [_VECTORS] or not self.model_config().closed_form):
             raise RunError(f"{self.path} lacks {lacking[0]}, so it can't be finished.")
         present = [name for name in (*_NEEDED, *_OPTIONAL) if (self.path / name).is_file()]
         found = {name: (known or {}).get(name) or checksum(self.path / name) for name in present}
@@ -297,6 +302,10 @@ class Run:
             RunError: if it never began, or the file is damaged.
         """
         if not (self.path / _CHECKPOINT).is_file():
+            if self.model_config().closed_form:
+                raise RunError(
+                    f"{self.path} is of a model that is computed at once: there is no training to go on with."
+                )
             way_out = (
                 "if add-items made it, go on with the run that the items were added to"
                 if (self.path / CHECKSUMS).is_file()
@@ -310,7 +319,7 @@ class Run:
         self.save_weights(_DIVERGED.removesuffix(".safetensors"), {"triples": triples})
         return self.path / _DIVERGED
 
-    def reopen(self, configs: tuple[DataConfig, LIRDRecConfig, TrainingConfig]) -> None:
+    def reopen(self, configs: Configs) -> None:
         """Makes a run of which the training goes on, by settings that may have changed, an unfinished one."""
         try:
             for name in _OF_THE_END:
@@ -378,9 +387,27 @@ class Run:
             raise RunError(f"{path} holds no settings.")
         return settings
 
-    def model_config(self) -> LIRDRecConfig:
-        """The model's part of ``config.yaml``."""
-        return self._config(LIRDRecConfig)
+    def model_config(self) -> ModelConfig:
+        """The model's part of ``config.yaml``, of the class that belongs to the model."""
+        # Runs from before there were other models don't name it.
+        name = self.settings().get("model", LIRDRecConfig.model)
+        if name not in MODEL_CONFIGS:
+            raise RunError(f"{self.path / 'config.yaml'} names an unknown model, {name!r}: update lirdrec-pyg.")
+        return self._config(MODEL_CONFIGS[name])
+
+    def lirdrec_config(self) -> LIRDRecConfig:
+        """As :meth:`model_config`.
+
+        Raises:
+            RunError: if the run is of another model.
+        """
+        config = self.model_config()
+        if not isinstance(config, LIRDRecConfig):
+            raise RunError(
+                f"{self.path} is a run of --model {config.model}: only those of --model lirdrec have branches to "
+                "explain a score by, and take in new users and new items."
+            )
+        return config
 
     def data_config(self) -> DataConfig:
         """The part of ``config.yaml`` that says where the data came from."""
@@ -415,7 +442,9 @@ class Run:
             if (self.path / "metrics.json").is_file():
                 raise RunError(f"{self.path} lacks {CHECKSUMS}: copy the run folder as a whole.")
             return False
-        present = [name for name in (*_NEEDED, *_OPTIONAL) if name in _NEEDED or (self.path / name).exists()]
+        # A list that names the vectors has them needed.
+        needed = {*_NEEDED} - {_VECTORS}
+        present = [name for name in (*_NEEDED, *_OPTIONAL) if name in needed or (self.path / name).exists()]
         self._checksums = verify_checksums(self.path, present)
         return True
 
@@ -475,11 +504,12 @@ class Run:
         path = self.path / "new_items.parquet"
         return Vocabulary.load(path, "item") if path.is_file() else None
 
-    def model(self, data: HeteroData) -> LIRDRec:
+    def model(self, data: HeteroData) -> Any:
         """The model with the weights of the best epoch, for the graph of the run, in eval mode."""
         self._check_unchanged()
+        config = self.model_config()
         with torch.device("meta"):  # without start weights, which would take from the draws of the caller
-            model = LIRDRec.from_config(self.model_config(), data)
+            model = model_class(config).from_config(config, data)
         model.to_empty(device="cpu")
         path = self.path / "model.safetensors"
         try:

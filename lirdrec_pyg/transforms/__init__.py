@@ -2,18 +2,23 @@
 
 from lirdrec_pyg.transforms.bipartite import CacheAdjacency, DropEdges, NormalizeBipartite
 from lirdrec_pyg.transforms.dct import AddDCT
-from lirdrec_pyg.transforms.features import LoadFeatures
+from lirdrec_pyg.transforms.features import KeepModality, LoadFeatures
 from lirdrec_pyg.transforms.item_knn import AddItemKNN, modality_weights
+from lirdrec_pyg.transforms.modality_knn import AddModalityKNN, edge_cosines, similar_by
 from lirdrec_pyg.transforms.neighbours import check_search, knn_edges
 
 __all__ = [
     "AddDCT",
     "AddItemKNN",
+    "AddModalityKNN",
     "CacheAdjacency",
     "DropEdges",
+    "KeepModality",
     "LoadFeatures",
     "NormalizeBipartite",
     "check_search",
+    "edge_cosines",
     "knn_edges",
     "modality_weights",
+    "similar_by",
 ]

@@ -9,7 +9,7 @@ from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import SparseBackend
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SparseOperator, bipartite_norm
 
@@ -93,8 +93,9 @@ class CacheAdjacency(BaseTransform):
             # The reversed interactions are the transpose of the others: both share one memory.
             data[INTERACTS].adj_t = self._adjacency(data, INTERACTS)
             data[INTERACTED_BY].adj_t = data[INTERACTS].adj_t.t()
-        if SIMILAR in data.edge_types and "adj_t" not in data[SIMILAR]:
-            data[SIMILAR].adj_t = self._adjacency(data, SIMILAR)
+        for edge_type in data.edge_types:
+            if edge_type not in (INTERACTS, INTERACTED_BY) and "adj_t" not in data[edge_type]:
+                data[edge_type].adj_t = self._adjacency(data, edge_type)
         return data
 
     def _adjacency(self, data: HeteroData, edge_type: tuple[str, str, str]) -> SparseOperator | SparseTensor:

@@ -4,6 +4,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from lirdrec_pyg.data import item_features, modalities
+from lirdrec_pyg.errors import ConfigError
 
 _ALIGNMENT = 64
 
@@ -24,3 +25,28 @@ class LoadFeatures(BaseTransform):
 def _loaded(x: Tensor) -> Tensor:
     in_place = x.dtype == torch.float32 and x.data_ptr() % _ALIGNMENT == 0
     return x if in_place else x.to(torch.float32, copy=True)
+
+
+class KeepModality(BaseTransform):
+    """Leaves the features of one modality only.
+
+    Args:
+        modality: its name.
+
+    Raises:
+        ConfigError: if there is no such modality.
+    """
+
+    def __init__(self, modality: str) -> None:
+        self.modality = modality
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        if self.modality not in (names := modalities(data)):
+            raise ConfigError(f"--only-modality is {self.modality!r}: the modalities are {', '.join(names)}.")
+        for other in set(names) - {self.modality}:
+            data["item"].pop(f"x_{other}")
+            data["item"].pop(f"mask_{other}", None)
+        return data
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.modality!r})"

@@ -64,6 +64,7 @@ def test_it_goes_on_to_the_same_weights(shop: Path, tmp_path: Path, workers: int
         (("--fanout", ""), "numbers from 2 on"),
         (("--edge-dropout", 0.1), "--edge-dropout can't go with --sampling neighbors"),
         (("--user-gradients", "sparse", "--weight-decay", 0.1), "SparseAdam has none"),
+        (("--id-branch",), "without --id-branch"),
         (("--user-gradients", "sparse", "--sampling", "full"), "goes with --sampling neighbors"),
     ],
     ids=str,

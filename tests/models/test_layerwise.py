@@ -12,7 +12,13 @@ from lirdrec_pyg.models import LIRDRec, layerwise_vectors
 @pytest.mark.parametrize("backend", ["torch", pytest.param("torch-sparse", marks=needs_torch_sparse)])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"num_layers": 3, "num_item_layers": 2}, {"num_layers": 0, "num_item_layers": 0}, {"dct": "2d"}],
+    [
+        {},
+        {"num_layers": 3, "num_item_layers": 2},
+        {"num_layers": 0, "num_item_layers": 0},
+        {"dct": "2d"},
+        {"dct": "none", "item_graph": False},
+    ],
     ids=str,
 )
 def test_block_by_block_comes_to_what_one_pass_does(settings: dict[str, Any], backend: SparseBackend) -> None:

@@ -1,6 +1,5 @@
 """Neighbourhoods of a batch, and what a model makes of them."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -58,6 +57,9 @@ def gradients(model: LIRDRec, data: HeteroData | SampledGraph, triples: Tensor) 
         {"num_layers": 0},
         {"num_layers": 0, "num_item_layers": 0},
         {"dct": "2d"},
+        {"dct": "none", "item_graph": False},
+        {"fusion": "static"},
+        {"fusion": "mean", "only_modality": "text"},
     ],
     ids=str,
 )
@@ -65,7 +67,7 @@ def test_with_all_neighbours_a_batch_has_the_loss_and_the_gradients_of_a_full_pa
     graph: HeteroData, triples: Tensor, settings: dict[str, Any], sparse: bool
 ) -> None:
     config = LIRDRecConfig(**{**vars(MODEL), "reg_weight": 0.0, **settings})
-    data = LIRDRec.sampling_transform(config)(copy.copy(graph))
+    data = LIRDRec.sampling_transform(config)(LIRDRec.graph_transform(config)(small_graph()))
     torch.manual_seed(0)
     model = LIRDRec.from_config(config, data).double()
     model.start_epoch()

@@ -1,0 +1,79 @@
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import cumsum
+
+from lirdrec_pyg.config import EASEConfig
+from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.models.closed_form import ItemToItemModel
+from lirdrec_pyg.nn import SeenItems
+
+_log = logging.getLogger(__name__)
+
+# The matrix of all items x items is dense: at this size 3.2 GB in float64, of which three are held at once.
+MAX_ITEMS = 20_000
+
+
+class EASE(ItemToItemModel):
+    r"""The linear autoencoder in closed form, from `"Embarrassingly Shallow Autoencoders for Sparse Data"
+    <https://arxiv.org/abs/1905.03375>`_ (Steck, 2019).
+
+    .. math::
+        \min_{\mathbf{B}} \lVert \mathbf{X} - \mathbf{X} \mathbf{B} \rVert_F^2 + \lambda \lVert \mathbf{B} \rVert_F^2
+        \; \text{with} \; \mathrm{diag}(\mathbf{B}) = 0, \qquad
+        \mathbf{P} = (\mathbf{X}^\top \mathbf{X} + \lambda \mathbf{I})^{-1}, \qquad
+        B_{ij} = -\frac{P_{ij}}{P_{jj}} \; (i \ne j)
+
+    with :math:`\mathbf{X}` the binary interactions; :math:`x_{ui} = \sum_{j \in H_u} B_{ji}`. It is solved in
+    float64 and kept in float32, shape ``(|I|, |I|)``.
+
+    Args:
+        num_items: number of items, at most 20,000, since the matrix is dense.
+        l2: :math:`\lambda`.
+
+    Raises:
+        DataError: if there are more items.
+    """
+
+    weight: Tensor
+
+    def __init__(self, num_items: int, l2: float = 20.0) -> None:
+        super().__init__()
+        if num_items > MAX_ITEMS:
+            raise DataError(
+                f"EASE holds a dense matrix of items x items, and there are {num_items:,} items, more than "
+                f"{MAX_ITEMS:,}: leave out rare items with --k-core, or take --model item-knn."
+            )
+        self.l2 = l2
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    @classmethod
+    def from_config(cls, config: EASEConfig, data: HeteroData) -> "EASE":
+        """The model of ``config`` for the items of ``data``."""
+        return cls(data["item"].num_nodes, config.l2)
+
+    def fit(self, data: HeteroData, progress: bool = False) -> None:
+        user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
+        size = data["user"].num_nodes, len(self.weight)
+        ones = torch.ones(len(user), dtype=torch.float64, device=user.device)
+        takes = torch.sparse_coo_tensor(torch.stack([user, item]), ones, size)
+        gram = torch.sparse.mm(takes.t(), takes).to_dense()
+        gram.diagonal().add_(self.l2)
+        if progress:
+            _log.info("EASE: inverting a matrix of %s x %s items", f"{size[1]:,}", f"{size[1]:,}")
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        weight = inverse.div_(-inverse.diagonal().clone())
+        weight.fill_diagonal_(0)
+        self.weight = weight.float()
+
+    def scores(self, history: SeenItems, user_index: Tensor) -> Tensor:
+        count = history.start[user_index + 1] - history.start[user_index]
+        _, item = history.pairs(user_index)
+        return F.embedding_bag(item, self.weight, cumsum(count)[:-1], mode="sum")
+
+    def extra_repr(self) -> str:
+        return f"num_items={len(self.weight)}, l2={self.l2}"

@@ -1,0 +1,173 @@
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch_geometric.data import HeteroData
+from torch_geometric.transforms import BaseTransform
+
+from lirdrec_pyg.config import MGCNConfig
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, item_features
+from lirdrec_pyg.models.embedding import (
+    EmbeddingModel,
+    bpr,
+    feature_widths,
+    gathered,
+    mean_of_layers,
+    squared_norms,
+)
+from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency, unit_vectors
+from lirdrec_pyg.transforms import AddModalityKNN, similar_by
+
+
+class MGCN(EmbeddingModel):
+    r"""Purifies features by behaviour and fuses them by it, from `"Multi-View Graph Convolutional Network for
+    Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ (Yu et al., 2023).
+
+    .. math::
+        \dot{\mathbf{E}}_{m,I} = \mathbf{E}_I \odot \sigma(g_m(f_m(\mathbf{X}_m))), \qquad
+        \mathbf{E}_{m,I} = \mathbf{S}_m^n \dot{\mathbf{E}}_{m,I}, \qquad
+        \mathbf{E}_{m,U} = \hat{\mathbf{R}} \mathbf{E}_{m,I}, \qquad
+        \mathbf{E}_{id} = \frac{1}{L + 1} \sum_{l=0}^{L} \hat{\mathbf{A}}^l \mathbf{E}
+
+    .. math::
+        \alpha_m = \mathrm{softmax}_m(\mathbf{q}^\top \tanh(\mathbf{W} \mathbf{e}_m + \mathbf{b})), \qquad
+        \mathbf{E}_s = \sum_m \alpha_m \mathbf{E}_m, \qquad
+        \mathbf{E}_f = \frac{1}{|M| + 1} \Big( \mathbf{E}_s
+        + \sum_m \sigma(p_m(\mathbf{E}_{id})) \odot (\mathbf{E}_m - \mathbf{E}_s) \Big)
+
+    .. math::
+        [\mathbf{U}; \mathbf{V}] = \mathbf{E}_{id} + \mathbf{E}_f, \qquad
+        \mathcal{L} = \mathcal{L}_{BPR}(\mathbf{U}, \mathbf{V}) + \lambda_c \mathcal{L}_c
+        + \frac{\lambda}{2N} \sum_{(u,i,j)} \left( \lVert \mathbf{u} \rVert^2 + \lVert \mathbf{v}_i \rVert^2
+        + \lVert \mathbf{v}_j \rVert^2 \right)
+
+    with :math:`f, g, p` affine, :math:`\hat{\mathbf{R}}` the users' rows of :math:`\hat{\mathbf{A}}`,
+    :math:`\mathbf{S}_m` of :class:`~lirdrec_pyg.transforms.AddModalityKNN`, and :math:`\mathcal{L}_c` the InfoNCE
+    between the rows of :math:`\mathbf{E}_f` and :math:`\mathbf{E}_{id}` of the users, and of the positive items, of a
+    batch. Users and items of a batch are taken as often as they occur in it, as in the released program; of
+    several processes each contrasts its own part of it. The features are fixed, where that program trains them on.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        in_channels: feature width of each modality.
+        embedding_dim: width :math:`d` of the vectors.
+        num_layers: :math:`L`.
+        num_item_layers: :math:`n`.
+        contrast_weight: :math:`\lambda_c`.
+        temperature: of the InfoNCE.
+        reg_weight: :math:`\lambda`.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        in_channels: Mapping[str, int],
+        embedding_dim: int = 64,
+        num_layers: int = 2,
+        num_item_layers: int = 1,
+        contrast_weight: float = 0.001,
+        temperature: float = 0.2,
+        reg_weight: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(in_channels)
+        self.user = nn.Parameter(torch.empty(num_users, embedding_dim))
+        self.item = nn.Parameter(torch.empty(num_items, embedding_dim))
+
+        def affine() -> nn.Linear:
+            return nn.Linear(embedding_dim, embedding_dim)
+
+        self.projections = nn.ModuleList(nn.Linear(width, embedding_dim) for width in in_channels.values())
+        self.purifiers = nn.ModuleList(affine() for _ in in_channels)
+        self.preferences = nn.ModuleList(affine() for _ in in_channels)
+        self.query = nn.Sequential(affine(), nn.Tanh(), nn.Linear(embedding_dim, 1, bias=False))
+        self.bipartite_conv = BipartiteConv(num_layers)
+        self.item_conv = ItemGraphConv(num_item_layers)
+        self.to_users = BipartiteConv(1)
+        self.contrast_weight = contrast_weight
+        self.temperature = temperature
+        self.reg_weight = reg_weight
+        self.reset_parameters()
+
+    @classmethod
+    def from_config(cls, config: MGCNConfig, data: HeteroData) -> "MGCN":
+        """The model of ``config`` for the users, items and modalities of ``data``."""
+        return cls(
+            data["user"].num_nodes,
+            data["item"].num_nodes,
+            feature_widths(data),
+            config.embedding_dim,
+            config.num_layers,
+            config.num_item_layers,
+            config.contrast_weight,
+            config.temperature,
+            config.reg_weight,
+        )
+
+    @staticmethod
+    def graph_transform(config: MGCNConfig, progress: bool = False) -> BaseTransform:  # type: ignore[override]
+        """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: an item graph a modality."""
+        return AddModalityKNN(config.knn_k, config.knn_search, progress)
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.user)
+        nn.init.xavier_uniform_(self.item)
+        for module in (*self.projections, *self.purifiers, *self.preferences, self.query[0], self.query[2]):
+            module.reset_parameters()
+
+    def _behaviour(self, data: HeteroData) -> Tensor:
+        r""":math:`\mathbf{E}_{id}`, users first."""
+        return torch.cat(mean_of_layers(self.bipartite_conv, self.user, self.item, data))
+
+    def _content(self, data: HeteroData) -> list[Tensor]:
+        r""":math:`\mathbf{E}_m` of each modality, users first."""
+        (edge_index, edge_weight), (rev_edge_index, rev_edge_weight) = map(
+            adjacency, (data[INTERACTS], data[INTERACTED_BY])
+        )
+        found = []
+        for modality, projection, purifier in zip(self.modalities, self.projections, self.purifiers, strict=True):
+            gate = purifier(projection(item_features(data, modality).to(self.item.dtype))).sigmoid()
+            x = self.item_conv.neighbours_only(self.item * gate, *adjacency(data[similar_by(modality)]))
+            # From users without a vector of their own: theirs are those of their items, and the items keep theirs.
+            start = x.new_zeros(self.user.shape), x
+            edges = edge_index, rev_edge_index, edge_weight, rev_edge_weight
+            found.append(torch.cat(self.to_users(*start, *edges)))
+        return found
+
+    def _views(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        r""":math:`\mathbf{E}_{id}` and :math:`\mathbf{E}_f`, users first."""
+        behaviour, content = self._behaviour(data), self._content(data)
+        alpha = torch.cat([self.query(x) for x in content], dim=1).softmax(dim=1)
+        shared = (alpha.unsqueeze(-1) * torch.stack(content, dim=1)).sum(dim=1)
+        own = [
+            preference(behaviour).sigmoid() * (x - shared)
+            for preference, x in zip(self.preferences, content, strict=True)
+        ]
+        return behaviour, sum(own, shared) / (len(content) + 1)
+
+    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
+        """Vectors of all users, shape ``(|U|, d)``, and of all items, ``(|I|, d)``."""
+        behaviour, fused = self._views(data)
+        return self._split(behaviour + fused)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[: len(self.user)], x[len(self.user) :]
+
+    def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
+        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
+        behaviour, fused = self._views(data)
+        rows = gathered(self._split(behaviour + fused), triples)
+        contrast = torch.zeros((), device=behaviour.device)
+        for index, x, y in zip(triples[:2], self._split(fused), self._split(behaviour), strict=True):
+            contrast = contrast + info_nce(F.embedding(index, x), F.embedding(index, y), self.temperature)
+        return weight * (bpr(*rows) + self.reg_weight * squared_norms(*rows) + self.contrast_weight * contrast)
+
+
+def info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    r""":math:`-\frac{1}{N} \sum_i \log \frac{\exp(\cos(\mathbf{x}_i, \mathbf{y}_i) / \tau)}{\sum_j
+    \exp(\cos(\mathbf{x}_i, \mathbf{y}_j) / \tau)}` for rows of shape ``(N, d)``."""
+    similarity = unit_vectors(x) @ unit_vectors(y).t() / temperature
+    return F.cross_entropy(similarity, torch.arange(len(x), device=x.device))
