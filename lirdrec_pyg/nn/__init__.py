@@ -1,6 +1,6 @@
 """Layers, each of use without the rest."""
 
-from lirdrec_pyg.nn.conv import BipartiteConv, ItemGraphConv, adjacency, bipartite_norm
+from lirdrec_pyg.nn.conv import BipartiteConv, BipartiteLGConv, ItemGraphConv, adjacency, bipartite_norm
 from lirdrec_pyg.nn.dct import MultimodalDCT, dct
 from lirdrec_pyg.nn.encoder import ModalityEncoder
 from lirdrec_pyg.nn.fusion import ProgressiveWeightCopying
@@ -12,6 +12,7 @@ from lirdrec_pyg.nn.sparse import SparseOperator
 __all__ = [
     "BPRLoss",
     "BipartiteConv",
+    "BipartiteLGConv",
     "ItemGraphConv",
     "ModalityEncoder",
     "MultimodalDCT",
