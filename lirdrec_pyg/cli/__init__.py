@@ -9,6 +9,7 @@ import click
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.cli.add_items import add_items
+from lirdrec_pyg.cli.analyze import analyze
 from lirdrec_pyg.cli.evaluate import evaluate
 from lirdrec_pyg.cli.explain import explain
 from lirdrec_pyg.cli.export import export
@@ -79,5 +80,5 @@ def main() -> None:
     """
 
 
-for command in (fit, evaluate, info, recommend, add_items, similar, explain, export):
+for command in (fit, evaluate, info, recommend, add_items, similar, explain, export, analyze):
     main.add_command(command)
