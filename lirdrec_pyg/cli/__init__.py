@@ -17,6 +17,7 @@ from lirdrec_pyg.cli.fit import fit
 from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.cli.recommend import recommend
 from lirdrec_pyg.cli.similar import similar
+from lirdrec_pyg.cli.tune import tune
 from lirdrec_pyg.errors import LIRDRecError
 
 # Of several processes that train together only the first one speaks.
@@ -80,5 +81,5 @@ def main() -> None:
     """
 
 
-for command in (fit, evaluate, info, recommend, add_items, similar, explain, export, analyze):
+for command in (fit, evaluate, info, recommend, add_items, similar, explain, export, analyze, tune):
     main.add_command(command)
