@@ -96,9 +96,9 @@ def test_ctrl_c_keeps_the_trials_and_says_how_to_go_on(shop: Path, space: Path, 
 
 def test_two_searches_at_once_share_the_work(shop: Path, space: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    other = start(tune(shop, out, space, 6, "--epochs", 40, "--patience", 40))
+    other = start(tune(shop, out, space, 6, "--epochs", 15))
     wait_for_a_trial(out, other)
-    result = lirdrec(*tune(shop, out, space, 6, "--epochs", 40, "--patience", 40))
+    result = lirdrec(*tune(shop, out, space, 6, "--epochs", 15))
     outputs = [result.output, other.communicate(timeout=120)[0]]
     assert [result.exit_code, other.returncode] == [0, 0], outputs
     assert len({(layers, rate) for _, layers, rate, *_ in tried(out)}) == len(tried(out)) == 6
