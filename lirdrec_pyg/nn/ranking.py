@@ -69,6 +69,8 @@ def top_k(
 ) -> Iterator[TopK]:
     """Yields the ``k`` best items for ``user_index``, block by block, so that memory stays bounded.
 
+    As long as there is one block, of 512 users on a CPU, ``torch.export`` can leave their number open.
+
     Args:
         user: representations of all users, shape ``(|U|, F)``.
         item: representations of all items, shape ``(|I|, F)``.

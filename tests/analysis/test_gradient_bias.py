@@ -13,7 +13,7 @@ from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
 from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.training import Trainer
+from lirdrec_pyg.training import EpochResult, Hooks, Trainer
 
 MODEL = LIRDRecConfig(embedding_dim=16)
 TRAINING = TrainingConfig(epochs=12, lr=2e-3, batch_size=256, device="cpu")
@@ -104,6 +104,14 @@ def test_a_seed_decides_everything_and_the_graph_stays_as_it_was() -> None:
     assert first.equals(second)
     assert graph.edge_types == before
     assert "dct" not in graph["item"]
+
+
+def test_what_was_measured_until_a_stop_is_kept() -> None:
+    epochs: list[EpochResult] = []
+    hooks = Hooks(on_epoch=epochs.append, should_stop=lambda: len(epochs) == 2)
+    found = measure_gradient_bias(shop(), MODEL, TRAINING, hooks)
+    assert found["epoch"].unique().to_list() == [1, 2]
+    assert len(verdict(found)) == 2
 
 
 def table(gradient: float, change: float, id_recall: float) -> pl.DataFrame:
