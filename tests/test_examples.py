@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,11 @@ PRINTED = {
     "train_from_csv": ["test Recall@20", "user-0"],
     "add_new_items": ["204 items, 4 of them new", "users get a new item"],
     "fold_in_user": ["newcomer", "anna"],
+    "lightgcn": [],
+    "lightgcn_with_modality_items": [],
+    "lightgcn_with_item_graph": [],
+    "lightgcn_with_pwc_fusion": ["users who go by image most"],
+    "hetero_conv": [],
 }
 
 
@@ -46,3 +52,9 @@ def test_new_items_stand_with_their_like(printed: dict[str, str]) -> None:
         new, similar = line.split(": ")
         colour = new.split("-like-")[1].split("-")[0]
         assert sum(colour in item for item in similar.split(", ")) >= 2
+
+
+@pytest.mark.parametrize("name", [name for name in PRINTED if name.startswith("lightgcn") or name == "hetero_conv"])
+def test_a_layer_learns_in_another_recommender(name: str, printed: dict[str, str]) -> None:
+    before, after = re.findall(r"test Recall@20 (?:before|after): +([\d.]+)", printed[name])
+    assert float(after) > 0.15 > 2 * float(before)

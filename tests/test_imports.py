@@ -14,7 +14,7 @@ ROOT = Path(lirdrec_pyg.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"serving"},
+    {"serving", "analysis", "tuning"},
     {"training"},
     {"evaluation"},
     {"models"},

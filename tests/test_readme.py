@@ -37,7 +37,8 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
         Path("new_ids.txt").write_text("30\n31\n32\n")
         for command in COMMANDS:
             arguments = shlex.split(command)[1:]
-            if arguments[0] == "fit" and "ease" not in arguments:  # which has no epochs
+            # EASE has no epochs.
+            if {"fit", "tune", "gradient-bias"} & set(arguments[:2]) and "ease" not in arguments:
                 arguments += ["--epochs", "2"]
             result = CliRunner().invoke(main, arguments)
             assert result.exit_code == 0, (command, result.output)
@@ -51,6 +52,8 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
 def test_commands_and_python_run(printed: str) -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == [
         *("info", "fit", "evaluate"),
+        *("tune", "fit"),
+        *("analyze", "analyze"),
         *("recommend", "recommend", "similar", "explain"),
         *("add-items", "recommend", "recommend"),
         *("export", "export"),

@@ -9,6 +9,7 @@ import click
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.cli.add_items import add_items
+from lirdrec_pyg.cli.analyze import analyze
 from lirdrec_pyg.cli.evaluate import evaluate
 from lirdrec_pyg.cli.explain import explain
 from lirdrec_pyg.cli.export import export
@@ -16,6 +17,7 @@ from lirdrec_pyg.cli.fit import fit
 from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.cli.recommend import recommend
 from lirdrec_pyg.cli.similar import similar
+from lirdrec_pyg.cli.tune import tune
 from lirdrec_pyg.errors import LIRDRecError
 
 # Of several processes that train together only the first one speaks.
@@ -79,5 +81,5 @@ def main() -> None:
     """
 
 
-for command in (fit, evaluate, info, recommend, add_items, similar, explain, export):
+for command in (fit, evaluate, info, recommend, add_items, similar, explain, export, analyze, tune):
     main.add_command(command)

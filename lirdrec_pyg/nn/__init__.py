@@ -1,6 +1,13 @@
 """Layers, each of use without the rest."""
 
-from lirdrec_pyg.nn.conv import BipartiteConv, ItemGraphConv, adjacency, bipartite_norm, degree_scale
+from lirdrec_pyg.nn.conv import (
+    BipartiteConv,
+    BipartiteLGConv,
+    ItemGraphConv,
+    adjacency,
+    bipartite_norm,
+    degree_scale,
+)
 from lirdrec_pyg.nn.dct import MultimodalDCT, dct, idct
 from lirdrec_pyg.nn.encoder import ModalityEncoder
 from lirdrec_pyg.nn.fusion import ProgressiveWeightCopying
@@ -15,6 +22,7 @@ __all__ = [
     "AttentionFusion",
     "BPRLoss",
     "BipartiteConv",
+    "BipartiteLGConv",
     "DotProducts",
     "ItemGraphConv",
     "MeanFusion",

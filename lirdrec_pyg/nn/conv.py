@@ -1,12 +1,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import degree, is_sparse, spmm
 
-from lirdrec_pyg.nn.sparse import SparseOperator
+from lirdrec_pyg.nn.sparse import SparseOperator, is_half_on_cpu
 
 
 def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: float = 1e-7) -> Tensor:
@@ -24,7 +26,7 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
     Returns:
         One weight an edge, float32, shape ``(num_edges,)``.
     """
-    user, item = edge_index.as_subclass(Tensor)
+    user, item = _plain(edge_index)
     user_scale = degree_scale(degree(user, num_users), eps)
     item_scale = degree_scale(degree(item, num_items), eps)
     return user_scale[user] * item_scale[item]
@@ -35,8 +37,21 @@ def degree_scale(node_degree: Tensor, eps: float = 1e-7) -> Tensor:
     return (node_degree + eps).rsqrt()
 
 
+def _plain(edge_index: Tensor) -> Tensor:
+    return _unwrapped(edge_index) if isinstance(edge_index, EdgeIndex) else edge_index
+
+
+@torch.compiler.disable
+def _unwrapped(edge_index: EdgeIndex) -> Tensor:
+    return edge_index.as_subclass(Tensor)
+
+
 class _WeightedSumConv(MessagePassing):
-    """``out[i] = sum over edges (j, i) of weight(j, i) * x[j]``, fused wherever the adjacency allows it."""
+    """``out[i] = sum over edges (j, i) of weight(j, i) * x[j]``, fused wherever the adjacency allows it.
+
+    ``torch.compile`` and ``torch.export`` trace it for a plain ``edge_index``; with any other form the compiled
+    program calls it as it is.
+    """
 
     def __init__(self) -> None:
         super().__init__(aggr="sum")
@@ -46,7 +61,16 @@ class _WeightedSumConv(MessagePassing):
     ) -> Tensor:
         if isinstance(edge_index, SparseOperator):
             return edge_index @ x_source
+        if isinstance(edge_index, (EdgeIndex, SparseTensor)) or is_sparse(edge_index):
+            return self._sum_untraced(edge_index, x_source, x_target, edge_weight)
         # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
+        return self.propagate(
+            edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
+        )
+
+    @torch.compiler.disable
+    def _sum_untraced(self, edge_index: Adj, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor) -> Tensor:
+        # torch.compile knows neither sparse tensors nor how PyG makes an EdgeIndex.
         return self.propagate(
             edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
         )
@@ -64,6 +88,8 @@ class _WeightedSumConv(MessagePassing):
     def message_and_aggregate(self, edge_index: Adj, x: tuple[Tensor, Tensor], edge_weight: OptTensor) -> Tensor:
         if isinstance(edge_index, SparseTensor):
             return torch_sparse.matmul(edge_index, x[0], reduce="sum")
+        if is_half_on_cpu(x[0]):
+            return spmm(edge_index.float(), x[0].float(), reduce="sum").to(x[0].dtype)
         return spmm(edge_index, x[0], reduce="sum")
 
 
@@ -72,7 +98,7 @@ def _reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
         return adj.t()
     if is_sparse(adj):
         return adj.t().to_sparse_csr()
-    return adj.as_subclass(Tensor).flip([0])
+    return _plain(adj).flip([0])
 
 
 def _both_directions(
@@ -136,6 +162,23 @@ class BipartiteConv(_WeightedSumConv):
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> tuple[Tensor, Tensor]:
+        if isinstance(edge_index, EdgeIndex):  # the whole of it, since torch.compile fails between its parts
+            return self._forward_untraced(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+        return self._forward(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
+
+    @torch.compiler.disable
+    def _forward_untraced(self, *inputs: Any) -> tuple[Tensor, Tensor]:
+        return self._forward(*inputs)
+
+    def _forward(
+        self,
+        x_user: Tensor,
+        x_item: Tensor,
+        edge_index: Adj | SparseOperator,
+        rev_edge_index: Adj | SparseOperator | None,
+        edge_weight: OptTensor,
+        rev_edge_weight: OptTensor,
+    ) -> tuple[Tensor, Tensor]:
         to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
         # Horner's scheme, E0 + A (E0 + A (...)): the sum needs no pass of its own.
         out_user, out_item = x_user, x_item
@@ -192,6 +235,35 @@ class BipartiteConv(_WeightedSumConv):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_layers={self.num_layers})"
+
+
+class BipartiteLGConv(_WeightedSumConv):
+    r"""One step of :class:`BipartiteConv` in one direction, with the arguments that
+    :class:`torch_geometric.nn.HeteroConv` and :func:`torch_geometric.nn.to_hetero` give.
+
+    .. math::
+        \mathbf{x}^{\prime}_i = \sum_{j \in \mathcal{N}(i)} e_{j,i} \mathbf{x}_j
+
+    It is :class:`torch_geometric.nn.LGConv` for two kinds of nodes.
+
+    Shapes:
+        - **input:** sources :math:`(N, F)` and targets :math:`(M, F)` as a pair, or one matrix that is both;
+          the edges (source, target) as ``edge_index`` :math:`(2, |E|)` with ``edge_weight`` :math:`(|E|)`,
+          which is that of :func:`bipartite_norm` when left out, or a transposed adjacency :math:`(M, N)` that
+          holds the weights, as for :class:`BipartiteConv`
+        - **output:** targets :math:`(M, F)`
+    """
+
+    def forward(
+        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Adj | SparseOperator, edge_weight: OptTensor = None
+    ) -> Tensor:
+        source, target = (x, x) if isinstance(x, Tensor) else x
+        if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
+            edge_weight = bipartite_norm(edge_index, source.size(0), target.size(0)).to(source.dtype)
+        return self._sum(edge_index, source, target, edge_weight)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
 
 class ItemGraphConv(_WeightedSumConv):

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -75,6 +77,15 @@ class ProgressiveWeightCopying(nn.Module):
         self.memory_weight.fill_(1.0 - self.initial_network_weight)
         self.epoch.zero_()
         self.last_attention.fill_(torch.nan)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ProgressiveWeightCopying":
+        schedule = {"network_weight": self.network_weight, "memory_weight": self.memory_weight}
+        super()._apply(fn, recurse)
+        for name, value in schedule.items():
+            converted = getattr(self, name)
+            if converted.dtype != value.dtype:  # the parameters may be in half precision, the schedule may not
+                setattr(self, name, value.to(converted.device))
+        return self
 
     @torch.no_grad()
     def start_epoch(self) -> None:

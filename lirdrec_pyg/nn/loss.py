@@ -39,4 +39,6 @@ class BPRLoss(nn.Module):
 
 def _mean_square(x: Tensor) -> Tensor:
     # By way of the norm, whose gradient takes one pass over memory, where that of x.square() takes three.
-    return torch.linalg.vector_norm(x).square() / x.numel()
+    # A square of such a sum is too large for float16.
+    dtype = torch.float32 if torch.finfo(x.dtype).bits < 32 else x.dtype
+    return torch.linalg.vector_norm(x, dtype=dtype).square() / x.numel()

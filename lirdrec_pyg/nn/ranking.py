@@ -52,8 +52,9 @@ class SeenItems:
     def pairs(self, user_index: Tensor) -> tuple[Tensor, Tensor]:
         """For the items of ``user_index``: rows in ``user_index``, and the items."""
         count = self.start[user_index + 1] - self.start[user_index]
-        row = torch.arange(len(user_index), device=count.device).repeat_interleave(count)
-        within = torch.arange(len(row), device=count.device) - cumsum(count)[row]
+        # Sizes, not lengths: torch.export keeps them open.
+        row = torch.arange(user_index.size(0), device=count.device).repeat_interleave(count)
+        within = torch.arange(row.size(0), device=count.device) - cumsum(count)[row]
         return row, self.item[self.start[user_index][row] + within]
 
 
@@ -67,6 +68,8 @@ def top_k(
     candidates: Tensor | None = None,
 ) -> Iterator[TopK]:
     """Yields the ``k`` best items for ``user_index``, block by block, so that memory stays bounded.
+
+    As long as there is one block, of 512 users on a CPU, ``torch.export`` can leave their number open.
 
     Args:
         user: representations of all users, shape ``(|U|, F)``.
@@ -85,13 +88,19 @@ def top_k(
     k = min(k, len(item))
     block = _BLOCK_ROWS["cpu" if item.device.type == "cpu" else "cuda"]
     # One piece of memory for all blocks: a fresh one would take longer to get than to fill.
-    buffer = item.new_empty(min(block, len(user_index)) * min(_BLOCK_ITEMS, len(item)))
-    for first in range(0, max(1, len(user_index)), block):
-        rows = slice(first, min(first + block, len(user_index)))
+    blocks = _row_blocks(user_index.size(0), block)
+    buffer = item.new_empty(blocks[0].stop * min(_BLOCK_ITEMS, len(item)))
+    for rows in blocks:
         index = user_index[rows]
         left_out = None if seen is None else _placed(seen.pairs(index), place)
         values, indices = _best_of_all(user[index], item, k, left_out, buffer)
         yield TopK(rows, values, indices if candidates is None else candidates[indices])
+
+
+def _row_blocks(num_rows: int, block: int) -> list[slice]:
+    if num_rows <= block:  # asked first, so that torch.export can leave the number of rows open
+        return [slice(0, num_rows)]
+    return [slice(first, min(first + block, num_rows)) for first in range(0, num_rows, block)]
 
 
 def _placed(pairs: tuple[Tensor, Tensor], place: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -110,7 +119,8 @@ def _best_of_all(
     found = []
     for start in range(0, max(1, len(item)), _BLOCK_ITEMS):
         part = item[start : start + _BLOCK_ITEMS]
-        score = torch.mm(user, part.t(), out=buffer[: len(user) * len(part)].view(len(user), len(part)))
+        size = user.size(0), len(part)
+        score = torch.mm(user, part.t(), out=buffer[: size[0] * size[1]].view(size))
         if left_out is not None:
             row, column = left_out
             if len(part) < len(item):

@@ -52,17 +52,22 @@ class SparseOperator:
     def __matmul__(self, x: Tensor) -> Tensor:
         """Product with a dense matrix of shape ``(columns, F)``, differentiable in it.
 
-        It is computed in the wider of the two dtypes, and never in autocast's, for which torch has no
-        such product on every device.
+        The result has the wider of the two dtypes, and never autocast's, for which torch has no such
+        product on every device; half precision is computed in float32 on the CPU.
         """
         dtype = torch.promote_types(x.dtype, self._matrix.dtype)
-        return _Product.apply(x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
+        x = x.to(dtype)
+        computed = torch.float32 if is_half_on_cpu(x) else dtype
+        return _Product.apply(x.to(computed), self._matrix.to(computed), self._transpose.to(computed)).to(dtype)
 
     def add_product(self, y: Tensor, x: Tensor) -> Tensor:
         r""":math:`\mathbf{Y} + \mathbf{A} \mathbf{X}` in one pass over memory, differentiable in both,
         in the widest of the three dtypes; ``y`` has shape ``(rows, F)``."""
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), self._matrix.dtype)
-        return _AddedProduct.apply(y.to(dtype), x.to(dtype), self._matrix.to(dtype), self._transpose.to(dtype))
+        y, x = y.to(dtype), x.to(dtype)
+        computed = torch.float32 if is_half_on_cpu(x) else dtype
+        matrix, transpose = self._matrix.to(computed), self._transpose.to(computed)
+        return _AddedProduct.apply(y.to(computed), x.to(computed), matrix, transpose).to(dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseOperator":
         # Copies of an operator and of its transpose share their memory as these do.
@@ -70,6 +75,11 @@ class SparseOperator:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={tuple(self.shape)}, nnz={self._matrix._nnz()})"
+
+
+def is_half_on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is of a dtype in which torch has no sparse products where it lies: they take float32."""
+    return x.dtype in (torch.float16, torch.bfloat16) and x.device.type == "cpu"
 
 
 def _csr(row: Tensor, column: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,52 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from adjacencies import FORMS, Form, dense_adjacency, operator
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
-from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
+from torch_geometric.nn import HeteroConv, to_hetero
 
-from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, SparseOperator, adjacency, bipartite_norm
+from lirdrec_pyg.nn import BipartiteConv, BipartiteLGConv, ItemGraphConv, adjacency, bipartite_norm
 
 NUM_USERS, NUM_ITEMS, WIDTH = 6, 5, 3
-
-needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
-
-
-# A form of a weighted graph: from edges (source, target), weights and the size (sources, targets) to
-# what a layer takes, the adjacency and the weights beside it.
-Form = Callable[[Tensor, Tensor, tuple[int, int]], tuple[Any, Tensor | None]]
-
-
-def plain(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    return edges, weight
-
-
-def edge_index(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    return EdgeIndex(edges, sparse_size=size), weight
-
-
-def sorted_edge_index(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    order = edges[1].argsort(stable=True)
-    return EdgeIndex(edges[:, order], sparse_size=size, sort_order="col"), weight[order]
-
-
-def sparse_csr(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    return torch.sparse_coo_tensor(edges.flip([0]), weight, size[::-1]).to_sparse_csr(), None
-
-
-def sparse_tensor(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    return SparseTensor(row=edges[1], col=edges[0], value=weight, sparse_sizes=size[::-1]), None
-
-
-def operator(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any, Tensor | None]:
-    return SparseOperator(edges.flip([0]), weight, size[::-1]), None
-
-
-FORMS = pytest.mark.parametrize(
-    "form",
-    [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse), operator],
-)
 
 
 def interactions() -> Tensor:
@@ -59,10 +22,6 @@ def interactions() -> Tensor:
     mask[-1], mask[:, -1] = False, False
     edges = mask.nonzero().T
     return edges[:, torch.randperm(edges.size(1), generator=generator)]
-
-
-def dense_adjacency(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
-    return torch.zeros(size, dtype=torch.double).index_put((edges[0], edges[1]), weight.double())
 
 
 def normalised(edges: Tensor) -> Tensor:
@@ -216,6 +175,61 @@ class TestBipartiteConv:
             assert x.grad.isfinite().all()
 
 
+class TestBipartiteLGConv:
+    @FORMS
+    def test_every_form_of_the_graph_equals_the_dense_formula(self, form: Form) -> None:
+        edges = interactions()
+        weight = torch.rand(edges.size(1), dtype=torch.double) + 0.1
+        adj, adj_weight = form(edges, weight, (NUM_USERS, NUM_ITEMS))
+        block = dense_adjacency(edges, weight, (NUM_USERS, NUM_ITEMS))
+        assert_same_with_gradients(
+            lambda x_user: BipartiteLGConv()((x_user, torch.randn(NUM_ITEMS, WIDTH).double()), adj, adj_weight),
+            lambda x_user: block.T @ x_user,
+            (NUM_USERS, WIDTH),
+        )
+
+    def test_without_weights_the_graph_is_normalised(self) -> None:
+        edges, block = interactions(), normalised(interactions())[:NUM_USERS, NUM_USERS:].float()
+        x_user, x_item = torch.randn(NUM_USERS, WIDTH), torch.randn(NUM_ITEMS, WIDTH)
+        torch.testing.assert_close(BipartiteLGConv()((x_user, x_item), edges), block.T @ x_user)
+        torch.testing.assert_close(BipartiteLGConv()((x_item, x_user), edges.flip([0])), block @ x_item)
+
+    def test_one_matrix_is_sources_and_targets(self) -> None:
+        x, edges, weight = torch.randn(3, 2), torch.tensor([[0, 1, 2], [2, 2, 0]]), torch.tensor([1.0, 2.0, 3.0])
+        expected = torch.stack([3 * x[2], torch.zeros(2), x[0] + 2 * x[1]])
+        torch.testing.assert_close(BipartiteLGConv()(x, edges, weight), expected)
+
+    @pytest.mark.parametrize("num_layers", [1, 3])
+    def test_in_to_hetero_and_hetero_conv_it_is_the_bipartite_conv(self, num_layers: int) -> None:
+        edges = interactions()
+        to_item, to_user = ("user", "interacts", "item"), ("item", "rev_interacts", "user")
+        edge_index_dict = {to_item: edges, to_user: edges.flip([0])}
+        x_dict = {"user": torch.randn(NUM_USERS, WIDTH), "item": torch.randn(NUM_ITEMS, WIDTH)}
+        expected = BipartiteConv(num_layers)(x_dict["user"], x_dict["item"], edges)
+
+        class Layers(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = BipartiteLGConv()
+
+            def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+                total = x
+                for _ in range(num_layers):
+                    x = self.conv(x, edge_index)
+                    total = total + x
+                return total
+
+        out = to_hetero(Layers(), (list(x_dict), list(edge_index_dict)))(x_dict, edge_index_dict)
+        torch.testing.assert_close((out["user"], out["item"]), expected)
+
+        conv = HeteroConv({to_item: BipartiteLGConv(), to_user: BipartiteLGConv()})
+        total, x = x_dict, x_dict
+        for _ in range(num_layers):
+            x = conv(x, edge_index_dict)
+            total = {name: total[name] + x[name] for name in total}
+        torch.testing.assert_close((total["user"], total["item"]), expected)
+
+
 class TestItemGraphConv:
     @FORMS
     @pytest.mark.parametrize("num_layers", [0, 1, 2])
@@ -245,9 +259,10 @@ class TestItemGraphConv:
     [
         (BipartiteConv(3), (torch.randn(NUM_USERS, 2), torch.randn(NUM_ITEMS, 2)), "BipartiteConv(num_layers=3)"),
         (ItemGraphConv(2), (torch.randn(NUM_USERS, 2),), "ItemGraphConv(num_layers=2)"),
+        (BipartiteLGConv(), (torch.randn(NUM_USERS, 2),), "BipartiteLGConv()"),
     ],
 )
-def test_copy_reset_and_repr(conv: BipartiteConv | ItemGraphConv, inputs: tuple[Tensor, ...], text: str) -> None:
+def test_copy_reset_and_repr(conv: Any, inputs: tuple[Tensor, ...], text: str) -> None:
     edges = interactions()
     before = conv(*inputs, edges)
     copied = copy.deepcopy(conv)

@@ -27,7 +27,7 @@ def test_rows_have_length_one_and_the_direction_they_had(exponent: int, width: i
     torch.testing.assert_close(unit * x.norm(dim=-1, keepdim=True), x, rtol=1e-5, atol=0.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_rows_of_zeros_stay_and_have_finite_gradients(dtype: torch.dtype) -> None:
     x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], dtype=dtype, requires_grad=True)
     unit = unit_vectors(x)
@@ -37,8 +37,10 @@ def test_rows_of_zeros_stay_and_have_finite_gradients(dtype: torch.dtype) -> Non
     (gradient,) = torch.autograd.grad(unit.sum(), x)
     (expected,) = torch.autograd.grad(F.normalize(x, dim=-1).sum(), x)
     assert gradient.isfinite().all()
+    if dtype == torch.float16:  # in which torch divides by an epsilon of 0
+        gradient, expected = gradient[1:], expected[1:]
     # Rounding of a quotient and of a product differs.
-    torch.testing.assert_close(gradient, expected, rtol=0.02 if dtype == torch.bfloat16 else 1e-6, atol=0.02)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6 if torch.finfo(dtype).bits >= 32 else 0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("eps", [1e-12, 0.5, 10.0])

@@ -1,0 +1,82 @@
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from commands import assert_refused, lirdrec
+
+from lirdrec_pyg.analysis.gradient_bias import verdict
+
+SMALL = ["--embedding-dim", "8", "--epochs", "3", "--lr", "0.01", "--batch-size", "64", "--device", "cpu"]
+
+
+def test_gradient_bias_writes_table_figure_and_verdict(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bias"
+    result = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", out, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in out.iterdir()} == {"gradient_bias.csv", "gradient_bias.png", "verdict.txt"}
+    table = pl.read_csv(out / "gradient_bias.csv")
+    assert table["branch"].to_list() == 3 * ["image", "text", "shared", "id"]
+    sentences = (out / "verdict.txt").read_text().splitlines()
+    assert sentences == list(verdict(table))
+    for sentence in sentences:
+        assert sentence in result.output
+    assert "epoch    3/3" in result.output
+
+
+def test_without_matplotlib_there_is_a_table_and_a_hint(
+    shop: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for arguments in (["gradient-bias", "--data", shop, *SMALL], ["fusion", run]):
+        out = tmp_path / str(arguments[0])
+        result = lirdrec("analyze", *arguments, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "pip install 'lirdrec-pyg[plot]'" in result.output
+        assert list(out.glob("*.csv"))
+        assert not list(out.glob("*.png"))
+
+
+def test_fusion_writes_tables_and_figure(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fusion"
+    result = lirdrec("analyze", "fusion", run, "--out", out)
+    assert result.exit_code == 0, result.output
+    names = {"fusion_schedule.csv", "fusion_weights.csv", "fusion_summary.csv", "fusion.png"}
+    assert {p.name for p in out.iterdir()} == names
+    weights = pl.read_csv(out / "fusion_weights.csv")
+    assert weights.height == 40
+    np.testing.assert_allclose(weights.drop("user").sum_horizontal(), 1, rtol=1e-5)
+    assert "the best epoch is 1" in result.output
+    for branch in ("image", "text", "shared"):
+        assert branch in result.output
+
+
+def test_fusion_writes_beside_the_run_by_default(run: Path) -> None:
+    result = lirdrec("analyze", "fusion", run)
+    assert result.exit_code == 0, result.output
+    assert (run.parent / f"{run.name}-fusion" / "fusion_schedule.csv").is_file()
+    assert_refused(lirdrec("analyze", "fusion", run), "fusion_schedule.csv exists", "--overwrite")
+    assert lirdrec("analyze", "fusion", run, "--overwrite").exit_code == 0
+
+
+def test_mistakes_are_one_sentence(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(lirdrec("analyze", "fusion", tmp_path), "is no run folder")
+    assert_refused(lirdrec("analyze", "gradient-bias", "--data", tmp_path / "none", "--out", tmp_path / "x"), "none")
+    assert_refused(
+        lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "file" / "x"), "is a file", "--out"
+    )
+    refused = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "x", "--precision", "16-mixed")
+    assert_refused(refused, "--precision 16-mixed")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_config_of_a_run_can_be_measured(run: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    config.write_text(yaml.safe_dump({**settings, "batch_size": 20_000}))
+    out = tmp_path / "bias"
+    result = lirdrec("analyze", "gradient-bias", "--config", config, "--data", "synthetic", "--out", out)
+    assert result.exit_code == 0, result.output
