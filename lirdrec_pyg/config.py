@@ -22,6 +22,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Fallback = Literal["skip", "popular", "error"]
 ExportFormat = Literal["safetensors", "parquet", "npy"]
 Preset = Literal["paper", "fast"]
+EncoderDtype = Literal["float32", "float16", "bfloat16"]
+ImagePooling = Literal["auto", "projection", "pooled", "cls", "mean"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 

@@ -25,11 +25,12 @@ LAYERS = [
     {"errors", "_version"},
 ]
 ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerate(LAYERS) for part in layer}
-# These two stand beside the layers.
+# These stand beside the layers.
 ALLOWED["sampler"] = {"sampler", "data", "config", "errors"}
 ALLOWED["datasets"] = {"datasets", "data", "config", "errors"}
 ALLOWED["training"] |= {"sampler"}
-ALLOWED["cli"] |= {"sampler", "datasets"}
+ALLOWED["features"] = {"features", "data", "config", "errors"}
+ALLOWED["cli"] |= {"sampler", "datasets", "features"}
 
 FILES = sorted(ROOT.rglob("*.py"))
 
