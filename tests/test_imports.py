@@ -29,7 +29,7 @@ ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerat
 ALLOWED["sampler"] = {"sampler", "data", "config", "errors"}
 ALLOWED["datasets"] = {"datasets", "data", "config", "errors"}
 ALLOWED["training"] |= {"sampler"}
-ALLOWED["features"] = {"features", "data", "config", "errors"}
+ALLOWED["features"] = {"features", "data", "config", "errors", "_version"}
 ALLOWED["cli"] |= {"sampler", "datasets", "features"}
 
 FILES = sorted(ROOT.rglob("*.py"))

@@ -35,7 +35,7 @@ from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
 
-_FEATURE_MARK = "_feat"
+FEATURE_MARK = "_feat"
 
 # A device such as /dev/zero has no end.
 _MAX_LIST_BYTES = 2**29
@@ -110,8 +110,8 @@ def _find_table(folder: Path) -> Path:
 
 
 def _modality_of(file: Path) -> str | None:
-    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(_FEATURE_MARK):
-        return file.stem.removesuffix(_FEATURE_MARK) or None
+    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(FEATURE_MARK):
+        return file.stem.removesuffix(FEATURE_MARK) or None
     return None
 
 
