@@ -40,13 +40,15 @@ class RequestError(LIRDRecError):
     """A server that answers, but not this request.
 
     Attributes:
+        refused: whether the server said so, and did not just fail.
         parameter: name of the entry of the request that it doesn't take, if it says so.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, parameter: str | None = None) -> None:
+    def __init__(self, message: str, refused: bool = False, parameter: str | None = None) -> None:
         super().__init__(message)
+        self.refused = refused
         self.parameter = parameter
 
 
@@ -210,7 +212,7 @@ class Server:
                 if not isinstance(answer, dict):
                     raise ValueError("no JSON object")
                 return read(answer)
-            except (ValueError, TypeError, LookupError, RecursionError) as error:
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 raise _PassingError(f"its answer is malformed ({first_line(error)})") from None
         raise self._refusal(status, headers, content, model)
 
@@ -284,7 +286,7 @@ class Server:
                 return ServerError(f"{self.url} asks to wait for {pause:,.0f} s ({said}): try again then.")
             self._not_before = max(self._not_before, time.monotonic() + pause)
             return _PassingError(said, pause, busy)
-        return RequestError(f"{self.url} refuses the request ({said}).", parameter)
+        return RequestError(f"{self.url} refuses the request ({said}).", True, parameter)
 
     def _without_key(self, content: bytes) -> bytes:
         # Before anything is read from it, so that not even a part of the key goes on. Short ones are words
