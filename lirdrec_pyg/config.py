@@ -211,6 +211,56 @@ class TrainingConfig(_Config):
     )
 
 
+@dataclass(frozen=True)
+class FeaturesConfig(_Config):
+    """How a catalogue becomes features."""
+
+    id_col: str | None = _field(
+        None, "Column of item IDs; by default one with a usual name, such as item_id or itemID, or id."
+    )
+    text_cols: str | None = _field(
+        None, "Columns of texts, with commas between them: their texts are joined, and become the modality 'text'."
+    )
+    image_col: str | None = _field(None, "Column with the path of each item's picture: the modality 'image'.")
+    audio_col: str | None = _field(None, "Column with the path of each item's sound: the modality 'audio'.")
+    root: str | None = _field(None, "Folder that the paths go by, and may not leave; by default that of the catalogue.")
+    separator: str | None = _field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
+    text_model: str = _field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "What encodes texts: any model of sentence-transformers, a local folder or a name on the Hugging Face Hub.",
+    )
+    image_model: str = _field(
+        "google/siglip-base-patch16-224",
+        "What encodes pictures: any model that transformers' AutoModel and AutoImageProcessor know, such as CLIP, "
+        "SigLIP, DINO or ViT.",
+    )
+    audio_model: str = _field(
+        "laion/clap-htsat-unfused", "What encodes sounds: a CLAP model, or Whisper, of which the encoder is taken."
+    )
+    max_length: int | None = _field(
+        None, "Tokens of a text that are read; by default as many as the model was made for.", min=1
+    )
+    image_pooling: ImagePooling = _field(
+        "auto",
+        "What is taken of an image model: the vector that it compares with texts, its own pooling, the first token, or "
+        "the mean over the tokens; 'auto' is the first of these that suits the model.",
+        choices=ImagePooling,
+    )
+    audio_seconds: float = _field(
+        30.0, "Seconds of a sound that are read, from its beginning.", min=0, min_open=True, max=3600
+    )
+    batch_size: int = _field(32, "Items that go through a model at once.", min=1)
+    dtype: EncoderDtype = _field(
+        "float32", "Arithmetic of the models; half the bits are for GPUs.", choices=EncoderDtype
+    )
+    device: Device = _field("auto", "Where to encode.", choices=Device)
+    pca: int | None = _field(None, "Keep this many principal components of each modality.", min=1)
+    whiten: bool = _field(
+        False, "Turn the vectors into their principal axes, and give each axis the standard deviation 1."
+    )
+    normalize: bool = _field(False, "Divide each vector by its length, after all else.")
+
+
 # What each preset sets; all else stays at its default.
 PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {},

@@ -12,6 +12,7 @@ from lirdrec_pyg.cli.add_items import add_items
 from lirdrec_pyg.cli.evaluate import evaluate
 from lirdrec_pyg.cli.explain import explain
 from lirdrec_pyg.cli.export import export
+from lirdrec_pyg.cli.features import features
 from lirdrec_pyg.cli.fit import fit
 from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.cli.recommend import recommend
@@ -71,6 +72,8 @@ def main() -> None:
     Look at a data set of your own, then train on it:
       lirdrec-pyg info  shop/
       lirdrec-pyg fit --data shop/ --out runs/shop
+    Make its features from a table of texts, pictures and sounds:
+      lirdrec-pyg features catalogue.csv --text-cols title --image-col picture --out features
     Compute the test figures again from what was saved:
       lirdrec-pyg evaluate runs/shop
     Use it, and add the items that came today:
@@ -79,5 +82,5 @@ def main() -> None:
     """
 
 
-for command in (fit, evaluate, info, recommend, add_items, similar, explain, export):
+for command in (fit, features, evaluate, info, recommend, add_items, similar, explain, export):
     main.add_command(command)

@@ -72,6 +72,8 @@ def _option(field: "dataclasses.Field[Any]", hint: Any) -> Callable[[Command], C
             callback=each_name_once,
             help=field.metadata["doc"],
         )
+    if hint is bool:
+        return click.option(option_name(field), is_flag=True, default=field.default, help=field.metadata["doc"])
     return click.option(
         option_name(field),
         type=_click_type(field, hint),

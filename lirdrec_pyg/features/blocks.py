@@ -81,7 +81,7 @@ class Blocks:
 
         Args:
             source: whose settings these blocks were begun with.
-            on_rows: called with the number of rows that were done.
+            on_rows: called with the number of rows that are done anew.
 
         Raises:
             RunError: if a block can't be written, or the device has too little memory.
@@ -90,12 +90,16 @@ class Blocks:
         try:
             for number, part in enumerate(source.entries.frame.iter_slices(BLOCK_ROWS)):
                 if (path := self._block(number)).exists():
-                    on_rows(len(part))
                     continue
                 frame = _encoded(source, part, pool, on_rows)
                 write_whole(path, lambda file, frame=frame: write_parquet(frame, file))  # type: ignore[misc]
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def num_done(self, total: int) -> int:
+        """How many of ``total`` rows are in blocks that are there."""
+        numbers = range(-(-total // BLOCK_ROWS))
+        return sum(min(BLOCK_ROWS, total - number * BLOCK_ROWS) for number in numbers if self._block(number).exists())
 
     def _block(self, number: int) -> Path:
         return self.path / f"{number:08}.parquet"

@@ -28,12 +28,12 @@ class Hooks:
     """What a caller wants to hear of the encoding.
 
     Attributes:
-        on_start: called with the modality and the number of its entries.
-        on_rows: called with the number of entries that were done, by this program or one before.
+        on_start: called with the modality, the number of its entries, and how many are done already.
+        on_rows: called with the number of entries that are done anew.
         on_end: called with the modality and its record in the provenance.
     """
 
-    on_start: Callable[[str, int], None] = lambda modality, total: None
+    on_start: Callable[[str, int, int], None] = lambda modality, total, done: None
     on_rows: Callable[[int], None] = lambda count: None
     on_end: Callable[[str, Mapping[str, Any]], None] = lambda modality, record: None
 
@@ -183,9 +183,8 @@ class _Work:
     def finish(self, hooks: Hooks) -> dict[str, Any]:
         """Encodes what is left, and writes the file and its record."""
         modality, total = self.source.modality, len(self.source.entries)
-        hooks.on_start(modality, total)
+        hooks.on_start(modality, total, total if self.blocks is None else self.blocks.num_done(total))
         if self.blocks is None:
-            hooks.on_rows(total)
             record = self.folder.record(modality) or {}
         else:
             self.blocks.encode(self.source, hooks.on_rows)
