@@ -120,8 +120,8 @@ class DataConfig(ColumnConfig):
     )
     features: dict[str, str] = _field(
         {},
-        "MODALITY=FILE, once a modality: item features in .npy, .npz, .pt, .safetensors or .parquet. "
-        "By default the files named MODALITY_feat.* beside the table.",
+        "MODALITY=FILE, once a modality: item features in .npy, .npz, .pt, .safetensors or .parquet. Or a folder, "
+        "such as 'features' makes: the files in it named MODALITY_feat.*. By default those beside the table.",
     )
     item_ids: str | None = _field(
         None,

@@ -30,6 +30,7 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
+from lirdrec_pyg.data.provenance import PROVENANCE, REPORT, provenance_facts
 from lirdrec_pyg.data.tables import canonical_ids, check_ids, is_file, parquet_columns, shown
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
@@ -87,9 +88,11 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
     else:
         source = _find_table(path) if path.is_dir() else path
         frame = read_interactions(source, config, config.split)
-    feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(folder)
+    feature_files = {m: Path(f) for m, f in config.features.items()} or find_features(folder)
     features = {m: read_features(f, _id_column(f, config.item_column)) for m, f in feature_files.items()}
-    return assemble(frame, features, config, seed, source=str(source))
+    data = assemble(frame, features, config, seed, source=str(source))
+    data.facts.update(provenance_facts(feature_files))
+    return data
 
 
 def _id_column(file: Path, item_column: str | None) -> str | None:
@@ -99,7 +102,10 @@ def _id_column(file: Path, item_column: str | None) -> str | None:
 
 
 def _find_table(folder: Path) -> Path:
-    tables = sorted(p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p))
+    report = {REPORT} if (folder / PROVENANCE).is_file() else set()
+    tables = sorted(
+        p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p) and p.name not in report
+    )
     inters = [p for p in tables if p.suffix == ".inter"]
     found = inters or tables
     if len(found) == 1:
@@ -115,7 +121,12 @@ def _modality_of(file: Path) -> str | None:
     return None
 
 
-def _find_features(folder: Path) -> dict[str, Path]:
+def find_features(folder: Path) -> dict[str, Path]:
+    """The files of a folder that are named ``MODALITY_feat.*``, by modality.
+
+    Raises:
+        DataError: if there is none, or more than one of a modality.
+    """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if modality := _modality_of(file):
