@@ -9,6 +9,7 @@ import click
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.cli.add_items import add_items
+from lirdrec_pyg.cli.check_features import check_features
 from lirdrec_pyg.cli.evaluate import evaluate
 from lirdrec_pyg.cli.explain import explain
 from lirdrec_pyg.cli.export import export
@@ -82,5 +83,5 @@ def main() -> None:
     """
 
 
-for command in (fit, features, evaluate, info, recommend, add_items, similar, explain, export):
+for command in (fit, features, check_features, evaluate, info, recommend, add_items, similar, explain, export):
     main.add_command(command)
