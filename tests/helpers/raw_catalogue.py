@@ -12,7 +12,7 @@ BROKEN_PICTURE, MISSING_PICTURE, BROKEN_SOUND, SILENT = "item-04", "item-05", "i
 def write_catalogue(folder: Path, count: int = 30, name: str = "catalogue.csv") -> Path:
     """``count`` items with texts, pictures and sounds, of which some are broken or missing.
 
-    Columns: ``sku``, ``title``, ``description`` (empty for every fifth), ``picture`` and ``sound`` (none for ``SILENT``).
+    Columns: ``sku``, ``title``, ``description`` (empty for every fifth), ``picture`` ``sound`` (``SILENT`` has none).
     """
     import soundfile
     from PIL import Image

@@ -39,7 +39,7 @@ def save_image_model(kind: str, folder: Path) -> Path:
 
 
 def save_audio_model(kind: str, folder: Path) -> Path:
-    """A model of sounds of the kind ``whisper`` or ``clap``, and its feature extractor."""
+    """A model of sounds of the kind ``whisper``, ``clap`` or ``clap-fused``, and its feature extractor."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -48,17 +48,34 @@ def save_audio_model(kind: str, folder: Path) -> Path:
         tokens = {"vocab_size": 10, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
         sizes = {f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
         sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "decoder_start_token_id": 2}
-        model = hf.WhisperModel(hf.WhisperConfig(d_model=8, num_mel_bins=8, max_source_positions=100, **sizes, **tokens))
+        model = hf.WhisperModel(
+            hf.WhisperConfig(d_model=8, num_mel_bins=8, max_source_positions=100, **sizes, **tokens)
+        )
         extractor: Any = hf.WhisperFeatureExtractor(feature_size=8, chunk_length=2)
     else:
+        fused = kind == "clap-fused"
         audio = {
-            **{"spec_size": 64, "num_mel_bins": 8, "patch_size": 4, "patch_stride": [4, 4], "patch_embeds_hidden_size": 8},
-            **{"depths": [1, 1], "num_attention_heads": [2, 2], "hidden_size": 16, "window_size": 2, "num_classes": 3},
+            "spec_size": 64,
+            "num_mel_bins": 8,
+            "patch_size": 4,
+            "patch_stride": [4, 4],
+            "patch_embeds_hidden_size": 8,
+            "depths": [1, 1],
+            "num_attention_heads": [2, 2],
+            "hidden_size": 16,
+            "window_size": 2,
+            "num_classes": 3,
+            "enable_fusion": fused,
         }
         text = {**_TOWER, "vocab_size": 20, "max_position_embeddings": 16}
         model = hf.ClapModel(hf.ClapConfig(text_config=text, audio_config=audio, projection_dim=6))
         extractor = hf.ClapFeatureExtractor(
-            feature_size=8, sampling_rate=8000, max_length_s=2, hop_length=80, frequency_max=4000
+            feature_size=8,
+            sampling_rate=8000,
+            max_length_s=2,
+            hop_length=80,
+            frequency_max=4000,
+            truncation="fusion" if fused else "rand_trunc",
         )
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
