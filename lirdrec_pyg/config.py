@@ -24,6 +24,7 @@ ExportFormat = Literal["safetensors", "parquet", "npy"]
 Preset = Literal["paper", "fast"]
 EncoderDtype = Literal["float32", "float16", "bfloat16"]
 ImagePooling = Literal["auto", "projection", "pooled", "cls", "mean"]
+CaptionEncoding = Literal["sentence", "last-token", "mean", "endpoint"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
@@ -259,6 +260,54 @@ class FeaturesConfig(_Config):
         False, "Turn the vectors into their principal axes, and give each axis the standard deviation 1."
     )
     normalize: bool = _field(False, "Divide each vector by its length, after all else.")
+
+
+@dataclass(frozen=True)
+class CaptionConfig(_Config):
+    """How pictures become words, and these become features."""
+
+    caption: str | None = _field(
+        None,
+        "Describe the pictures in words by this model, and keep the captions in OUT/captions.jsonl: any "
+        "image-text-to-text model of transformers, a local folder or a name on the hub, or a model of the server in "
+        "--caption-url.",
+    )
+    caption_url: str | None = _field(
+        None,
+        "Server that speaks OpenAI's protocol, such as http://localhost:8000/v1 (vLLM, llama.cpp, Ollama, hosted); by "
+        "default that in OPENAI_BASE_URL, if --caption is no local folder.",
+    )
+    api_key_env: str = _field(
+        "OPENAI_API_KEY", "Environment variable with the key of the server, which is written down nowhere."
+    )
+    prompt: str | None = _field(
+        None,
+        "Text file with what the model is told, in place of a description of kind, colour, material, style and use; "
+        "{title} stands for what the column 'title' of the catalogue says of the item.",
+    )
+    caption_concurrency: int = _field(
+        4, "Pictures that are described at a time: requests to a server, or a batch of a local model.", min=1, max=1024
+    )
+    caption_timeout: float = _field(
+        120.0, "Seconds that a request to a server may take, before it is tried again.", min=0, min_open=True, max=3600
+    )
+    recaption: bool = _field(
+        False,
+        "Make captions anew whose picture, prompt or model has changed since; those that were corrected by hand stay.",
+    )
+    embed_captions: str | None = _field(
+        None,
+        "Make the modality 'caption' of the captions, encoded by this model: a local folder, or a name on the hub "
+        "or a server. Without --caption, of the captions that are in OUT/captions.jsonl.",
+    )
+    embed_captions_by: CaptionEncoding = _field(
+        "sentence",
+        "How: by sentence-transformers, by the hidden states of a causal language model (the last or the mean of all), "
+        "or by the embeddings endpoint of a server.",
+        choices=CaptionEncoding,
+    )
+    embed_url: str | None = _field(None, "Server of --embed-captions-by endpoint; by default that of the captions.")
+    no_image: bool = _field(False, "Leave out the modality 'image': captions take its place.")
 
 
 # What each preset sets; all else stays at its default.

@@ -2,6 +2,8 @@
 
 from lirdrec_pyg.features.audio import AudioEncoder
 from lirdrec_pyg.features.blocks import Source
+from lirdrec_pyg.features.caption_source import CaptionWork, check_captions
+from lirdrec_pyg.features.captions import Hooks as CaptionHooks
 from lirdrec_pyg.features.catalogue import Catalogue, Entries
 from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.features.folder import Hooks, make_features
@@ -12,6 +14,8 @@ from lirdrec_pyg.features.text import TextEncoder
 
 __all__ = [
     "AudioEncoder",
+    "CaptionHooks",
+    "CaptionWork",
     "Catalogue",
     "Encoder",
     "Entries",
@@ -21,5 +25,6 @@ __all__ = [
     "Source",
     "TextEncoder",
     "catalogue_sources",
+    "check_captions",
     "make_features",
 ]

@@ -136,13 +136,13 @@ class ServerCaptioner(Captioner):
         except BaseException:
             # What is under way may have been paid for: it is waited for and kept.
             self._server.stop()
-            pool.shutdown(wait=False, cancel_futures=True)
-            for future in wait(pending).done:
-                if not future.cancelled() and future.exception() is None and future.result().caption is not None:
+            under_way = [future for future in pending if not future.cancel()]
+            for future in wait(under_way).done:
+                if future.exception() is None and future.result().caption is not None:
                     on_outcome(future.result())
             raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=False)
 
     @staticmethod
     def _keep_done(pending: "set[Future[Outcome]]", on_outcome: Callable[[Outcome], None]) -> None:

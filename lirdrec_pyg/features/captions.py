@@ -195,12 +195,12 @@ class Hooks:
     """What a caller wants to hear.
 
     Attributes:
-        on_start: called with the number of pictures.
-        on_rows: called with a number of pictures that are done, and whether that was now.
+        on_start: called with the number of pictures, and how many have a caption already.
+        on_rows: called with the number of pictures that are done anew.
     """
 
-    on_start: Callable[[int], None] = lambda total: None
-    on_rows: Callable[[int, bool], None] = lambda count, new: None
+    on_start: Callable[[int, int], None] = lambda total, done: None
+    on_rows: Callable[[int], None] = lambda count: None
 
 
 def make_captions(
@@ -253,18 +253,19 @@ def make_captions(
                 if not (recaption and changes and image_hash):
                     report.kept += 1
                     report.changed.update(changes)
-                    hooks.on_rows(1, False)
+                    if recaption:
+                        hooks.on_rows(1)
                     continue
             if image_hash is None:
                 report.failures[item] = "there is no such file"
-                hooks.on_rows(1, False)
+                hooks.on_rows(1)
                 continue
             yield Task(item, picture, words, image_hash)
 
     def on_outcome(outcome: Outcome) -> None:
         nonlocal in_a_row
         task = outcome.task
-        hooks.on_rows(1, True)
+        hooks.on_rows(1)
         if outcome.caption is None:
             report.failures[task.item] = str(outcome.reason)
             in_a_row += outcome.blame
@@ -291,7 +292,8 @@ def make_captions(
         report.made += 1
         report.cut += outcome.cut
 
-    hooks.on_start(len(pictures))
+    done = 0 if recaption else sum(item in file for item in pictures.frame["item_id"].to_list())
+    hooks.on_start(len(pictures), done)
     try:
         captioner.caption(tasks(), on_outcome)
     finally:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -295,6 +296,9 @@ class Server:
 
 
 def _key(variable: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_]\w*", variable):
+        # Not shown, since it may be the key itself.
+        raise ConfigError("--api-key-env has to be the name of an environment variable, not the key.")
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         # Not shown, and not by the library either, which would show it whole.

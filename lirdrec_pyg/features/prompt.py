@@ -4,8 +4,9 @@ import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from lirdrec_pyg.data.tables import first_line, listed, shortened, shown
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.data.tables import first_line, shortened, shown
+from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.features.catalogue import Catalogue
 
 DEFAULT_PROMPT = (
     "Describe the product or content in this picture for a catalogue, in one paragraph of at most 60 words. Say what "
@@ -64,13 +65,16 @@ class Prompt:
             raise ConfigError(f"--prompt {path} can't be read ({first_line(error)}).") from error
         return cls(text, f"--prompt {path}")
 
-    def check_columns(self, columns: list[str]) -> None:
-        """Raises :class:`ConfigError` if a place names none of ``columns``."""
-        if unknown := [name for name in self.columns if name not in columns]:
-            raise ConfigError(
-                f"{self._source} has a place for {shown(unknown[0])}, but the columns of the catalogue are "
-                f"{listed(columns)}."
-            )
+    def texts(self, catalogue: Catalogue) -> dict[str, dict[int | str, str]]:
+        """What the catalogue says of its items, for each place.
+
+        Raises:
+            ConfigError: if a place names no column, or one without any text.
+        """
+        try:
+            return {name: dict(catalogue.texts([name]).frame.iter_rows()) for name in self.columns}
+        except DataError as error:
+            raise ConfigError(f"{self._source} can't be filled in: {error}") from error
 
     def fill(self, values: Mapping[str, str | None]) -> str:
         """The prompt for one item; what the catalogue doesn't say is left empty, and a very long text shortened."""

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.features.catalogue import Catalogue
 from lirdrec_pyg.features.prompt import DEFAULT_PROMPT, Prompt
 
 
@@ -28,15 +29,25 @@ def test_a_long_entry_of_the_catalogue_is_shortened() -> None:
 def test_braces_out_of_order_are_named(text: str, tmp_path: Path) -> None:
     path = tmp_path / "prompt.txt"
     path.write_text(f"Describe {text}")
-    with pytest.raises(ConfigError, match="write {title} for the column") as refused:
+    with pytest.raises(ConfigError, match=r"write \{title\} for the column") as refused:
         Prompt.read(path)
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["title.__class__", "title[0]", "0", "price"])
-def test_only_columns_can_be_named(name: str) -> None:
-    with pytest.raises(ConfigError, match="'title', 'brand'") as refused:
-        Prompt(f"Describe {{{name}}}").check_columns(["title", "brand"])
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    (tmp_path / "shop.csv").write_text("id,title,empty\n1,a chair,\n2,,\n")
+    return Catalogue(tmp_path / "shop.csv")
+
+
+def test_texts_come_from_the_columns_of_the_catalogue(catalogue: Catalogue) -> None:
+    assert Prompt("Is {title} number {id}?").texts(catalogue) == {"title": {1: "a chair"}, "id": {1: "1", 2: "2"}}
+
+
+@pytest.mark.parametrize("name", ["title.__class__", "title[0]", "0", "price", "empty"])
+def test_only_columns_can_be_named(name: str, catalogue: Catalogue) -> None:
+    with pytest.raises(ConfigError, match="The prompt can't be filled in") as refused:
+        Prompt(f"Describe {{{name}}}").texts(catalogue)
     assert name in str(refused.value)
 
 
