@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.data.tables import first_line, shortened
 from lirdrec_pyg.errors import ConfigError, LIRDRecError
+from lirdrec_pyg.features.pretrained import check_installed
 
 URL_VARIABLE, KEY_VARIABLE = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 
@@ -122,6 +123,7 @@ class Server:
         concurrency: int = 4,
         timeout: float = 120.0,
     ) -> None:
+        check_installed("requests", "tenacity")
         import requests
         from requests.adapters import HTTPAdapter
 
