@@ -12,6 +12,7 @@ PRINTED = {
     "train_from_csv": ["test Recall@20", "user-0"],
     "add_new_items": ["204 items, 4 of them new", "users get a new item"],
     "fold_in_user": ["newcomer", "anna"],
+    "features_from_catalogue": ["image: 30 vectors", "text: 30 vectors", "test Recall@5", "likes-red-0 may like red-"],
 }
 
 
