@@ -305,7 +305,9 @@ class LocalCaptioner(Captioner):
         # Models with an encoder for the prompt return what is new only.
         if tokens.size(1) >= given.size(1) and torch.equal(tokens[:, : given.size(1)], given):
             tokens = tokens[:, given.size(1) :]
-        texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        prompts, texts = (self._tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (given, tokens))
+        # Some repeat the prompt with other special tokens around it.
+        texts = [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
         ends = self._model.generation_config.eos_token_id
         ends = torch.tensor(ends if isinstance(ends, list) else [] if ends is None else [ends], device=tokens.device)
         whole = torch.isin(tokens, ends).any(1) | torch.tensor(tokens.size(1) < self._max_new_tokens)

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipProcessor,
     CLIPVisionConfig,
     GPT2Config,
     GPT2Model,
@@ -15,6 +18,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 WORDS = (
@@ -121,5 +125,25 @@ def save_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
         num_additional_image_tokens=1,
         chat_template=chat_template,
     )
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_blip(folder: Path) -> Path:
+    """A model of another make, without chat template, which goes on with the prompt."""
+    torch.manual_seed(4)
+    words = tokenizer(unk_token="<unk>", cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**sizes, "vocab_size": len(words), "encoder_hidden_size": 16, "bos_token_id": 1, "sep_token_id": 2}
+    config = BlipConfig(
+        text_config={**text, "eos_token_id": 2, "pad_token_id": 3},
+        vision_config={**sizes, "image_size": 30, "patch_size": 10},
+        projection_dim=16,
+    )
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 30, "width": 30}), words)
     processor.save_pretrained(folder)
     return folder
