@@ -15,6 +15,7 @@ from lirdrec_pyg.data.features import (
     FEATURE_SUFFIXES,
     FeatureTable,
     check_features,
+    duplicate_rows,
     read_features,
     zero_rows,
 )
@@ -178,8 +179,10 @@ def assemble(
     items, new_items = Vocabulary(catalogue.filter(~is_new), "item"), Vocabulary(catalogue.filter(is_new), "item")
 
     rows = {m: FeatureRows.of(table, row_ids[m], config.zero_features) for m, table in features.items()}
-    for modality in rows:
-        rows[modality].check_known(frame["item"])
+    for modality, features_of in rows.items():
+        features_of.check_known(frame["item"])
+        if equal := int((duplicate_rows(features_of.table.values) & features_of.real).sum()):
+            facts[f"rows of {modality} equal to one before"] = equal
     matrices, masks = select_features(items, rows)
     facts |= {f"items without {modality}": int((~mask).sum()) for modality, mask in masks.items()}
     warm = frame.filter(~pl.col("cold")) if len(new_items) else frame

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import torch
 
-from lirdrec_pyg.data.features import FeatureTable, row_blocks
+from lirdrec_pyg.data.features import FeatureTable, duplicate_rows, row_blocks
 
 
 @dataclass(frozen=True)
@@ -42,19 +41,14 @@ class FeatureCheck:
 
 
 def check_table(table: FeatureTable) -> FeatureCheck:
-    """Looks at every row, holding a block of them at a time.
-
-    Rows are compared by a hash of 64 bits, so that of a million rows two that differ are taken for equal with a
-    probability below :math:`10^{-7}`.
-    """
+    """Looks at every row, holding a block of them at a time."""
     values = table.values
-    not_finite, zero, hashes = [], [], []
+    not_finite, zero = [], []
     low = torch.full((values.size(1),), torch.inf)
     high = -low
     for start, rows in row_blocks(values):
         not_finite.append(start + (~rows.isfinite()).any(dim=1).nonzero().flatten().numpy())
         zero.append(start + (~rows.any(dim=1)).nonzero().flatten().numpy())
-        hashes.append(pl.DataFrame(rows.numpy(), orient="row").hash_rows())
         low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
     return FeatureCheck(
         source=table.source,
@@ -64,6 +58,6 @@ def check_table(table: FeatureTable) -> FeatureCheck:
         has_ids=table.ids is not None,
         not_finite=np.concatenate(not_finite),
         zero=np.concatenate(zero),
-        duplicate=np.flatnonzero(~pl.concat(hashes).is_first_distinct().to_numpy()),
+        duplicate=np.flatnonzero(duplicate_rows(values).numpy()),
         constant=((low == high) & (len(table) > 1)).nonzero().flatten().numpy(),
     )

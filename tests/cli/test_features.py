@@ -103,6 +103,7 @@ def test_fit_takes_the_folder_as_it_is(shop: Path, made: Path, tmp_path: Path, p
     (made / "clicks.csv").unlink(missing_ok=True)
     assert result.exit_code == 0, result.output
     assert "items without image: 2" in result.output
+    assert "rows of audio equal to one before: 22" in result.output
     assert "revision" in Run.open(tmp_path / "run").facts()["features of image"]
     assert len(Recommender.load(tmp_path / "run").recommend(["user-3"], k=5)) == 5
     if place == "option":
