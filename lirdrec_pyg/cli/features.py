@@ -38,7 +38,7 @@ def features(catalogue: Path, out: Path, overwrite: bool, **values: Any) -> None
     --caption has a model describe the pictures in words first, and --embed-captions makes a modality of these:
 
     \b
-      lirdrec-pyg features catalogue.csv --id-col sku --image-col picture --no-image --out features \
+      lirdrec-pyg features catalogue.csv --id-col sku --image-col picture --no-image --out features \\
         --caption qwen2.5-vl --caption-url http://localhost:8000/v1 --embed-captions intfloat/e5-base-v2
 
     A caption that you correct in captions.jsonl stays as it is, and a line that you delete is made anew; the next call

@@ -141,17 +141,25 @@ class FeatureFolder:
 
 @dataclass(frozen=True)
 class _Work:
-    """What is to be done for one modality; ``blocks`` is ``None`` if it is done already."""
+    """What is to be done for one modality.
+
+    Attributes:
+        blocks: where it is in the making.
+        anew: whether nothing of it is there yet, or what is there is to be replaced.
+        is_done: whether there is nothing left to do.
+    """
 
     folder: FeatureFolder
     source: Source
     postprocessing: Postprocessing
     settings: dict[str, Any]
-    blocks: Blocks | None
+    blocks: Blocks
+    anew: bool
+    is_done: bool
 
     @classmethod
     def plan(cls, folder: FeatureFolder, source: Source, postprocessing: Postprocessing, overwrite: bool) -> "_Work":
-        """Finds out what is there already; makes the folder of the blocks.
+        """Finds out what is there already; changes nothing.
 
         Raises:
             RunError: if it was made otherwise, and is not to be overwritten.
@@ -165,26 +173,25 @@ class _Work:
         }
         settings = json.loads(json.dumps(settings))  # as it is read again
         blocks, record = folder.blocks(modality), folder.record(modality)
-        begun = blocks.settings()
+        begun, difference = blocks.settings(), None
         if begun is not None:
-            if difference := _difference(_identity(begun), _identity(settings)):
-                if not overwrite:
-                    raise RunError(_refusal(folder.path, modality, "begun", difference))
-                blocks.begin(settings)
+            difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
         elif record is not None and not overwrite:
             finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
-            if difference := _difference(_identity(record), _identity(finished)):
-                raise RunError(_refusal(folder.path, modality, "made", difference))
-            return cls(folder, source, postprocessing, settings, None)
-        else:
-            blocks.begin(settings)
-        return cls(folder, source, postprocessing, settings, blocks)
+            difference, verb = _difference(_identity(record), _identity(finished)), "made"
+        if difference and not overwrite:
+            raise RunError(_refusal(folder.path, modality, verb, difference))
+        is_done = begun is None and record is not None and not overwrite
+        anew = not is_done and (begun is None or difference is not None)
+        return cls(folder, source, postprocessing, settings, blocks, anew, is_done)
 
     def finish(self, hooks: Hooks) -> dict[str, Any]:
         """Encodes what is left, and writes the file and its record."""
         modality, total = self.source.modality, len(self.source.entries)
-        hooks.on_start(modality, total, total if self.blocks is None else self.blocks.num_done(total))
-        if self.blocks is None:
+        if self.anew:
+            self.blocks.begin(self.settings)
+        hooks.on_start(modality, total, total if self.is_done else self.blocks.num_done(total))
+        if self.is_done:
             record = self.folder.record(modality) or {}
         else:
             self.blocks.encode(self.source, hooks.on_rows)

@@ -196,6 +196,16 @@ def test_what_was_made_otherwise_is_refused(tmp_path: Path, case: str, finished:
     assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "new")["text_feat.parquet"]
 
 
+def test_a_refusal_comes_before_any_work(tmp_path: Path) -> None:
+    make_features([source(count=50)], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    other = source(Letters(name="other"), count=50)
+    with pytest.raises(RunError, match="--overwrite"):
+        make_features([source(modality="caption", count=50), other], tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
 def test_batches_of_another_size_go_on(tmp_path: Path) -> None:
     calls = 0
 
