@@ -9,7 +9,8 @@ import polars as pl
 
 from lirdrec_pyg.config import CaptionConfig, FeaturesConfig
 from lirdrec_pyg.data.provenance import REPORT
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.data.tables import shown
+from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.blocks import Source
 from lirdrec_pyg.features.captioners import Captioner, LocalCaptioner, ServerCaptioner
 from lirdrec_pyg.features.captions import CAPTION, CAPTIONS, CaptionReport, Hooks, caption_entries, make_captions
@@ -73,6 +74,7 @@ class CaptionWork:
 
         Raises:
             LIRDRecError: of :func:`~lirdrec_pyg.features.captions.make_captions`.
+            DataError: if there is no caption at all.
         """
         if self.captions.caption is None:
             return None
@@ -96,6 +98,12 @@ class CaptionWork:
             self._failures |= {str(item): "it has no picture" for item in self._pictures.missing.to_list()}
             lacking = pl.DataFrame({"item_id": list(self._failures), "reason": list(self._failures.values())})
             write_report(self.out, CAPTION, lacking.cast(pl.String))
+        if not report.made + report.kept:
+            item = self._pictures.frame["item_id"][0]
+            raise DataError(
+                f"None of the {len(self._pictures):,} pictures could be described; that of item {shown(item)}: "
+                f"{report.failures[item]}."
+            )
         return report
 
     def source(self) -> Source | None:

@@ -308,7 +308,7 @@ def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, i
     return [
         what
         for what, before, after in (
-            ("picture", line.get("image_hash"), image_hash),
+            ("picture", line.get("image_hash"), image_hash or line.get("image_hash")),
             ("prompt", line.get("prompt_hash"), _hash(prompt)),
             # Wherever the same weights lie, or are served.
             ("model", line.get("revision", line.get("model")), made_by.get("revision", made_by["model"])),

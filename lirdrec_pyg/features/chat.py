@@ -214,9 +214,12 @@ class Server:
                 answer = json.loads(content)
                 if not isinstance(answer, dict):
                     raise ValueError("no JSON object")
+                if answer.get("error"):  # some say so in place of a status
+                    raise _PassingError(f"it answers with an error: {_error_of(content)[0]}")
                 return read(answer)
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-                raise _PassingError(f"its answer is malformed ({first_line(error)})") from None
+                what = f"no entry {error}" if isinstance(error, KeyError) else first_line(error)
+                raise _PassingError(f"its answer is malformed ({what})") from None
         raise self._refusal(status, headers, content, model)
 
     def _send(self, url: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:

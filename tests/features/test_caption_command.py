@@ -41,6 +41,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     monkeypatch.setattr(chat, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(chat, "_LONGEST_PAUSE", 0.02)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with openai_server() as running:
@@ -231,6 +232,13 @@ def test_a_picture_that_the_server_refuses_is_reported(catalogue: Path, server: 
     assert "4" not in report(catalogue)
 
 
+def test_no_caption_at_all_is_an_error(catalogue: Path, server: OpenAIServer) -> None:
+    server.faults = lambda seen, before: error(400, "no vision")
+    result = by_server(catalogue, server)
+    assert_refused(result, "None of the 11 pictures", "item 0", "no vision")
+    assert "can't be read" in report(catalogue)["9"]
+
+
 @pytest.mark.parametrize(
     "content", [None, "", "  \n", [], 3, {"text": "x"}, [{"type": "text"}]], ids=lambda content: str(content)
 )
@@ -294,7 +302,7 @@ def test_the_key_is_in_no_file_and_no_output(
     (catalogue.parent / "out/captions.jsonl").unlink()
     server.faults = lambda seen, before: error(status, f"refused: {seen.authorization}")
     failed = by_server(catalogue, server, *options)
-    assert failed.exit_code != 0 or status == 500
+    assert failed.exit_code != 0
     for text in [*outputs, failed.output, repr(failed.exception)]:
         assert KEY[-8:] not in text
     written = [path for path in (catalogue.parent / "out").rglob("*") if path.is_file()]

@@ -174,7 +174,7 @@ def test_a_picture_that_has_gone_keeps_its_caption(pictures: Entries, path: Path
     make(pictures, path)
     os.unlink(pictures.frame["entry"][1])
     report = make(pictures, path, recaption=True)
-    assert (report.made, report.kept, report.failures) == (0, 4, {})
+    assert (report.made, report.kept, report.failures, report.changed) == (0, 4, {}, {})
     assert captions(path)["b"] == "b.png: what?"
 
 

@@ -20,6 +20,7 @@ KEY = "sk-proj-0123456789abcdef"
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     monkeypatch.setattr(chat, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(chat, "_LONGEST_PAUSE", 0.02)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with openai_server() as running:
@@ -172,6 +173,7 @@ PASSING = {
     "no text": Fault(body=b"\xff\xfe\x00"),
     "deep": Fault(body=b"[" * 100_000),
     "an empty object": Fault(body=b"{}"),
+    "an error": Fault(body=b'{"error": {"message": "upstream is down"}}'),
     "wrong types": Fault(body=b'{"data": [null]}'),
     "a long number": Fault(body=b'{"data": ' + b"9" * 5000 + b"}"),
 }
@@ -184,21 +186,23 @@ def test_a_fault_that_passes_is_survived(name: str, server: OpenAIServer) -> Non
     assert len(server.seen) == 3
 
 
-@pytest.mark.parametrize("name", ["500", "cut off", "no JSON", "an empty object"])
+@pytest.mark.parametrize("name", ["500", "cut off", "no JSON", "an empty object", "an error"])
 def test_a_fault_that_stays_is_named_after_some_tries(name: str, server: OpenAIServer) -> None:
     server.faults = lambda seen, before: PASSING[name]
-    with pytest.raises(RequestError, match="failed 6 times in a row"):
+    told = {"500": "status 500: as told", "an error": "upstream is down", "an empty object": "no entry 'data'"}
+    with pytest.raises(RequestError, match="failed 6 times in a row") as refused:
         ask(Server(server.url))
+    assert told.get(name, "") in str(refused.value)
     assert len(server.seen) == 6
 
 
-def test_pauses_grow(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_pauses_between_the_tries(server: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(chat, "_LONGEST_PAUSE", 1.0)
     server.faults = lambda seen, before: error(500) if before < 3 else None
     ask(Server(server.url))
-    pauses = [later.moment - sooner.moment for sooner, later in zip(server.seen, server.seen[1:])]
-    # Each is drawn between half the first and twice what the one before may be.
-    assert all(pause >= 0.05 for pause in pauses)
+    # Each is drawn between half the first and a bound that doubles.
+    assert all(later.moment - sooner.moment >= 0.05 for sooner, later in zip(server.seen, server.seen[1:]))
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -15,6 +15,7 @@ TEXTS = ["a red chair", "a lamp", "glass"]
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     monkeypatch.setattr(chat, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(chat, "_LONGEST_PAUSE", 0.02)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with openai_server() as running:
         running.model = "tiny-embedding"
