@@ -11,9 +11,11 @@ mean of the changes differs from zero, and knows nothing but these seeds on thes
 What was trained stays in --out: a call that was interrupted or killed goes on, and one with more seeds adds them.
 """
 
+import contextlib
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,8 @@ def trained(path: Path, options: Sequence[str], seed: int) -> Run:
         else:
             arguments = ["fit", *options, "--out", str(path), "--seed", str(seed)]
             arguments += ["--overwrite"] if path.exists() else []
-        code = lirdrec.main(arguments, prog_name="lirdrec-pyg", standalone_mode=False)
+        with contextlib.redirect_stdout(sys.stderr):  # the other has the table, and nothing else
+            code = lirdrec.main(arguments, prog_name="lirdrec-pyg", standalone_mode=False)
         if code or not finished.exists():
             raise click.ClickException(f"The training in {path} has not come to its end.")
     return Run.open(path)
@@ -131,14 +134,15 @@ def _figures(run: Run) -> dict[str, float]:
 def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[Row]:
     """A row for each figure: its mean on either side, the change, and how sure it is.
 
-    The standard deviations are those of a single seed's change. Without any spread there is no test.
+    The standard deviations are those of a single seed's change, and per cent are those of the mean of A. Without any
+    spread there is no test.
     """
     rows: list[Row] = []
     for name in pairs[0][0]:
         a, b = ([float(pair[side][name]) for pair in pairs] for side in (0, 1))
         change = [after - before for before, after in zip(a, b, strict=True)]
-        relative = [100 * c / before for c, before in zip(change, a, strict=True) if before]
-        spread = statistics.stdev(change)
+        mean, spread = statistics.fmean(change), statistics.stdev(change)
+        percent = 100 / statistics.fmean(a) if any(a) else None
         test = ttest_rel(b, a) if spread > 0 else None
         rows.append(
             {
@@ -146,10 +150,10 @@ def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> li
                 "seeds": len(pairs),
                 "A": statistics.fmean(a),
                 "B": statistics.fmean(b),
-                "change": statistics.fmean(change),
+                "change": mean,
                 "sd of change": spread,
-                "change in %": statistics.fmean(relative) if len(relative) == len(pairs) else None,
-                "sd in %": statistics.stdev(relative) if len(relative) == len(pairs) else None,
+                "change in %": percent and percent * mean,
+                "sd in %": percent and percent * spread,
                 "t": _finite(test.statistic) if test else None,
                 "p": _finite(test.pvalue) if test else None,
             }
@@ -170,7 +174,10 @@ def markdown(rows: Sequence[Row]) -> str:
             sure = f"{_number(row['t'], '.2f')} | {_number(row['p'], '.3g')}"
             lines.append(f"| {row['figure']} | {row['A']:.4f} | {row['B']:.4f} | {change} | {_percent(row)} | {sure} |")
     seeds = rows[0]["seeds"]
-    lines.append(f"\nMeans over {seeds} seeds; ± is the standard deviation of a seed's change; p by a paired t-test.")
+    lines.append(
+        f"\nMeans over {seeds} seeds; ± is the standard deviation of a seed's change; % is of the mean of A; "
+        "p by a paired t-test."
+    )
     return "\n".join(lines)
 
 

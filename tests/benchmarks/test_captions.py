@@ -56,8 +56,11 @@ def test_each_figure_is_compared_over_the_seeds(shops: tuple[str, str], tmp_path
     assert row["B"] == pytest.approx(np.mean(figures["b"]))
     assert row["change"] == pytest.approx(changes.mean())
     assert row["sd of change"] == pytest.approx(changes.std(ddof=1))
+    assert row["change in %"] == pytest.approx(100 * changes.mean() / np.mean(figures["a"]))
+    assert row["sd in %"] == pytest.approx(100 * changes.std(ddof=1) / np.mean(figures["a"]))
     assert row["p"] == pytest.approx(ttest_1samp(changes, 0).pvalue)
     assert f"| ndcg@10 | {row['A']:.4f} | {row['B']:.4f} |" in result.stdout
+    assert result.stdout.startswith("| test figure |")
 
     # What was trained is not trained again, and what was cut off is.
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/captions/*/metrics.json")}
