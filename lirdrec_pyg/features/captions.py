@@ -38,7 +38,7 @@ class CaptionFile:
 
     A caption that is not what its ``caption_hash`` says was corrected by hand, and is never replaced. The last line
     of an item holds. Lines are appended, and on the disk when :meth:`flush` returns; a last line that was cut off
-    by a kill is dropped.
+    by a kill is dropped. A file that a person saves meanwhile is read again.
 
     Args:
         path: of the file, which need not be there.
@@ -50,11 +50,28 @@ class CaptionFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] | None = None
+        self._read_again()
+
+    def _read_again(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         self._lines: dict[str, int] = {}  # where the line of each item begins
         self._superseded = 0
         self._end, self._ends_a_line = 0, True
-        if path.exists():
+        self._left = self._stamp()
+        if self._left is not None:
             self._index()
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """By which a file is known that another program has written to, or put another in its place."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"{self.path} can't be read ({error}).") from error
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def __contains__(self, item: int | str) -> bool:
         return str(item) in self._lines
@@ -88,6 +105,8 @@ class CaptionFile:
 
     def line(self, item: int | str) -> dict[str, Any] | None:
         """What the file says of an item."""
+        if self._stamp() != self._left:
+            self._read_again()
         start = self._lines.get(str(item))
         if start is None:
             return None
@@ -96,7 +115,9 @@ class CaptionFile:
             return _parsed(file.readline(_MAX_LINE))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Writes one line; it is safe from a kill after :meth:`flush`."""
+        """Writes one line; :meth:`flush` has to follow before the next."""
+        if self._stamp() != self._left:
+            self._read_again()
         try:
             if self._file is None:
                 self._file = self.path.open("r+b" if self.path.exists() else "w+b")
@@ -119,15 +140,13 @@ class CaptionFile:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
+            self._left = self._stamp()
         except OSError as error:
             raise RunError(f"{self.path} can't be written ({error}).") from error
 
     def close(self) -> None:
         """The end of all work: the file is left without the lines that later ones have taken the place of."""
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._read_again()
         if self._superseded:
             starts = sorted(self._lines.items(), key=lambda pair: pair[1])
             write_whole(self.path, lambda unfinished: self._write_only(starts, unfinished))
@@ -276,6 +295,9 @@ def make_captions(
                 )
             return
         in_a_row = 0
+        if (line := file.line(task.item)) is not None and by_hand(line):  # written meanwhile
+            report.kept += 1
+            return
         file.append(
             {
                 "id": task.item,

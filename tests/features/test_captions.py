@@ -218,6 +218,25 @@ def test_captions_are_on_the_disk_as_they_come(pictures: Entries, path: Path) ->
     assert list(captions(path)) == ["a", "b"]
 
 
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "by another file"])
+def test_a_correction_in_the_midst_of_the_work_is_not_lost(in_place: bool, pictures: Entries, path: Path) -> None:
+    def save(task: Task) -> None:
+        if task.item == "c":
+            content = path.read_text().replace("a.png", "A by hand") + '{"id": "c", "caption": "mine"}\n'
+            other = path if in_place else path.with_suffix(".swp")
+            other.write_text(content)
+            other.replace(path)
+
+    report = make(pictures, path, Namer(fails=save))
+    assert (report.made, report.kept) == (3, 1)
+    assert captions(path) == {"a": "A by hand: what?", "b": "b.png: what?", "c": "mine", "d": "d.png: what?"}
+
+
+def test_a_file_that_is_deleted_in_the_midst_of_the_work_begins_anew(pictures: Entries, path: Path) -> None:
+    make(pictures, path, Namer(fails=lambda task: path.unlink() if task.item == "c" else None))
+    assert list(captions(path)) == ["c", "d"]
+
+
 def test_captions_become_the_entries_of_an_encoder(pictures: Entries, path: Path) -> None:
     make(pictures, path)
     correct(path, "b", " by  hand\n ")
