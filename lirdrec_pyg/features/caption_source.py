@@ -12,7 +12,7 @@ from lirdrec_pyg.data.provenance import REPORT
 from lirdrec_pyg.data.tables import shown
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.blocks import Source
-from lirdrec_pyg.features.captioners import Captioner, LocalCaptioner, ServerCaptioner
+from lirdrec_pyg.features.captioners import MAX_NEW_TOKENS, Captioner, LocalCaptioner, ServerCaptioner
 from lirdrec_pyg.features.captions import CAPTION, CAPTIONS, CaptionReport, Hooks, caption_entries, make_captions
 from lirdrec_pyg.features.catalogue import Catalogue, Entries
 from lirdrec_pyg.features.causal import CausalEncoder
@@ -140,8 +140,10 @@ class CaptionWork:
     def _captioner(self, model: str) -> Captioner:
         config = self.captions
         if _on_server(config):
-            return ServerCaptioner(self._server(config.caption_url), model)
-        return LocalCaptioner(model, config.caption_concurrency, self.device, self.features.dtype)
+            return ServerCaptioner(self._server(config.caption_url), model, max_new_tokens=MAX_NEW_TOKENS)
+        return LocalCaptioner(
+            model, config.caption_concurrency, self.device, self.features.dtype, max_new_tokens=MAX_NEW_TOKENS
+        )
 
     def _encoder(self, model: str) -> Encoder:
         config, way = self.features, self.captions.embed_captions_by

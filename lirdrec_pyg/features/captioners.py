@@ -2,6 +2,7 @@
 
 import base64
 import io
+import logging
 import os
 import re
 import threading
@@ -34,6 +35,8 @@ _MAX_CAPTION = 10_000
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
 # What models that think aloud write first.
 _THOUGHTS = re.compile(r"^\s*<think>.*?(</think>|\Z)", re.DOTALL)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ class ServerCaptioner(Captioner):
             # What is under way may have been paid for: it is waited for and kept.
             self._server.stop()
             under_way = [future for future in pending if not future.cancel()]
+            if not all(future.done() for future in under_way):
+                _log.info("Stopping: waiting for the answers that are under way.")
             for future in wait(under_way).done:
                 if future.exception() is None and future.result().caption is not None:
                     on_outcome(future.result())

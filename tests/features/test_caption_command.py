@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_language_models import save_llama, save_llava
 
 from lirdrec_pyg.data import read_features
-from lirdrec_pyg.features import chat
+from lirdrec_pyg.features import caption_source, chat
 from lirdrec_pyg.features.causal import CausalEncoder
 
 KEY = "sk-proj-0123456789abcdef"
@@ -150,7 +150,8 @@ def test_captions_are_embedded_by_an_endpoint(catalogue: Path, server: OpenAISer
     assert torch.equal(table.values, expected)
 
 
-def test_a_local_model_describes_pictures(catalogue: Path, models: Path) -> None:
+def test_a_local_model_describes_pictures(catalogue: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caption_source, "MAX_NEW_TOKENS", 8)
     options = ("--no-image", "--caption", models / "llava", "--caption-concurrency", 9)
     result = features(catalogue, *options, "--embed-captions", models / "llama", "--embed-captions-by", "last-token")
     assert result.exit_code == 0, result.output
@@ -406,6 +407,7 @@ def test_ctrl_c_keeps_what_was_under_way(catalogue: Path, server: OpenAIServer) 
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
+    assert "waiting for the answers" in output
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert len(captions(catalogue)) == len(server.seen) < 9
