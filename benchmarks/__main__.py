@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "time_to_accuracy": ["--target", "0.34", "--seeds", "1"],
     "growth": ["--quick"],
     "parity": None,
+    "captions": None,
 }
 # Where the script has another name: "compare" compares commits.
 SCRIPTS = {"models": "compare"}
@@ -82,7 +83,7 @@ def run_all(json_folder: Path | None) -> None:
 
 @main.command()
 @click.argument("old")
-@click.argument("name", type=click.Choice([name for name in BENCHMARKS if name not in ("parity", "models")]))
+@click.argument("name", type=click.Choice([name for name, options in BENCHMARKS.items() if options is not None]))
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--new", help="Commit to compare with; by default the working tree.")
 @click.option("--rounds", default=3, show_default=True, help="Times that each of the two has its turn.")

@@ -68,9 +68,14 @@ def peak_gpu_gib() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
-def report(benchmark: str, rows: Sequence[Row], json_file: Path | None = None) -> None:
-    """Prints ``rows`` as a table and writes them to ``json_file``."""
-    click.echo(table(rows))
+def report(
+    benchmark: str,
+    rows: Sequence[Row],
+    json_file: Path | None = None,
+    shown: Callable[[Sequence[Row]], str] | None = None,
+) -> None:
+    """Prints ``rows`` as a table, or as ``shown`` has them, and writes them to ``json_file``."""
+    click.echo((shown or table)(rows))
     if json_file is not None:
         content = {"benchmark": benchmark, "command": sys.argv[1:], "machine": machine(), "rows": list(rows)}
         json_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

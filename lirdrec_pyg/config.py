@@ -26,6 +26,9 @@ ExportFormat = Literal["safetensors", "parquet", "npy"]
 Sampling = Literal["full", "neighbors"]
 UserGradients = Literal["dense", "sparse"]
 Preset = Literal["paper", "fast"]
+EncoderDtype = Literal["float32", "float16", "bfloat16"]
+ImagePooling = Literal["auto", "projection", "pooled", "cls", "mean"]
+CaptionEncoding = Literal["sentence", "last-token", "mean", "endpoint"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 
 
@@ -122,8 +125,8 @@ class DataConfig(ColumnConfig):
     )
     features: dict[str, str] = _field(
         {},
-        "MODALITY=FILE, once a modality: item features in .npy, .npz, .pt, .safetensors or .parquet. "
-        "By default the files named MODALITY_feat.* beside the table.",
+        "MODALITY=FILE, once a modality: item features in .npy, .npz, .pt, .safetensors or .parquet. Or a folder, "
+        "such as 'features' makes: the files in it named MODALITY_feat.*. By default those beside the table.",
     )
     item_ids: str | None = _field(
         None,
@@ -443,6 +446,104 @@ class TrainingConfig(_Config):
                 f"{num_layers}: give a number for each layer."
             )
         return fanouts
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(_Config):
+    """How a catalogue becomes features."""
+
+    id_col: str | None = _field(
+        None, "Column of item IDs; by default one with a usual name, such as item_id or itemID, or id."
+    )
+    text_cols: str | None = _field(
+        None, "Columns of texts, with commas between them: their texts are joined, and become the modality 'text'."
+    )
+    image_col: str | None = _field(None, "Column with the path of each item's picture: the modality 'image'.")
+    audio_col: str | None = _field(None, "Column with the path of each item's sound: the modality 'audio'.")
+    root: str | None = _field(None, "Folder that the paths go by, and may not leave; by default that of the catalogue.")
+    separator: str | None = _field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
+    text_model: str = _field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "What encodes texts: any model of sentence-transformers, a local folder or a name on the Hugging Face Hub.",
+    )
+    image_model: str = _field(
+        "google/siglip-base-patch16-224",
+        "What encodes pictures: any model that transformers' AutoModel and AutoImageProcessor know, such as CLIP, "
+        "SigLIP, DINO or ViT.",
+    )
+    audio_model: str = _field(
+        "laion/clap-htsat-unfused", "What encodes sounds: a CLAP model, or Whisper, of which the encoder is taken."
+    )
+    max_length: int | None = _field(
+        None, "Tokens of a text that are read; by default as many as the model was made for.", min=1
+    )
+    image_pooling: ImagePooling = _field(
+        "auto",
+        "What is taken of an image model: the vector that it compares with texts, its own pooling, the first token, or "
+        "the mean over the tokens; 'auto' is the first of these that suits the model.",
+        choices=ImagePooling,
+    )
+    audio_seconds: float = _field(
+        30.0, "Seconds of a sound that are read, from its beginning.", min=0, min_open=True, max=3600
+    )
+    batch_size: int = _field(32, "Items that go through a model at once.", min=1)
+    dtype: EncoderDtype = _field(
+        "float32", "Arithmetic of the models; half the bits are for GPUs.", choices=EncoderDtype
+    )
+    device: Device = _field("auto", "Where to encode.", choices=Device)
+    pca: int | None = _field(None, "Keep this many principal components of each modality.", min=1)
+    whiten: bool = _field(
+        False, "Turn the vectors into their principal axes, and give each axis the standard deviation 1."
+    )
+    normalize: bool = _field(False, "Divide each vector by its length, after all else.")
+
+
+@dataclass(frozen=True)
+class CaptionConfig(_Config):
+    """How pictures become words, and these become features."""
+
+    caption: str | None = _field(
+        None,
+        "Describe the pictures in words by this model, and keep the captions in OUT/captions.jsonl: any "
+        "image-text-to-text model of transformers, a local folder or a name on the hub, or a model of the server in "
+        "--caption-url.",
+    )
+    caption_url: str | None = _field(
+        None,
+        "Server that speaks OpenAI's protocol, such as http://localhost:8000/v1 (vLLM, llama.cpp, Ollama, hosted); by "
+        "default that in OPENAI_BASE_URL, if --caption is no local folder.",
+    )
+    api_key_env: str = _field(
+        "OPENAI_API_KEY", "Environment variable with the key of the server, which is written down nowhere."
+    )
+    prompt: str | None = _field(
+        None,
+        "Text file with what the model is told, in place of a description of kind, colour, material, style and use; "
+        "{title} stands for what the column 'title' of the catalogue says of the item.",
+    )
+    caption_concurrency: int = _field(
+        4, "Pictures that are described at a time: requests to a server, or a batch of a local model.", min=1, max=1024
+    )
+    caption_timeout: float = _field(
+        120.0, "Seconds that a request to a server may take, before it is tried again.", min=0, min_open=True, max=3600
+    )
+    recaption: bool = _field(
+        False,
+        "Make captions anew whose picture, prompt or model has changed since; those that were corrected by hand stay.",
+    )
+    embed_captions: str | None = _field(
+        None,
+        "Make the modality 'caption' of the captions, encoded by this model: a local folder, or a name on the hub "
+        "or a server. Without --caption, of the captions that are in OUT/captions.jsonl.",
+    )
+    embed_captions_by: CaptionEncoding = _field(
+        "sentence",
+        "How: by sentence-transformers, by the hidden states of a causal language model (the last or the mean of all), "
+        "or by the embeddings endpoint of a server.",
+        choices=CaptionEncoding,
+    )
+    embed_url: str | None = _field(None, "Server of --embed-captions-by endpoint; by default that of the captions.")
+    no_image: bool = _field(False, "Leave out the modality 'image': captions take its place.")
 
 
 # What each preset sets; all else stays at its default.

@@ -10,9 +10,11 @@ import click
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.cli.add_items import add_items
 from lirdrec_pyg.cli.analyze import analyze
+from lirdrec_pyg.cli.check_features import check_features
 from lirdrec_pyg.cli.evaluate import evaluate
 from lirdrec_pyg.cli.explain import explain
 from lirdrec_pyg.cli.export import export
+from lirdrec_pyg.cli.features import features
 from lirdrec_pyg.cli.fit import fit
 from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.cli.recommend import recommend
@@ -73,6 +75,8 @@ def main() -> None:
     Look at a data set of your own, then train on it:
       lirdrec-pyg info  shop/
       lirdrec-pyg fit --data shop/ --out runs/shop
+    Make its features from a table of texts, pictures and sounds:
+      lirdrec-pyg features catalogue.csv --text-cols title --image-col picture --out features
     Compute the test figures again from what was saved:
       lirdrec-pyg evaluate runs/shop
     Use it, and add the items that came today:
@@ -81,5 +85,9 @@ def main() -> None:
     """
 
 
-for command in (fit, evaluate, info, recommend, add_items, similar, explain, export, analyze, tune):
+_COMMANDS = (
+    *(fit, features, check_features, evaluate, info, recommend, add_items),
+    *(similar, explain, export, analyze, tune),
+)
+for command in _COMMANDS:
     main.add_command(command)

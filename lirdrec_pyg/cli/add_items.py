@@ -3,7 +3,7 @@ from typing import get_args
 
 import click
 
-from lirdrec_pyg.cli.options import Pair, each_name_once
+from lirdrec_pyg.cli.options import FeatureFile, feature_files
 from lirdrec_pyg.cli.run_options import device_option, run_argument
 from lirdrec_pyg.config import ZeroFeatures
 
@@ -14,10 +14,10 @@ from lirdrec_pyg.config import ZeroFeatures
     "--features",
     required=True,
     multiple=True,
-    type=Pair(str),
-    callback=each_name_once,
-    help="MODALITY=FILE, once a modality: features of the new items, made as those of the training were. A "
-    "modality that is left out is missing for all of them.",
+    type=FeatureFile(),
+    callback=feature_files,
+    help="MODALITY=FILE, once a modality, or a folder that 'features' has made: features of the new items, made as "
+    "those of the training were. A modality that is left out is missing for all of them.",
 )
 @click.option(
     "--ids",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,32 @@ class Pair(click.ParamType):
             return str(key), self._value_type(str(text))
         except ValueError:
             return self.fail(f"{value!r} is not of the form {self.name.upper()}.", param, ctx)
+
+
+class FeatureFile(Pair):
+    """``MODALITY=FILE``, or a folder of features, which stands for all files in it."""
+
+    def __init__(self) -> None:
+        super().__init__(str)
+        self.name = "modality=file|folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        if isinstance(value, str) and os.path.isdir(value):
+            return "", value
+        return super().convert(value, param, ctx)
+
+
+def feature_files(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """A callback that makes a dictionary of files by modality, those of each folder among them."""
+    found: list[tuple[str, str]] = []
+    for modality, path in pairs:
+        if modality:
+            found.append((modality, path))
+        else:
+            from lirdrec_pyg.data import find_features
+
+            found += [(name, str(file)) for name, file in find_features(Path(path)).items()]
+    return each_name_once(ctx, param, tuple(found))
 
 
 def each_name_once(_ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
@@ -78,13 +105,16 @@ def _declared(
 def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     name, doc = option_name(field), field.metadata["doc"]
     if get_origin(hint) is dict:
+        of_files = get_args(hint)[1] is str
         return name, {
             "multiple": True,
-            "type": Pair(get_args(hint)[1]),
-            "callback": each_name_once,
+            "type": FeatureFile() if of_files else Pair(get_args(hint)[1]),
+            "callback": feature_files if of_files else each_name_once,
             "help": doc,
         }
     default = defaults.get(field.name, field.default)
+    if hint is bool and not default:
+        return name, {"is_flag": True, "default": default, "help": doc}
     attributes = {"default": default, "show_default": default is not None, "help": doc}
     if hint is bool:
         return f"{name}/--no-{name.removeprefix('--')}", attributes

@@ -1,3 +1,4 @@
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,3 +67,44 @@ class Progress:
             f"epoch {result.epoch:4d}/{self._epochs}  loss {result.loss:.4f}  {MONITOR} {value:.4f}"
             f"{' *' if result.improved else '  '}  {seconds:.1f} s, at most {left} left"
         )
+
+
+class RowProgress:
+    """A bar for each modality on a terminal, else a line from time to time, with the rate and the time left."""
+
+    _SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._name, self._total, self._done, self._before = "", 0, 0, 0
+        self._begun = self._shown = 0.0
+
+    def __enter__(self) -> "RowProgress":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+    def start(self, name: str, total: int, done: int) -> None:
+        if 0 < done < total:
+            click.echo(f"{name}: going on after {done:,} of {total:,} items")
+        self._name, self._total, self._done, self._before = name, total, done, done
+        self._begun = self._shown = time.monotonic()
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=" items", disable=None)
+
+    def rows(self, count: int) -> None:
+        self._done += count
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._shown < self._SECONDS or self._done == self._total:
+            return
+        self._shown, rate = now, (self._done - self._before) / (now - self._begun)
+        left = tqdm.format_interval((self._total - self._done) / rate)
+        click.echo(f"{self._name}: {self._done:,} of {self._total:,} items, {rate:.1f} a second, {left} left")
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -21,7 +21,7 @@ from lirdrec_pyg.data.graph import (
     without_new_items,
 )
 from lirdrec_pyg.data.interactions import k_core, merge_duplicates, read_interactions, split_interactions
-from lirdrec_pyg.data.readers import NewItems, RecommendationData, read_data, read_ids, read_new_items
+from lirdrec_pyg.data.readers import NewItems, RecommendationData, find_features, read_data, read_ids, read_new_items
 from lirdrec_pyg.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "build_graph",
     "check_graph",
     "feature_mask",
+    "find_features",
     "has_new_items",
     "held_out_edges",
     "item_features",

@@ -335,6 +335,16 @@ def finite_rows(x: Tensor) -> Tensor:
     return torch.cat([rows.isfinite().all(dim=1) for _, rows in row_blocks(x)])
 
 
+def duplicate_rows(x: Tensor) -> Tensor:
+    """Which rows of ``x`` are equal to one before, shape ``(num_rows,)``.
+
+    They are compared by a hash of 64 bits, so that two of a million rows that differ are taken for equal with a
+    probability below :math:`10^{-7}`.
+    """
+    hashes = pl.concat([pl.DataFrame(rows.numpy(), orient="row").hash_rows() for _, rows in row_blocks(x)])
+    return torch.from_numpy(~hashes.is_first_distinct().to_numpy())
+
+
 def fill_missing_rows(x: Tensor, mask: Tensor, name: str) -> Tensor:
     """A copy of ``x`` whose rows outside of ``mask`` hold the mean of the rows inside."""
     if mask.shape != x.shape[:1]:

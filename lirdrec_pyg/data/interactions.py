@@ -4,9 +4,7 @@ Tables are polars frames with the columns ``user``, ``item`` and, where there ar
 (0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
 """
 
-import gzip
 import warnings
-import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,28 +15,20 @@ from lirdrec_pyg.config import ColumnConfig, SplitStrategy
 from lirdrec_pyg.data.tables import (
     USUAL_NAMES,
     canonical_ids,
-    check_unpacked,
     find_column,
     first_line,
-    is_file,
     listed,
     missing_ids,
-    read_parquet,
+    read_table,
     shortened,
     shown,
+    table_suffix,
 )
 from lirdrec_pyg.errors import DataError
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
 
 TRAIN, VAL, TEST = 0, 1, 2
-
-# A frame takes about ten times the memory of its text, so text is unpacked with more care than matrices are.
-_UNPACKED_BYTES, _UNPACKED_RATIO = 2**27, 30
-_MAX_COLUMNS, _MAX_HEADER = 10_000, 2**20
-_GZIP = b"\x1f\x8b"
-# What polars would unpack as well, without a bound: zstd and zlib.
-_OTHER_PACKERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 
 # What a split needs beside users and items.
 _NEEDS = {"labels": "label", "leave-last-out": "time", "time": "time"}
@@ -47,11 +37,7 @@ _LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "train": TRAIN, "valid": VAL, "val":
 
 def is_table(path: Path) -> bool:
     """Whether ``path`` has the ending of an interaction table (``.gz`` may follow it)."""
-    return _suffix(path) in TABLE_SUFFIXES
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix
+    return table_suffix(path) in TABLE_SUFFIXES
 
 
 def read_interactions(path: Path, columns: ColumnConfig | None = None, split: SplitStrategy = "auto") -> pl.DataFrame:
@@ -71,7 +57,7 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None, split: Sp
         DataError: naming the file and the column or row that is wrong.
     """
     columns = columns or ColumnConfig()
-    frame = _read_table(path, columns.separator)
+    frame = read_table(path, columns.separator)
     found = {role: _find_column(frame, role, columns, path) for role in USUAL_NAMES}
     series = {role: column for role, column in found.items() if column is not None}
     if series["user"].name == series["item"].name:
@@ -111,62 +97,8 @@ def _find_column(frame: pl.DataFrame, role: str, columns: ColumnConfig, path: Pa
 def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: SplitStrategy) -> bool:
     """Whether a column that can't be read is an error; one that was only guessed by its name can be left out."""
     guessed = role in ("label", "time") and getattr(columns, f"{role}_column") is None
-    of_layout = _suffix(path) == ".inter" and name == "x_label"
+    of_layout = table_suffix(path) == ".inter" and name == "x_label"
     return not guessed or of_layout or _NEEDS.get(split) == role
-
-
-def _read_table(path: Path, separator: str | None) -> pl.DataFrame:
-    if not is_file(path):
-        raise DataError(f"There is no file {path}.")
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    if separator is None:
-        separator = "," if path.name.removesuffix(".gz").endswith(".csv") else "\t"
-    elif separator == "\\t":
-        separator = "\t"  # what a shell makes of --separator '\t'
-    if len(separator.encode()) != 1:
-        raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
-    try:
-        source = _unpacked(path, separator)
-        # Everything is read as text: guessing types would turn the ID "007" into 7.
-        frame = pl.read_csv(source, separator=separator, infer_schema=False, encoding="utf8", glob=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
-    return _without_blank_end(frame)
-
-
-def _unpacked(path: Path, separator: str) -> Path | bytes:
-    """A text table, or what is in it if it is packed.
-
-    Raises:
-        DataError: if it unpacks to more than a table would, or its first line is no header.
-    """
-    source: Path | bytes = path
-    with path.open("rb") as file:
-        head = file.read(_MAX_HEADER)
-        file.seek(0)
-        if head.startswith(_OTHER_PACKERS):
-            raise DataError(f"{path} is packed in another way than by gzip: unpack it first.")
-        if head.startswith(_GZIP):
-            limit = max(_UNPACKED_BYTES, _UNPACKED_RATIO * path.stat().st_size)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                source = unpacked.read(limit + 1)
-            check_unpacked(path, len(source), "if it is a table, unpack it first", _UNPACKED_BYTES, _UNPACKED_RATIO)
-            head = source[:_MAX_HEADER]
-    header, end, _ = head.partition(b"\n")
-    # Each column takes time and memory, and one bad line end makes a column of every entry.
-    if header.count(separator.encode()) >= _MAX_COLUMNS or (not end and len(head) == _MAX_HEADER):
-        raise DataError(
-            f"{path} has {header.count(separator.encode()) + 1} or more columns in its first line, of at least "
-            f"{len(header)} bytes, where names of columns should be: check its line ends and --separator."
-        )
-    return source
-
-
-def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
-    """``frame`` without the empty rows at its end; those before are left, as their lines are to be named."""
-    filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series().arg_true()
-    return frame.head(filled[-1] + 1 if len(filled) else 0)
 
 
 def _place(row: int, path: Path) -> str:

@@ -15,6 +15,7 @@ from lirdrec_pyg.data.features import (
     FEATURE_SUFFIXES,
     FeatureTable,
     check_features,
+    duplicate_rows,
     read_features,
     zero_rows,
 )
@@ -30,12 +31,13 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
+from lirdrec_pyg.data.provenance import PROVENANCE, REPORT, provenance_facts
 from lirdrec_pyg.data.tables import canonical_ids, check_ids, is_file, parquet_columns, shown
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
 
-_FEATURE_MARK = "_feat"
+FEATURE_MARK = "_feat"
 
 # A device such as /dev/zero has no end.
 _MAX_LIST_BYTES = 2**29
@@ -87,9 +89,11 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
     else:
         source = _find_table(path) if path.is_dir() else path
         frame = read_interactions(source, config, config.split)
-    feature_files = {m: Path(f) for m, f in config.features.items()} or _find_features(folder)
+    feature_files = {m: Path(f) for m, f in config.features.items()} or find_features(folder)
     features = {m: read_features(f, _id_column(f, config.item_column)) for m, f in feature_files.items()}
-    return assemble(frame, features, config, seed, source=str(source))
+    data = assemble(frame, features, config, seed, source=str(source))
+    data.facts.update(provenance_facts(feature_files))
+    return data
 
 
 def _id_column(file: Path, item_column: str | None) -> str | None:
@@ -99,7 +103,10 @@ def _id_column(file: Path, item_column: str | None) -> str | None:
 
 
 def _find_table(folder: Path) -> Path:
-    tables = sorted(p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p))
+    report = {REPORT} if (folder / PROVENANCE).is_file() else set()
+    tables = sorted(
+        p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p) and p.name not in report
+    )
     inters = [p for p in tables if p.suffix == ".inter"]
     found = inters or tables
     if len(found) == 1:
@@ -110,12 +117,17 @@ def _find_table(folder: Path) -> Path:
 
 
 def _modality_of(file: Path) -> str | None:
-    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(_FEATURE_MARK):
-        return file.stem.removesuffix(_FEATURE_MARK) or None
+    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(FEATURE_MARK):
+        return file.stem.removesuffix(FEATURE_MARK) or None
     return None
 
 
-def _find_features(folder: Path) -> dict[str, Path]:
+def find_features(folder: Path) -> dict[str, Path]:
+    """The files of a folder that are named ``MODALITY_feat.*``, by modality.
+
+    Raises:
+        DataError: if there is none, or more than one of a modality.
+    """
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
         if modality := _modality_of(file):
@@ -167,8 +179,10 @@ def assemble(
     items, new_items = Vocabulary(catalogue.filter(~is_new), "item"), Vocabulary(catalogue.filter(is_new), "item")
 
     rows = {m: FeatureRows.of(table, row_ids[m], config.zero_features) for m, table in features.items()}
-    for modality in rows:
-        rows[modality].check_known(frame["item"])
+    for modality, features_of in rows.items():
+        features_of.check_known(frame["item"])
+        if equal := int((duplicate_rows(features_of.table.values) & features_of.real).sum()):
+            facts[f"rows of {modality} equal to one before"] = equal
     matrices, masks = select_features(items, rows)
     facts |= {f"items without {modality}": int((~mask).sum()) for modality, mask in masks.items()}
     warm = frame.filter(~pl.col("cold")) if len(new_items) else frame

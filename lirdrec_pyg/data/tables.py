@@ -1,6 +1,8 @@
-"""What all readers of tables share: names of columns, reading Parquet, and checking columns of IDs."""
+"""What all readers of tables share: names of columns, reading the file, and checking columns of IDs."""
 
+import gzip
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,13 @@ USUAL_NAMES = {
 
 # To how much a small packed file may unpack, and how many times its size a large one.
 _UNPACKED_BYTES, _UNPACKED_RATIO = 2**30, 100
+
+# A frame takes about ten times the memory of its text, so text is unpacked with more care than matrices are.
+_TEXT_BYTES, _TEXT_RATIO = 2**27, 30
+_MAX_COLUMNS, _MAX_HEADER = 10_000, 2**20
+_GZIP = b"\x1f\x8b"
+# What polars would unpack as well, without a bound: zstd and zlib.
+_OTHER_PACKERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
@@ -97,6 +106,84 @@ def _names_damage(path: Path) -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file ({first_line(error)}).") from error
+
+
+def table_suffix(path: Path) -> str:
+    """The ending of ``path``, without ``.gz``."""
+    return Path(path.name.removesuffix(".gz")).suffix
+
+
+def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
+    """Reads a table as it is: CSV, TSV, JSON Lines (these may be gzipped) or Parquet.
+
+    Args:
+        path: the file; ``.parquet`` and ``.jsonl`` are read as what they say, all else as text.
+        separator: of a text table; by default a comma in ``.csv``, else a tab.
+
+    Returns:
+        A frame in which every column of a text table is a text, and an empty entry is missing.
+
+    Raises:
+        DataError: if it is missing, damaged, or unpacks to more than a table would.
+    """
+    if not is_file(path):
+        raise DataError(f"There is no file {path}.")
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    suffix = table_suffix(path)
+    if separator is None:
+        separator = "," if suffix == ".csv" else "\t"
+    elif separator == "\\t":
+        separator = "\t"  # what a shell makes of --separator '\t'
+    if len(separator.encode()) != 1:
+        raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
+    try:
+        source, head = _unpacked(path)
+        if suffix == ".jsonl":
+            return pl.read_ndjson(source, infer_schema_length=None)
+        _check_header(path, head, separator)
+        # Everything is read as text: guessing types would turn the ID "007" into 7.
+        frame = pl.read_csv(source, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
+    return _without_blank_end(frame)
+
+
+def _unpacked(path: Path) -> tuple[Path | bytes, bytes]:
+    """A text table, or what is in it if it is packed, and the beginning of it.
+
+    Raises:
+        DataError: if it unpacks to more than a table would.
+    """
+    with path.open("rb") as file:
+        head = file.read(_MAX_HEADER)
+        file.seek(0)
+        if head.startswith(_OTHER_PACKERS):
+            raise DataError(f"{path} is packed in another way than by gzip: unpack it first.")
+        if not head.startswith(_GZIP):
+            return path, head
+        limit = max(_TEXT_BYTES, _TEXT_RATIO * path.stat().st_size)
+        with gzip.GzipFile(fileobj=file) as unpacked:
+            content = unpacked.read(limit + 1)
+        check_unpacked(path, len(content), "if it is a table, unpack it first", _TEXT_BYTES, _TEXT_RATIO)
+        return content, content[:_MAX_HEADER]
+
+
+def _check_header(path: Path, head: bytes, separator: str) -> None:
+    """Raises :class:`DataError` if the first line of a text table is no header."""
+    header, end, _ = head.partition(b"\n")
+    # Each column takes time and memory, and one bad line end makes a column of every entry.
+    if header.count(separator.encode()) >= _MAX_COLUMNS or (not end and len(head) == _MAX_HEADER):
+        raise DataError(
+            f"{path} has {header.count(separator.encode()) + 1} or more columns in its first line, of at least "
+            f"{len(header)} bytes, where names of columns should be: check its line ends and --separator."
+        )
+
+
+def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
+    """``frame`` without the empty rows at its end; those before are left, as their lines are to be named."""
+    filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series().arg_true()
+    return frame.head(filled[-1] + 1 if len(filled) else 0)
 
 
 def find_column(role: str, columns: Iterable[str]) -> str | None:

@@ -1,25 +1,15 @@
 """A list of checksums, in the form that ``sha256sum --check`` reads as well."""
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.errors import RunError
 
 CHECKSUMS = "SHA256SUMS"
 
-_BLOCK = 2**20
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\]+)")
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def format_checksums(checksums: Mapping[str, str]) -> str:

@@ -24,12 +24,13 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
 from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import Neighbourhood, Vectors, model_class
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
-from lirdrec_pyg.training.checksums import CHECKSUMS, checksum, format_checksums, read_checksums, verify_checksums
+from lirdrec_pyg.training.checksums import CHECKSUMS, format_checksums, read_checksums, verify_checksums
 
 RUN_FORMAT = 1
 

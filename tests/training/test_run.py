@@ -29,11 +29,12 @@ from lirdrec_pyg.data import (
     read_data,
     set_new_items,
 )
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError, RunError
 from lirdrec_pyg.models import LIRDRec, Neighbourhood, Vectors, model_vectors
 from lirdrec_pyg.training import Run, RunEvaluator, Trainer, fit
-from lirdrec_pyg.training.checksums import checksum, read_checksums
+from lirdrec_pyg.training.checksums import read_checksums
 
 MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
 TRAINING = TrainingConfig(epochs=2, batch_size=64, lr=0.01, device="cpu", seed=1)

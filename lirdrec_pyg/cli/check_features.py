@@ -1,0 +1,64 @@
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lirdrec_pyg.cli.tables import table
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.data import FeatureTable
+    from lirdrec_pyg.features.check import FeatureCheck
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--item-column", help="Column of item IDs in Parquet files; by default one with a usual name.")
+def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
+    """Look for what is wrong with the features in FILES, whatever they were made by.
+
+    FILES are .npy, .npz, .pt, .safetensors or .parquet, or folders with files named MODALITY_feat.*. Counted are
+    rows with numbers that are not finite and rows of zeros, which fit refuses; rows that are equal to one before, such
+    as those of a picture that stands for a missing one; and columns that are the same in all rows.
+
+    Ends with exit code 1 if there are rows that fit refuses.
+
+    \b
+      lirdrec-pyg check-features image.npy text.parquet
+    """
+    from lirdrec_pyg.data import find_features, read_features
+    from lirdrec_pyg.features.check import check_table
+
+    paths = [file for path in files for file in (find_features(path).values() if path.is_dir() else [path])]
+    checks = []
+    notes = []
+    for path in paths:
+        features = read_features(path, item_column)
+        checks.append(check_table(features))
+        notes += _notes(checks[-1], features)
+    head = ["", "rows", "width", "dtype", "IDs", "not finite", "zero", "duplicate", "constant columns"]
+    click.echo(table([head, *map(_row, checks)]))
+    for note in notes:
+        click.echo(note)
+    if not all(check.is_usable for check in checks):
+        sys.exit(1)
+
+
+def _row(check: "FeatureCheck") -> list[str]:
+    counts = (len(found) for found in (check.not_finite, check.zero, check.duplicate, check.constant))
+    ids = "of its own" if check.has_ids else "by position"
+    return [check.source, f"{check.rows:,}", f"{check.width:,}", check.dtype, ids, *(f"{count:,}" for count in counts)]
+
+
+def _notes(check: "FeatureCheck", features: "FeatureTable") -> list[str]:
+    """A line for each kind of row that was found, naming the first of them."""
+    kinds = {
+        "holds numbers that are not finite": check.not_finite,
+        "is all zeros, a vector without direction": check.zero,
+        "is equal to one before": check.duplicate,
+    }
+
+    def name(row: int) -> str:
+        return f"row {row} (rows count from 0)" + ("" if features.ids is None else f", item {features.ids[row]!r},")
+
+    return [f"{check.source}: {name(int(rows[0]))} {what}" for what, rows in kinds.items() if len(rows)]

@@ -1,0 +1,245 @@
+"""Encoding in blocks of rows, each kept as soon as it is done: a program that is killed loses at most one."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.data.tables import shown
+from lirdrec_pyg.errors import DataError, RunError
+from lirdrec_pyg.features.catalogue import Entries
+from lirdrec_pyg.features.encoder import Encoder
+
+# Few enough to do again, many enough for texts of like lengths to go together.
+BLOCK_ROWS = 512
+
+_SETTINGS = "settings.json"
+_MAX_LOADERS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """What one modality is made of.
+
+    Attributes:
+        modality: its name.
+        entries: what the items have of it.
+        encoder: what makes vectors of them.
+    """
+
+    modality: str
+    entries: Entries
+    encoder: Encoder
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides the vectors, but for rounding."""
+        return {"encoder": self.encoder.describe(), "catalogue": self.entries.facts}
+
+
+class Blocks:
+    """The vectors of one modality in the making: a folder of Parquet files, each of some rows in their order.
+
+    A file has the columns ``item_id``, ``features`` (a list of float32, null if the entry can't be used) and
+    ``reason`` (why it can't). It is written beside its place, flushed, and then moved there.
+
+    Args:
+        path: folder, which need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def settings(self) -> dict[str, Any] | None:
+        """What was being made here, ``None`` if nothing was begun."""
+        try:
+            return json.loads((self.path / _SETTINGS).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / _SETTINGS} can't be read ({error}): begin anew with --overwrite.") from error
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Makes the folder, empty but for the settings."""
+        self.clear()
+        self.path.mkdir(parents=True)
+        write_whole(self.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
+
+    def clear(self) -> None:
+        """Removes the folder and all in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def encode(self, source: Source, on_rows: Callable[[int], None] = lambda count: None) -> None:
+        """Makes the blocks that are not there yet.
+
+        Args:
+            source: whose settings these blocks were begun with.
+            on_rows: called with the number of rows that are done anew.
+
+        Raises:
+            RunError: if a block can't be written, or the device has too little memory.
+        """
+        pool = ThreadPoolExecutor(min(_MAX_LOADERS, os.cpu_count() or 1))
+        try:
+            for number, part in enumerate(source.entries.frame.iter_slices(BLOCK_ROWS)):
+                if (path := self._block(number)).exists():
+                    continue
+                frame = _encoded(source, part, pool, on_rows)
+                write_whole(path, lambda file, frame=frame: write_parquet(frame, file))  # type: ignore[misc]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def num_done(self, total: int) -> int:
+        """How many of ``total`` rows are in blocks that are there."""
+        numbers = range(-(-total // BLOCK_ROWS))
+        return sum(min(BLOCK_ROWS, total - number * BLOCK_ROWS) for number in numbers if self._block(number).exists())
+
+    def _block(self, number: int) -> Path:
+        return self.path / f"{number:08}.parquet"
+
+    def files(self) -> list[Path]:
+        """The blocks that are there, in the order of their rows."""
+        return sorted(self.path.glob("*.parquet"))
+
+    def vectors(self) -> Iterator[Tensor]:
+        """The vectors of one block after the other."""
+        for file in self.files():
+            features = pl.read_parquet(file, columns=["features"], glob=False)["features"].drop_nulls()
+            if len(features):
+                yield torch.tensor(features.list.to_array(len(features[0])).to_numpy())
+
+    def failures(self) -> pl.DataFrame:
+        """``item_id`` and ``reason`` of the entries that can't be used."""
+        return (
+            pl.scan_parquet(self.files(), glob=False)
+            .select("item_id", "reason")
+            .filter(pl.col("reason").is_not_null())
+            .collect()
+        )
+
+    def mapped(self, function: Callable[[Tensor], Tensor], path: Path) -> "Blocks":
+        """The same blocks with ``function`` of their vectors, in another folder."""
+        other = Blocks(path)
+        other.clear()
+        path.mkdir(parents=True)
+        for file in self.files():
+            frame = pl.read_parquet(file, glob=False)
+            good = frame.filter(pl.col("reason").is_null())
+            if len(good):
+                x = torch.tensor(good["features"].list.to_array(len(good["features"][0])).to_numpy())
+                good = good.with_columns(features=_lists(function(x)))
+            write_parquet(good, path / file.name)
+        return other
+
+    def join(self, path: Path, width: int) -> None:
+        """Writes all vectors to one file, holding only a part of them at a time.
+
+        Args:
+            path: Parquet file to make, with the columns ``item_id`` and ``features`` (an array of float32).
+            width: length of a vector.
+        """
+        (
+            pl.scan_parquet(self.files(), glob=False)
+            .filter(pl.col("features").is_not_null())
+            .select("item_id", pl.col("features").list.to_array(width))
+            # Numbers such as these can't be packed. Groups of a set size, so that equal vectors make equal files.
+            .sink_parquet(path, compression="uncompressed", statistics=False, row_group_size=16 * BLOCK_ROWS)
+        )
+
+
+def _encoded(source: Source, part: pl.DataFrame, pool: ThreadPoolExecutor, on_rows: Callable[[int], None]) -> Any:
+    """A block of vectors, and of reasons where there is none."""
+    encoder, entries = source.encoder, part["entry"].to_list()
+    order = sorted(range(len(entries)), key=lambda row: encoder.length(entries[row]))
+    batches = [order[start : start + encoder.batch_size] for start in range(0, len(order), encoder.batch_size)]
+
+    def load(batch: Sequence[int]) -> dict[int, "Future[Any]"]:
+        return {row: pool.submit(encoder.load, entries[row]) for row in batch}
+
+    rows: list[int] = []
+    vectors: list[Tensor] = []
+    reasons: dict[int, str] = {}
+    following = load(batches[0])
+    for batch, next_batch in zip(batches, [*batches[1:], []], strict=True):
+        # While one batch goes through the model, the next is read.
+        loading, following = following, load(next_batch)
+        loaded = {}
+        for row, future in loading.items():
+            try:
+                loaded[row] = future.result()
+            except DataError as error:
+                reasons[row] = str(error)
+        if loaded:
+            x = _vectors(source, list(loaded.values()))
+            usable = x.isfinite().all(dim=1) & x.any(dim=1)
+            for row, good in zip(loaded, usable.tolist(), strict=True):
+                if not good:
+                    reasons[row] = "the model makes of it no vector of finite numbers, or one of zeros"
+            rows += [row for row in loaded if row not in reasons]
+            vectors.append(x[usable])
+        on_rows(len(batch))
+    features = _lists(torch.cat(vectors)) if rows else pl.Series([], dtype=pl.List(pl.Float32))
+    good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features})
+    bad = pl.DataFrame({"row": list(reasons), "reason": list(reasons.values())}, schema_overrides=_REASONS)
+    numbered = part.select("item_id").with_row_index("row").cast({"row": pl.Int64})
+    return numbered.join(good, on="row", how="left").join(bad, on="row", how="left").sort("row").drop("row")
+
+
+_REASONS = {"row": pl.Int64, "reason": pl.String}
+
+
+def _lists(x: Tensor) -> pl.Series:
+    return pl.Series("features", x.numpy(), dtype=pl.Array(pl.Float32, x.size(1))).cast(pl.List(pl.Float32))
+
+
+def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
+    try:
+        x = source.encoder.encode(batch)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"The device has too little memory for {len(batch)} entries of {source.modality} at once: go on with a "
+            "smaller --batch-size."
+        ) from error
+    if x.shape[:1] != (len(batch),) or x.dim() != 2:
+        raise RunError(f"The model of {source.modality} made {tuple(x.shape)} of {len(batch)} entries, not a row each.")
+    return x
+
+
+def write_parquet(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a frame of vectors, which can't be packed."""
+    frame.write_parquet(path, compression="uncompressed", statistics=False)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file beside its place, and moves it there once it is on the disk.
+
+    Raises:
+        RunError: if it can't be written.
+    """
+    unfinished = path.with_name(f".{path.name}.partial")
+    try:
+        try:
+            write(unfinished)
+            # Without this, the new name might be on the disk before the content when the power is cut.
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunError(f"{path} can't be written ({error}).") from error
+
+
+def no_vectors(source: Source, failures: pl.DataFrame) -> DataError:
+    """The error of a modality of which no entry can be used."""
+    item, reason = failures.row(0)
+    return DataError(
+        f"None of the {len(failures)} entries of {source.modality} can be used; that of item {shown(item)}: {reason}."
+    )

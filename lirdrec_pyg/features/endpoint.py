@@ -1,0 +1,80 @@
+"""Texts to vectors, by the embeddings endpoint of a server that speaks OpenAI's protocol."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.data.tables import first_line, shown
+from lirdrec_pyg.features.chat import RequestError, Server, ServerError
+from lirdrec_pyg.features.encoder import Encoder
+
+
+class EndpointEncoder(Encoder):
+    """Embeddings that a server computes.
+
+    Rows are ordered by the ``index`` of the answer. An answer with another number of vectors, an index that occurs
+    twice, vectors of another width than before or entries that are no finite numbers is asked for again, as one that
+    is cut off. If a whole batch is refused, such as for a text that is too long, its texts are sent one by one.
+
+    Args:
+        server: that is asked.
+        model: by the name that the server knows it.
+        batch_size: texts in a request.
+
+    Raises:
+        ServerError: by :meth:`encode`, if the server can't be used, or refuses a text by itself.
+    """
+
+    def __init__(self, server: Server, model: str, batch_size: int = 32) -> None:
+        # So many that all requests that may be under way at a time are.
+        self.batch_size = batch_size * server.concurrency
+        self._request_size = batch_size
+        self._server, self._model = server, model
+        self._width: int | None = None
+
+    def length(self, entry: str) -> int:
+        return len(entry)
+
+    def encode(self, batch: Sequence[str]) -> Tensor:
+        parts = [list(batch[start : start + self._request_size]) for start in range(0, len(batch), self._request_size)]
+        with ThreadPoolExecutor(self._server.concurrency) as pool:
+            return torch.cat(list(pool.map(self._embed_or_split, parts)))
+
+    def _embed_or_split(self, texts: list[str]) -> Tensor:
+        try:
+            return self._embed(texts)
+        except RequestError as error:
+            if len(texts) > 1 and error.refused:
+                return torch.cat([self._embed_or_split([text]) for text in texts])
+            raise ServerError(f"{error} It was asked for the embedding of {shown(texts[0])}.") from error
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        body = {"model": self._model, "input": texts, "encoding_format": "float"}
+        vectors = self._server.post("embeddings", body, lambda answer: self._read(answer, len(texts)))
+        self._width = vectors.size(1)
+        return vectors
+
+    def _read(self, answer: dict[str, Any], count: int) -> Tensor:
+        rows = answer["data"]
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} vectors for {count} texts")
+        by_index = {row.get("index", place): row["embedding"] for place, row in enumerate(rows)}
+        if by_index.keys() != set(range(count)):
+            raise ValueError("vectors whose indices are not those of the texts")
+        try:
+            vectors = torch.tensor([by_index[index] for index in range(count)], dtype=torch.float32)
+        except (RuntimeError, OverflowError) as error:
+            raise ValueError(first_line(error)) from error
+        if vectors.dim() != 2 or not vectors.numel():
+            raise ValueError("vectors that are none")
+        if self._width not in (None, vectors.size(1)):
+            raise ValueError(f"vectors of width {vectors.size(1)}, where those before had {self._width}")
+        if not vectors.isfinite().all():
+            raise ValueError("vectors with entries that are no finite numbers")
+        return vectors
+
+    def describe(self) -> dict[str, Any]:
+        return {"library": "server", "url": self._server.url, "model": self._model}

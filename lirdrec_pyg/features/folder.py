@@ -1,0 +1,266 @@
+"""A folder of features: a file for each modality, the record of how they were made, and a report of what is missing."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from filelock import FileLock, Timeout
+
+from lirdrec_pyg.data.checksums import checksum
+from lirdrec_pyg.data.features import FEATURE_SUFFIXES
+from lirdrec_pyg.data.provenance import read_provenance
+from lirdrec_pyg.data.readers import FEATURE_MARK
+from lirdrec_pyg.data.tables import shown
+from lirdrec_pyg.errors import RunError
+from lirdrec_pyg.features.blocks import Blocks, Source, no_vectors, write_whole
+from lirdrec_pyg.features.postprocess import Postprocessing
+from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
+
+_UNFINISHED, _LOCK = ".unfinished", ".lock"
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a caller wants to hear of the encoding.
+
+    Attributes:
+        on_start: called with the modality, the number of its entries, and how many are done already.
+        on_rows: called with the number of entries that are done anew.
+        on_end: called with the modality and its record in the provenance.
+    """
+
+    on_start: Callable[[str, int, int], None] = lambda modality, total, done: None
+    on_rows: Callable[[int], None] = lambda count: None
+    on_end: Callable[[str, Mapping[str, Any]], None] = lambda modality, record: None
+
+
+def make_features(
+    sources: Sequence[Source],
+    out: str | Path,
+    postprocessing: Postprocessing | None = None,
+    overwrite: bool = False,
+    hooks: Hooks | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Encodes catalogues into a folder of features, which ``fit`` reads as it is.
+
+    ============================  ==================================================================
+    ``MODALITY_feat.parquet``     ``item_id`` and ``features`` (an array of float32) of each item that has any
+    ``provenance.json``           how each file was made: model, revision, preprocessing, pooling, steps after
+                                  the encoding, versions, date, checksums
+    ``report.csv``                ``item_id``, ``modality`` and ``reason`` of what is missing
+    ============================  ==================================================================
+
+    A call that was interrupted or killed goes on where it stood; the result is the same, to the last byte.
+    Modalities of the folder that are not among ``sources`` stay as they are.
+
+    Args:
+        sources: one for each modality.
+        out: folder, which is made if there is none.
+        postprocessing: steps after the encoding; by default none.
+        overwrite: makes modalities anew that the folder has already, or that were begun otherwise.
+        hooks: for progress.
+
+    Returns:
+        The record of each modality.
+
+    Raises:
+        RunError: if the folder is in use, can't be written, or holds such a modality that was made otherwise.
+        DataError: if none of the entries of a modality can be used.
+    """
+    postprocessing, hooks = postprocessing or Postprocessing(), hooks or Hooks()
+    folder = FeatureFolder(Path(out))
+    folder.check_writable()
+    with folder.locked():
+        works = [_Work.plan(folder, source, postprocessing, overwrite) for source in sources]
+        return {work.source.modality: work.finish(hooks) for work in works}
+
+
+class FeatureFolder:
+    """The folder that :func:`make_features` writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def file(self, modality: str) -> Path:
+        """Where the features of ``modality`` belong."""
+        return self.path / f"{modality}{FEATURE_MARK}.parquet"
+
+    def blocks(self, modality: str) -> Blocks:
+        """Where they are in the making."""
+        return Blocks(self.path / _UNFINISHED / modality)
+
+    def record(self, modality: str) -> dict[str, Any] | None:
+        """How they were made, ``None`` if they were not."""
+        record = read_provenance(self.path).get(modality)
+        return record if record and (self.path / record["file"]).is_file() else None
+
+    def check_writable(self) -> None:
+        """Raises :class:`RunError` if the folder can't be made; changes nothing."""
+        existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise RunError(f"{self.path} can't be made, since {existing} is a file: name a folder with --out.")
+
+    def check_own(self, modality: str) -> None:
+        """Raises :class:`RunError` if there are features of ``modality`` that this program has not made."""
+        for suffix in FEATURE_SUFFIXES:
+            file = self.path / f"{modality}{FEATURE_MARK}{suffix}"
+            if file.exists() and self.record(modality) is None and self.blocks(modality).settings() is None:
+                raise RunError(f"{file} is there already, and not of this program: name another folder with --out.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder, and keeps other programs from writing into it.
+
+        Raises:
+            RunError: if another program does so, or the folder can't be written.
+        """
+        existed = self.path.exists()
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"{self.path} is in use by another program: wait for its end.") from None
+        except OSError as error:
+            raise RunError(f"{self.path} can't be written ({error}).") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (self.path / _LOCK).unlink(missing_ok=True)
+                (self.path / _UNFINISHED).rmdir()  # unless there is something in it
+            with suppress(OSError):
+                if not existed:
+                    self.path.rmdir()
+            lock.release()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done for one modality.
+
+    Attributes:
+        blocks: where it is in the making.
+        anew: whether nothing of it is there yet, or what is there is to be replaced.
+        is_done: whether there is nothing left to do.
+    """
+
+    folder: FeatureFolder
+    source: Source
+    postprocessing: Postprocessing
+    settings: dict[str, Any]
+    blocks: Blocks
+    anew: bool
+    is_done: bool
+
+    @classmethod
+    def plan(cls, folder: FeatureFolder, source: Source, postprocessing: Postprocessing, overwrite: bool) -> "_Work":
+        """Finds out what is there already; changes nothing.
+
+        Raises:
+            RunError: if it was made otherwise, and is not to be overwritten.
+        """
+        modality = source.modality
+        folder.check_own(modality)
+        settings = {
+            **source.settings(),
+            "postprocessing": postprocessing.describe(),
+            "versions": versions(source.encoder.packages),
+        }
+        settings = json.loads(json.dumps(settings))  # as it is read again
+        blocks, record = folder.blocks(modality), folder.record(modality)
+        begun, difference = blocks.settings(), None
+        if begun is not None:
+            difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
+        elif record is not None and not overwrite:
+            finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
+            difference, verb = _difference(_identity(record), _identity(finished)), "made"
+        if difference and not overwrite:
+            raise RunError(_refusal(folder.path, modality, verb, difference))
+        is_done = begun is None and record is not None and not overwrite
+        anew = not is_done and (begun is None or difference is not None)
+        return cls(folder, source, postprocessing, settings, blocks, anew, is_done)
+
+    def finish(self, hooks: Hooks) -> dict[str, Any]:
+        """Encodes what is left, and writes the file and its record."""
+        modality, total = self.source.modality, len(self.source.entries)
+        if self.anew:
+            self.blocks.begin(self.settings)
+        hooks.on_start(modality, total, total if self.is_done else self.blocks.num_done(total))
+        if self.is_done:
+            record = self.folder.record(modality) or {}
+        else:
+            self.blocks.encode(self.source, hooks.on_rows)
+            record = self._write(self.blocks)
+        hooks.on_end(modality, record)
+        return record
+
+    def _write(self, blocks: Blocks) -> dict[str, Any]:
+        path, entries, modality = self.folder.path, self.source.entries, self.source.modality
+        failures = blocks.failures()
+        if len(failures) == len(entries):
+            blocks.clear()
+            raise no_vectors(self.source, failures)
+        width, processed = self._postprocessed(blocks)
+        file = self.folder.file(modality)
+        write_whole(file, lambda unfinished: processed.join(unfinished, width))
+        if processed is not blocks:
+            processed.clear()
+        nothing = f"there is nothing in {' and '.join(entries.facts['columns'])}"
+        missing = pl.DataFrame({"item_id": entries.missing}).with_columns(reason=pl.lit(nothing))
+        write_report(path, modality, pl.concat([missing, failures]))
+        record = {
+            "file": file.name,
+            "sha256": checksum(file),
+            "rows": len(entries) - len(failures),
+            "width": width,
+            "dtype": "float32",
+            "missing": len(entries.missing) + len(failures),
+            **self.settings,
+            "date": now(),
+        }
+        write_record(path, modality, record)
+        blocks.clear()
+        return record
+
+    def _postprocessed(self, blocks: Blocks) -> tuple[int, Blocks]:
+        """Width of the vectors after all steps, and these."""
+        transform = self.postprocessing.fit(blocks.vectors, self.source.modality)
+        first = next(blocks.vectors())[:1]
+        if transform is None:
+            return first.size(1), blocks
+        return transform(first).size(1), blocks.mapped(transform, blocks.path.with_suffix(".processed"))
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` without the names of what is known by its content."""
+    known = {"catalogue": ("sha256", ("file", "columns")), "encoder": ("revision", ("model",))}
+    found = dict(settings)
+    for part, (content, names) in known.items():
+        if (found.get(part) or {}).get(content):
+            found[part] = {name: value for name, value in found[part].items() if name not in names}
+    return found
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> str | None:
+    """The first entry in which two descriptions differ, in words."""
+    for key in new:
+        before, after = old.get(key), new[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            # Of two, each may lack an entry of the other.
+            if found := _difference({**dict.fromkeys(after), **before}, {**dict.fromkeys(before), **after}, key):
+                return found
+        elif before != after:
+            return f"{name} {key}".strip() + f" {shown(before)}, and is now {shown(after)}"
+    return None
+
+
+def _refusal(path: Path, modality: str, verb: str, difference: str) -> str:
+    return (
+        f"{path} has features of {modality} that were {verb} with {difference}: name another folder with --out, or "
+        "make them anew with --overwrite."
+    )

@@ -1,0 +1,176 @@
+"""Pictures to vectors, by transformers."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.config import EncoderDtype, ImagePooling
+from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.features.encoder import Encoder
+from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# What is opened: pixels only. Pillow would hand others, such as PostScript, to programs that run them.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
+# A picture is scaled by its shorter side, so a long thread of one would take any memory.
+_MAX_RATIO = 100
+# Of these, the token that stands for the picture is the first; what some call pooled is a layer of another use.
+_CLS_MODELS = (
+    "vit",
+    "deit",
+    "beit",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "ijepa",
+    "vit_mae",
+    "data2vec-vision",
+)
+
+
+class ImageEncoder(Encoder):
+    """Embeddings of pictures, by any model that ``AutoModel`` and ``AutoImageProcessor`` know.
+
+    ==============  =============================================================================
+    ``projection``  the vector that is compared with texts (CLIP, SigLIP and their like)
+    ``pooled``      the model's own pooling
+    ``cls``         the last hidden state of the first token
+    ``mean``        the mean of the last hidden states
+    ``auto``        ``projection`` if the model has one, ``cls`` for ViT, DINO and their like, else ``pooled`` if there
+                    is such a thing, else ``mean``
+    ==============  =============================================================================
+
+    Args:
+        model: a folder or a name on the hub.
+        batch_size: pictures that go through the model at once.
+        device: as torch names it.
+        dtype: arithmetic of the model.
+        pooling: what is taken of the model's output.
+        option: what named the model, for messages.
+
+    Raises:
+        ConfigError: if the model can't be loaded, or can't be pooled so.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "pillow")
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 32,
+        device: str = "cpu",
+        dtype: EncoderDtype = "float32",
+        pooling: ImagePooling = "auto",
+        option: str = "--image-model",
+    ) -> None:
+        check_installed("transformers", "PIL")
+        from PIL import Image
+        from transformers import AutoImageProcessor, AutoModel
+
+        self.batch_size = batch_size
+        self._name, self._device, self._dtype = model, device, torch_dtype(dtype)
+        pretrained = Pretrained.find(model, option)
+        with pretrained.loading():
+            # That of Pillow: another one would need torchvision.
+            self._processor = AutoImageProcessor.from_pretrained(model, backend="pil", **pretrained.arguments)
+            self._model, report = AutoModel.from_pretrained(
+                model, dtype=self._dtype, output_loading_info=True, **pretrained.arguments
+            )
+        has_projection = hasattr(self._model, "get_image_features")
+        # A model that was saved for another use comes without the weights of its pooling.
+        pooler = {key for key in report["missing_keys"] if "pooler" in key and not has_projection}
+        pretrained.check_complete(report["missing_keys"] - pooler)
+        if pooling == "auto":
+            pooling = self._usual_pooling(has_projection, has_pooler=not pooler)
+        if pooling == "pooled":
+            pretrained.check_complete(pooler)
+        if pooling == "projection" and not has_projection:
+            raise ConfigError(f"--image-pooling projection: {option} {model} has none; take cls, pooled or mean.")
+        self._pooling = pooling
+        self._model.eval().to(device)
+        self._revision = pretrained.revision(self._model.config)
+        Image.init()
+        self._formats = [name for name in _FORMATS if name in Image.OPEN]
+
+    def _usual_pooling(self, has_projection: bool, has_pooler: bool) -> ImagePooling:
+        if has_projection:
+            return "projection"
+        if self._model.config.model_type in _CLS_MODELS:
+            return "cls"
+        return "pooled" if has_pooler else "mean"
+
+    def load(self, entry: str) -> Mapping[str, Tensor]:
+        """The picture at the path ``entry``, as the model takes it."""
+        try:
+            picture = self._open(entry)
+            inputs = self._processor(images=picture, return_tensors="pt")
+        except DataError:
+            raise
+        except Exception as error:  # a damaged file raises nearly anything
+            raise DataError(
+                f"the picture can't be read ({first_line(error).replace(entry, Path(entry).name)})"
+            ) from error
+        return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+
+    def _open(self, path: str) -> "Image":
+        from PIL import Image, ImageOps
+
+        if not os.path.isfile(path):
+            raise DataError("there is no such file")
+        with Image.open(path, formats=self._formats) as picture:
+            width, height = picture.size
+            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
+                raise DataError(f"the picture has {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
+            if max(width, height) > _MAX_RATIO * min(width, height):
+                raise DataError(
+                    f"the picture is {width} x {height} pixels, more than {_MAX_RATIO} times as long as wide"
+                )
+            # As it is shown: cameras write down how they were held.
+            return ImageOps.exif_transpose(picture).convert("RGB")
+
+    @torch.inference_mode()
+    def encode(self, batch: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        if len({tuple(value.shape for value in inputs.values()) for inputs in batch}) > 1:
+            # Some processors keep the proportions of a picture.
+            return torch.cat([self.encode([inputs]) for inputs in batch])
+        stacked = {name: torch.cat([inputs[name] for inputs in batch]).to(self._device) for name in batch[0]}
+        for name, value in stacked.items():
+            if value.is_floating_point():
+                stacked[name] = value.to(self._dtype)
+        return self._pooled(stacked).flatten(1).float().cpu()
+
+    def _pooled(self, inputs: dict[str, Tensor]) -> Tensor:
+        if self._pooling == "projection":
+            output = self._model.get_image_features(**inputs)
+            return output if isinstance(output, Tensor) else output.pooler_output
+        # Of a model of pictures and texts, only the part for pictures.
+        output = getattr(self._model, "vision_model", self._model)(**inputs)
+        if self._pooling == "pooled":
+            pooled = getattr(output, "pooler_output", None)
+            if pooled is None:
+                raise ConfigError(f"--image-pooling pooled: {self._name} has no pooling of its own; take cls or mean.")
+            return pooled
+        states = output.last_hidden_state
+        if states.dim() == 4:  # a convolutional network: channels before places
+            states = states.flatten(2).transpose(1, 2)
+            if self._pooling == "cls":
+                raise ConfigError(f"--image-pooling cls: {self._name} has no such token; take pooled or mean.")
+        return states[:, 0] if self._pooling == "cls" else states.mean(dim=1)
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "library": "transformers",
+            "model": self._name,
+            "revision": self._revision,
+            "architecture": type(self._model).__name__,
+            "pooling": self._pooling,
+            "preprocessing": self._processor.to_dict(),
+            "dtype": str(self._dtype).removeprefix("torch."),
+        }

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from click.testing import CliRunner
+from commands import assert_refused
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lirdrec_pyg.cli import main
+from lirdrec_pyg.data import FeatureTable, features
+from lirdrec_pyg.features.check import check_table
+
+
+@pytest.mark.parametrize("block_bytes", [2**26, 64])
+def test_everything_is_counted(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(features, "_BLOCK_BYTES", block_bytes)
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((50, 4))).float()
+    x[3, 1], x[8, 0], x[9, 2] = torch.nan, torch.inf, -torch.inf
+    x[20] = x[40] = 0
+    x[30] = x[31] = x[1]
+    x[:, 3] = 5
+    x[20] = x[40] = 0
+    found = check_table(FeatureTable(x, None, "x"))
+    assert found.not_finite.tolist() == [3, 8, 9]
+    assert found.zero.tolist() == [20, 40]
+    assert found.duplicate.tolist() == [30, 31, 40]
+    assert found.constant.tolist() == []
+    assert (found.rows, found.width, found.dtype, found.has_ids) == (50, 4, "float32", False)
+    assert not found.is_usable
+    x[20] = x[40] = 5
+    x[3], x[8], x[9] = 5, 5, 5
+    found = check_table(FeatureTable(x, pl.Series(range(50)), "x"))
+    assert found.constant.tolist() == [3]
+    assert found.is_usable
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.sampled_from([0.0, 3.0])), min_size=1, max_size=30))
+def test_duplicates_are_those_seen_before(rows: list[tuple[float, float]]) -> None:
+    found = check_table(FeatureTable(torch.tensor(rows), None, "x"))
+    assert found.duplicate.tolist() == [n for n, row in enumerate(rows) if row in rows[:n]]
+    assert found.zero.tolist() == [n for n, row in enumerate(rows) if row == (0, 0)]
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    np.save(tmp_path / "image_feat.npy", x)
+    x[2, 1], x[4] = np.nan, x[0]
+    pl.DataFrame({"item_id": list("abcde"), "features": pl.Series(x)}).write_parquet(tmp_path / "text_feat.parquet")
+    good = CliRunner().invoke(main, ["check-features", str(tmp_path / "image_feat.npy")])
+    assert good.exit_code == 0, good.output
+    bad = CliRunner().invoke(main, ["check-features", str(tmp_path)])
+    assert bad.exit_code == 1, bad.output
+    assert "item 'c', holds numbers that are not finite" in bad.output
+    assert "item 'e', is equal to one before" in bad.output
+    table = [line.split() for line in bad.output.splitlines() if line.startswith(str(tmp_path)) and ": " not in line]
+    assert [line[1:] for line in table] == [
+        ["5", "3", "float32", "by", "position", "0", "0", "0", "0"],
+        ["5", "3", "float32", "of", "its", "own", "1", "0", "1", "0"],
+    ]
+    assert_refused(CliRunner().invoke(main, ["check-features", str(tmp_path / "nothing.npy")]), "nothing.npy")

@@ -1,0 +1,276 @@
+"""The folder of features: what is in it, and what interruptions leave of it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from lirdrec_pyg.data import read_features
+from lirdrec_pyg.data.checksums import checksum
+from lirdrec_pyg.errors import DataError, RunError
+from lirdrec_pyg.features import Encoder, Entries, Hooks, Postprocessing, Source, make_features
+from lirdrec_pyg.features.blocks import BLOCK_ROWS
+
+COUNT = 2 * BLOCK_ROWS + 100
+BROKEN = {3: "crumbled", BLOCK_ROWS: "torn", COUNT - 1: "wet"}
+NAN, ZERO = 10, 20
+
+
+class Letters(Encoder):
+    """Counts letters: a model so small that each row is known."""
+
+    def __init__(self, batch_size: int = 7, name: str = "letters") -> None:
+        self.batch_size, self.name = batch_size, name
+        self.batches: list[list[str]] = []
+
+    def load(self, entry: str) -> str:
+        if (number := int(entry.split()[0])) in BROKEN:
+            raise DataError(BROKEN[number])
+        return entry
+
+    def length(self, entry: str) -> int:
+        return len(entry)
+
+    def encode(self, batch: Sequence[str]) -> Tensor:
+        self.batches.append(list(batch))
+        return torch.tensor([vector(entry) for entry in batch])
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": self.name, "revision": None}
+
+
+def vector(entry: str) -> list[float]:
+    number = int(entry.split()[0])
+    if number in (NAN, ZERO):
+        return [float("nan") if number == NAN else 0.0] * 3
+    return [float(number), float(len(entry)), 1.0]
+
+
+def text(number: int) -> str:
+    return f"{number} " + "x" * (number * 37 % 50)
+
+
+def source(encoder: Encoder | None = None, count: int = COUNT, modality: str = "text") -> Source:
+    ids = pl.Series([f"i{n}" for n in range(count + 1)])
+    entries = pl.Series([*map(text, range(count)), None], dtype=pl.String)
+    return Source(modality, Entries.of(ids, entries, Path("c.csv"), ["a", "b"]), encoder or Letters())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+def test_every_item_has_its_vector(tmp_path: Path) -> None:
+    record = make_features([source()], tmp_path / "out")["text"]
+    table = read_features(tmp_path / "out" / "text_feat.parquet")
+    lacking = {*BROKEN, NAN, ZERO}
+    good = [n for n in range(COUNT) if n not in lacking]
+    assert table.ids is not None
+    assert table.ids.to_list() == [f"i{n}" for n in good]
+    assert table.values.tolist() == [vector(text(n)) for n in good]
+    assert (record["rows"], record["width"], record["missing"]) == (COUNT - 5, 3, 6)
+    report = pl.read_csv(tmp_path / "out" / "report.csv")
+    assert report.columns == ["item_id", "modality", "reason"]
+    reasons = dict(zip(report["item_id"], report["reason"], strict=True))
+    assert reasons == {
+        f"i{COUNT}": "there is nothing in a and b",
+        **{f"i{n}": reason for n, reason in BROKEN.items()},
+        **{f"i{n}": "the model makes of it no vector of finite numbers, or one of zeros" for n in (NAN, ZERO)},
+    }
+    assert sorted(contents(tmp_path / "out")) == ["provenance.json", "report.csv", "text_feat.parquet"]
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_like_lengths_go_together_and_batches_stay_small(tmp_path: Path) -> None:
+    encoder = Letters(batch_size=16)
+    make_features([source(encoder)], tmp_path / "out")
+    assert max(map(len, encoder.batches)) == 16
+    spread = [max(map(len, batch)) - min(map(len, batch)) for batch in encoder.batches]
+    assert np.mean(spread) < 4
+
+
+def test_the_record_tells_how(tmp_path: Path) -> None:
+    make_features([source()], tmp_path / "out", Postprocessing(normalize=True))
+    record = json.loads((tmp_path / "out" / "provenance.json").read_text())["modalities"]["text"]
+    assert record["sha256"] == checksum(tmp_path / "out" / "text_feat.parquet")
+    assert record["encoder"] == {"model": "letters", "revision": None}
+    assert record["postprocessing"] == {"normalize": True}
+    assert record["catalogue"]["columns"] == ["a", "b"]
+    assert record["versions"].keys() >= {"lirdrec-pyg", "python", "torch"}
+    assert record["date"].startswith("20")
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("rows", [1, BLOCK_ROWS - 7, BLOCK_ROWS, BLOCK_ROWS + 300, 2 * BLOCK_ROWS, COUNT - 1])
+def test_what_was_interrupted_goes_on(tmp_path: Path, rows: int) -> None:
+    make_features([source()], tmp_path / "whole")
+    seen = 0
+
+    def stop(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if seen >= rows:
+            raise Stop
+
+    with pytest.raises(Stop):
+        make_features([source()], tmp_path / "out", hooks=Hooks(on_rows=stop))
+    assert not (tmp_path / "out" / "text_feat.parquet").exists()
+    encoder = Letters(batch_size=11)
+    started: list[tuple[str, int, int]] = []
+    hooks = Hooks(on_start=lambda *arguments: started.append(arguments))
+    make_features([source(encoder)], tmp_path / "out", hooks=hooks)
+    done = seen // BLOCK_ROWS * BLOCK_ROWS if seen % BLOCK_ROWS else seen - BLOCK_ROWS  # the last was not yet written
+    assert started == [("text", COUNT, done)]
+    redone = {int(entry.split()[0]) for batch in encoder.batches for entry in batch}
+    assert redone == set(range(done, COUNT)) - BROKEN.keys()
+    for name in ("text_feat.parquet", "report.csv"):
+        assert contents(tmp_path / "out")[name] == contents(tmp_path / "whole")[name]
+
+
+@pytest.mark.parametrize("name", ["write_report", "write_record", "checksum"])
+def test_a_stop_while_the_end_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    make_features([source()], tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lirdrec_pyg.features.folder.{name}", stop)
+        with pytest.raises(Stop):
+            make_features([source()], tmp_path / "out", Postprocessing())
+    encoder = Letters()
+    make_features([source(encoder)], tmp_path / "out")
+    assert not encoder.batches
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
+    assert contents(tmp_path / "out").keys() == contents(tmp_path / "whole").keys()
+
+
+def test_a_finished_modality_is_left_as_it_is(tmp_path: Path) -> None:
+    make_features([source()], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    encoder = Letters()
+    records = make_features([source(encoder)], tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert records["text"]["rows"] == COUNT - 5
+    assert not encoder.batches
+    make_features([source(encoder)], tmp_path / "out", overwrite=True)
+    assert encoder.batches
+    assert contents(tmp_path / "out")["text_feat.parquet"] == before["text_feat.parquet"]
+
+
+OTHERWISE: dict[str, tuple[Source, Postprocessing, str]] = {
+    "model": (source(Letters(name="other")), Postprocessing(), "model 'letters', and is now 'other'"),
+    "catalogue": (source(count=COUNT - 1), Postprocessing(), "sha256"),
+    "steps": (source(), Postprocessing(pca=2), "pca None, and is now 2"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERWISE)
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_was_made_otherwise_is_refused(tmp_path: Path, case: str, finished: bool) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    if finished:
+        make_features([source()], tmp_path / "out")
+    else:
+        with pytest.raises(Stop):
+            make_features([source()], tmp_path / "out", hooks=Hooks(on_rows=stop))
+    before = contents(tmp_path / "out")
+    other, steps, named = OTHERWISE[case]
+    with pytest.raises(RunError, match="--overwrite") as error:
+        make_features([other], tmp_path / "out", steps)
+    assert named in str(error.value)
+    assert contents(tmp_path / "out") == before
+    make_features([other], tmp_path / "out", steps, overwrite=True)
+    make_features([other], tmp_path / "new", steps)
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "new")["text_feat.parquet"]
+
+
+def test_a_refusal_comes_before_any_work(tmp_path: Path) -> None:
+    make_features([source(count=50)], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    other = source(Letters(name="other"), count=50)
+    with pytest.raises(RunError, match="--overwrite"):
+        make_features([source(modality="caption", count=50), other], tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    assert not (tmp_path / "out" / ".unfinished").exists()
+
+
+def test_batches_of_another_size_go_on(tmp_path: Path) -> None:
+    calls = 0
+
+    class Greedy(Letters):
+        def encode(self, batch: Sequence[str]) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls > BLOCK_ROWS // 64 + 1:
+                raise torch.OutOfMemoryError
+            return super().encode(batch)
+
+    with pytest.raises(RunError, match=r"too little memory for 6\d entries of text.*--batch-size"):
+        make_features([source(Greedy(batch_size=64))], tmp_path / "out")
+    encoder = Letters(batch_size=8)
+    make_features([source(encoder)], tmp_path / "out")
+    assert sum(map(len, encoder.batches)) == COUNT - BLOCK_ROWS - 2  # but for two broken ones
+
+
+def test_modalities_are_added_and_the_others_stay(tmp_path: Path) -> None:
+    make_features([source()], tmp_path / "out")
+    before = contents(tmp_path / "out")
+    make_features([source(modality="caption", count=50)], tmp_path / "out")
+    after = contents(tmp_path / "out")
+    assert after["text_feat.parquet"] == before["text_feat.parquet"]
+    assert json.loads(after["provenance.json"])["modalities"].keys() == {"text", "caption"}
+    report = pl.read_csv(tmp_path / "out" / "report.csv")
+    assert report["modality"].value_counts().sort("modality")["count"].to_list() == [4, 6]
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    np.save(tmp_path / "text_feat.npy", np.ones((3, 3)))
+    with pytest.raises(RunError, match=r"text_feat.npy is there already"):
+        make_features([source()], tmp_path, overwrite=True)
+    assert sorted(contents(tmp_path)) == ["text_feat.npy"]
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file"):
+        make_features([source()], tmp_path / "file" / "out")
+
+
+def test_if_nothing_can_be_used_the_first_reason_is_told(tmp_path: Path) -> None:
+    class Blind(Letters):
+        def load(self, entry: str) -> str:
+            raise DataError("it is too dark")
+
+    with pytest.raises(DataError, match=rf"None of the {COUNT} entries of text.*item 'i0': it is too dark"):
+        make_features([source(Blind())], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_programs_do_not_share_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".lock"), pytest.raises(RunError, match="in use"):
+        make_features([source()], tmp_path / "out")
+
+
+def test_a_model_of_two_minds_is_one_error(tmp_path: Path) -> None:
+    class Loose(Letters):
+        def encode(self, batch: Sequence[str]) -> Tensor:
+            return torch.ones(len(batch) + 1, 3)
+
+    with pytest.raises(RunError, match="not a row each"):
+        make_features([source(Loose())], tmp_path / "out")
+
+
+def test_a_provenance_of_another_program_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match=r"provenance.json is no record of features"):
+        make_features([source()], tmp_path)
