@@ -22,7 +22,7 @@ demo: $(VENV)/.package
 	@echo "Its figures can be computed again from what was saved: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .

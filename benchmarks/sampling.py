@@ -65,7 +65,11 @@ def measure(folder: Path, num_users: int, steps: int, fanout: str, batch_size: i
     rows: list[Row] = []
     start = time.perf_counter()
 
+    done = 0
+
     def note(_epoch: int, step: int) -> None:
+        nonlocal done
+        done = step
         if step % max(1, steps // _POINTS) == 0:
             rows.append(
                 {
@@ -80,8 +84,7 @@ def measure(folder: Path, num_users: int, steps: int, fanout: str, batch_size: i
             )
             click.echo(f"step {step}: {rows[-1]['steps/s']:.3g} steps/s, {rows[-1]['GiB']:.2f} GiB", err=True)
 
-    done = iter(range(1, steps + 1))
-    trainer.fit(on_step=note, should_stop=lambda: next(done, steps) == steps)
+    trainer.fit(on_step=note, should_stop=lambda: done >= steps)
     return rows
 
 

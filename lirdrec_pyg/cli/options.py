@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import click
 import yaml
 
-from lirdrec_pyg.config import PRESETS, Preset, option_name
+from lirdrec_pyg.config import PRESETS, LIRDRecConfig, Preset, option_name
 from lirdrec_pyg.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -169,6 +169,10 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
     defaults: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
+        if name == "model" and name not in known:
+            if value != LIRDRecConfig.model:
+                raise ConfigError(f"--config {path} is for --model {value}: this command is for {LIRDRecConfig.model}.")
+            continue
         if name not in known:
             close = difflib.get_close_matches(name, [str(k) for k in known], 1)
             hint = f", did you mean {close[0]!r}?" if close else "."

@@ -3,7 +3,6 @@
 import base64
 import io
 import logging
-import os
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,6 +18,7 @@ from lirdrec_pyg.config import EncoderDtype
 from lirdrec_pyg.data.tables import first_line, shortened
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.features.chat import RequestError, Server
+from lirdrec_pyg.features.pictures import opened_picture
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
 
 if TYPE_CHECKING:
@@ -31,8 +30,6 @@ MAX_NEW_TOKENS = 200
 
 _JPEG_QUALITY = 90
 _MAX_CAPTION = 10_000
-# Pixels only. Pillow would hand others, such as PostScript, to programs that run them.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
 # What models that think aloud write first.
 _THOUGHTS = re.compile(r"^\s*<think>.*?(</think>|\Z)", re.DOTALL)
 
@@ -360,22 +357,11 @@ def open_picture(path: str, max_side: int) -> "Image":
     """
     from PIL import Image, ImageOps
 
-    if not os.path.isfile(path):
-        raise DataError("there is no such file")
-    Image.init()
-    try:
-        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
-            width, height = picture.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise DataError(f"the picture has {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
-            picture.draft("RGB", (max_side, max_side))  # a large JPEG is unpacked at a smaller size
-            upright = ImageOps.exif_transpose(picture)
-            upright.thumbnail((max_side, max_side))
-            if upright.has_transparency_data:
-                ground = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-            return upright.convert("RGB")
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(f"the picture can't be read ({first_line(error).replace(path, Path(path).name)})") from error
+    with opened_picture(path) as picture:
+        picture.draft("RGB", (max_side, max_side))  # a large JPEG is unpacked at a smaller size
+        upright = ImageOps.exif_transpose(picture)
+        upright.thumbnail((max_side, max_side))
+        if upright.has_transparency_data:
+            ground = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
+        return upright.convert("RGB")

@@ -1,24 +1,17 @@
 """Pictures to vectors, by transformers."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lirdrec_pyg.config import EncoderDtype, ImagePooling
-from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.encoder import Encoder
+from lirdrec_pyg.features.pictures import opened_picture
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-# What is opened: pixels only. Pillow would hand others, such as PostScript, to programs that run them.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
 # A picture is scaled by its shorter side, so a long thread of one would take any memory.
 _MAX_RATIO = 100
 # Of these, the token that stands for the picture is the first; what some call pooled is a layer of another use.
@@ -71,7 +64,6 @@ class ImageEncoder(Encoder):
         option: str = "--image-model",
     ) -> None:
         check_installed("transformers", "PIL")
-        from PIL import Image
         from transformers import AutoImageProcessor, AutoModel
 
         self.batch_size = batch_size
@@ -96,8 +88,6 @@ class ImageEncoder(Encoder):
         self._pooling = pooling
         self._model.eval().to(device)
         self._revision = pretrained.revision(self._model.config)
-        Image.init()
-        self._formats = [name for name in _FORMATS if name in Image.OPEN]
 
     def _usual_pooling(self, has_projection: bool, has_pooler: bool) -> ImagePooling:
         if has_projection:
@@ -108,32 +98,18 @@ class ImageEncoder(Encoder):
 
     def load(self, entry: str) -> Mapping[str, Tensor]:
         """The picture at the path ``entry``, as the model takes it."""
-        try:
-            picture = self._open(entry)
-            inputs = self._processor(images=picture, return_tensors="pt")
-        except DataError:
-            raise
-        except Exception as error:  # a damaged file raises nearly anything
-            raise DataError(
-                f"the picture can't be read ({first_line(error).replace(entry, Path(entry).name)})"
-            ) from error
-        return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        from PIL import ImageOps
 
-    def _open(self, path: str) -> "Image":
-        from PIL import Image, ImageOps
-
-        if not os.path.isfile(path):
-            raise DataError("there is no such file")
-        with Image.open(path, formats=self._formats) as picture:
+        with opened_picture(entry) as picture:
             width, height = picture.size
-            if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
-                raise DataError(f"the picture has {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
             if max(width, height) > _MAX_RATIO * min(width, height):
                 raise DataError(
                     f"the picture is {width} x {height} pixels, more than {_MAX_RATIO} times as long as wide"
                 )
             # As it is shown: cameras write down how they were held.
-            return ImageOps.exif_transpose(picture).convert("RGB")
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            inputs = self._processor(images=upright, return_tensors="pt")
+        return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[Mapping[str, Tensor]]) -> Tensor:

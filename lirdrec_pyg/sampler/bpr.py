@@ -121,5 +121,10 @@ class BPRSampler:
     def sample_epoch(self) -> Tensor:
         """Triples of one epoch in random order, int64, shape ``(3, len(self))``."""
         order = torch.randperm(len(self), generator=self.generator, device=self.positives.device)
-        user, positive = self.positives[:, order]
-        return torch.stack([user, positive, self.negatives(user)])
+        # Written in place: of many millions, a copy would be felt.
+        triples = self.positives.new_empty(3, len(self))
+        for row, index in zip(triples, self.positives, strict=False):
+            torch.index_select(index, 0, order, out=row)
+        del order
+        triples[2] = self.negatives(triples[0])
+        return triples

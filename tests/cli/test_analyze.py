@@ -73,6 +73,12 @@ def test_mistakes_are_one_sentence(shop: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_the_config_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: vbpr\n")
+    arguments = ("--config", tmp_path / "config.yaml", "--data", "synthetic", "--out", tmp_path / "bias")
+    assert_refused(lirdrec("analyze", "gradient-bias", *arguments), "config.yaml is for --model vbpr")
+
+
 def test_the_config_of_a_run_can_be_measured(run: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     settings = yaml.safe_load((run / "config.yaml").read_text())
