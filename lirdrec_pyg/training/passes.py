@@ -98,8 +98,11 @@ class SampledPass:
 
     def steps(self, batches: Sequence[Tensor], first: int) -> Iterator[tuple[SampledGraph, Tensor]]:
         seeds = range(self._seed + first, self._seed + first + len(batches))
-        for sample, triples in self._sampling.batches(batches, seeds):
-            yield sample.to(self._device), triples.to(self._device)
+        return map(self._on_device, self._sampling.batches(batches, seeds))
+
+    def _on_device(self, batch: tuple[SampledGraph, Tensor]) -> tuple[SampledGraph, Tensor]:
+        sample, triples = batch
+        return sample.to(self._device), triples.to(self._device)
 
     @torch.no_grad()
     def agree(self, model: LIRDRec, batch: Tensor, part: Tensor, total: Callable[[Tensor], Tensor]) -> None:

@@ -172,10 +172,12 @@ class Trainer:
         batches = self._batches[self._step :]
         shares = [share_of(batch, self.fabric.global_rank, self.fabric.world_size) for batch in batches]
         steps = self.source.steps([part for part, _ in shares], self._step)
-        for batch, (part, weight), (data, triples) in zip(batches, shares, steps, strict=True):
+        for batch, (part, weight) in zip(batches, shares, strict=True):
+            data, triples = next(steps)
             loss = training_step(
                 self.model, data, triples, self.optimizers, self.fabric.backward, self.fabric.autocast, weight
             )
+            del data, triples  # a sampled graph goes before the next one is made
             if self.fabric.world_size > 1:
                 self.source.agree(self.model.module, batch, part, self._total)
             self._losses[self._step] = self._total(loss) / self.fabric.world_size
