@@ -201,9 +201,9 @@ class LIRDRec(nn.Module):
         if isinstance(data, SampledGraph):
             return self._forward_sampled(data)
         x_user, x_item = self.bipartite_conv(*self._inputs(data))
-        return self.fusion(self.split_branches(x_user)), self.with_neighbours(data, x_item)
+        return self.fusion(self.split_branches(x_user)), self._with_neighbours(data, x_item)
 
-    def with_neighbours(self, data: HeteroData, x_item: Tensor) -> Tensor:
+    def _with_neighbours(self, data: HeteroData, x_item: Tensor) -> Tensor:
         return x_item if self.item_conv is None else self.item_conv(x_item, *adjacency(data[SIMILAR]))
 
     def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
@@ -252,7 +252,7 @@ class LIRDRec(nn.Module):
             return Vectors(
                 user=self.fusion(x_user),
                 user_weight=self.fusion.attention(x_user),
-                item=self.with_neighbours(data, x_item),
+                item=self._with_neighbours(data, x_item),
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
 
