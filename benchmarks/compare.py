@@ -316,9 +316,14 @@ def best_peer(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> 
     return max(peers, key=lambda name: _mean(runs[name], "valid", MONITOR), default=None)
 
 
+def reference(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> str | None:
+    """What the others are tested against: the best peer, or where there is none, LIRDRec."""
+    return best_peer(runs, lines) or ("lirdrec" if "lirdrec" in runs else None)
+
+
 def rows(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """A row for each line, as the CSV has them."""
-    peer = best_peer(runs, lines)
+    against = reference(runs, lines)
     found = []
     for name, of_line in runs.items():
         row: dict[str, Any] = {
@@ -331,7 +336,9 @@ def rows(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> list[
             row[f"test {metric} mean"] = _mean(of_line, "test", metric)
             values = [run["test"][metric] for run in of_line]
             row[f"test {metric} sd"] = statistics.stdev(values) if len(values) > 1 else None
-        row["p against the best peer"] = None if peer in (None, name) else p_value(of_line, runs[str(peer)])
+        row["p against"], row["p"] = None, None
+        if against is not None and against != name:
+            row["p against"], row["p"] = against, p_value(of_line, runs[against])
         row["epochs"] = statistics.fmean(run["epochs"] for run in of_line)
         row["seconds"] = statistics.fmean(run["seconds"] for run in of_line)
         found.append(row)
@@ -359,7 +366,7 @@ def markdown(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], pee
             mean, sd = row[f"test {metric} mean"], row[f"test {metric} sd"]
             text = f"{mean:.4f}" if sd is None else f"{mean:.4f} ± {sd:.4f}"
             cells.append(f"**{text}**" if mean == best[metric] else text)
-        p = row["p against the best peer"]
+        p = row["p"]
         cells += [f"{row[f'valid {MONITOR} mean']:.4f}", "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"]
         cells += [f"{row['seconds']:.1f}", row["settings"]]
         out.append(f"| {' | '.join(cells)} |")
@@ -376,7 +383,7 @@ def verdict(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], peer
         return
     own = by_name["lirdrec"][key]
     better = [name for name, row in by_name.items() if lines[name].is_peer and row[key] > own]
-    p = by_name["lirdrec"]["p against the best peer"]
+    p = by_name["lirdrec"]["p"]
     sign = "above" if own > by_name[peer][key] else "below"
     yield f"LIRDRec is {abs(own - by_name[peer][key]):.4f} {sign} it (p = {p:.2g})."
     if better:
@@ -393,18 +400,24 @@ def _text(settings: Settings) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in settings.items())
 
 
+def _machine_text(about: Mapping[str, Any]) -> str:
+    threads = "1 thread" if about["threads"] == 1 else f"{about['threads']} threads"
+    return f"{about['processor']}, {threads}, {about['gpu'] or 'no GPU'}"
+
+
 def note(comparison: Comparison) -> str:
     """How the table was made."""
-    protocol, about = comparison.protocol, machine()
+    protocol = comparison.protocol
+    machines = {_machine_text(run["machine"]) for runs in comparison.finished().values() for run in runs}
     lacking = ", ".join(comparison.lacking())
     return (
         f"`python benchmarks/compare.py {shlex.join(sys.argv[1:])}`: at most {comparison.budget} configurations a "
         f"model, chosen by validation {MONITOR} with the first seed, and {comparison.num_seeds} seeds of the best one; "
         f"at most {protocol.epochs} epochs, patience {protocol.patience}, LIRDRec by --preset {protocol.preset}. Means "
         "and standard deviations over the seeds; a model that is computed at once has one run. p: two-sided paired "
-        "t-test over the users, of their test Recall@20 averaged over the seeds, against the best peer by validation, "
-        "not corrected for the number of models. Seconds: of one training with its validations, "
-        f"{about['processor']}, {about['threads']} threads, {about['gpu'] or 'no GPU'}. All figures were measured here."
+        "t-test over the users, of their test Recall@20 averaged over the seeds, against the best peer by validation "
+        "(without peers, against lirdrec), not corrected for the number of models. Seconds: of one training with its "
+        f"validations, {' or '.join(sorted(machines))}. All figures were measured here."
         + (f" Not trained yet: {lacking}." if lacking else "")
     )
 

@@ -74,6 +74,7 @@ def test_two_models_and_two_seeds_make_a_table(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("|  | test recall@10 |")
     assert "Best peer by validation" in text
+    assert f"{torch.get_num_threads()} thread" in text
 
 
 @pytest.mark.usefixtures("small")
@@ -149,9 +150,9 @@ def test_the_table_says_who_is_best_and_whether_it_means_anything() -> None:
     table = rows(runs, LINES)
     # The best peer is that of the validation, whatever the test split says.
     assert compare.best_peer(runs, LINES) == "popularity"
-    assert table[0]["p against the best peer"] is None
+    assert table[0]["p"] is None
     mean = [(x + y) / 2 for x, y in zip(a, b, strict=True)]
-    assert table[2]["p against the best peer"] == pytest.approx(float(ttest_rel(mean, a).pvalue))
+    assert table[2]["p"] == pytest.approx(float(ttest_rel(mean, a).pvalue))
     assert table[2]["valid recall@20 mean"] == pytest.approx(0.8)
     assert p_value(runs["ease"], runs["ease"]) == 1.0
     text = markdown(table, LINES, "popularity")
@@ -161,6 +162,16 @@ def test_the_table_says_who_is_best_and_whether_it_means_anything() -> None:
     assert "0.5625 ± 0.1768" in lines[4]
     assert "LIRDRec is 0.1250 above it" in text
     assert "LIRDRec is beaten on the test split by ease." in text
+
+
+def test_ablations_alone_are_tested_against_the_whole_model() -> None:
+    a, b = [0.0, 0.5, 1.0, 0.25], [0.5, 0.5, 1.0, 0.75]
+    runs = {"lirdrec": [run("lirdrec", 0.3, a)], "lirdrec-image-only": [run("lirdrec-image-only", 0.9, b)]}
+    whole, part = rows(runs, LINES)
+    assert (whole["p against"], whole["p"]) == (None, None)
+    assert part["p against"] == "lirdrec"
+    assert part["p"] == pytest.approx(float(ttest_rel(b, a).pvalue))
+    assert "peer" not in markdown([whole, part], LINES, None)
 
 
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
