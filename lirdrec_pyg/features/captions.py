@@ -37,8 +37,8 @@ class CaptionFile:
     (``prompt_hash``), of the picture's file (``image_hash``) and of the caption (``caption_hash``).
 
     A caption that is not what its ``caption_hash`` says was corrected by hand, and is never replaced. The last line
-    of an item holds. Lines are appended, and on the disk when :meth:`flush` returns; a last line that was cut off
-    by a kill is dropped. A file that a person saves meanwhile is read again.
+    of an item holds, or the last one by hand. Lines are appended, and on the disk when :meth:`flush` returns; a last
+    line that was cut off by a kill is dropped. A file that a person saves meanwhile is read again.
 
     Args:
         path: of the file, which need not be there.
@@ -80,6 +80,7 @@ class CaptionFile:
         return len(self._lines)
 
     def _index(self) -> None:
+        written: set[str] = set()  # items of which a line is by hand
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
@@ -88,9 +89,10 @@ class CaptionFile:
                     if not line.strip():
                         continue
                     try:
-                        key = str(_parsed(line)["id"])
+                        content = _parsed(line)
                     except ValueError as error:
-                        if not self._ends_a_line and len(line) < _MAX_LINE:
+                        # What ends with a brace was not cut off, but damaged by a hand that wanted to correct it.
+                        if not self._ends_a_line and len(line) < _MAX_LINE and not line.rstrip().endswith(b"}"):
                             _log.warning("The last line of %s was cut off, and is left out.", self.path)
                             self._end, self._ends_a_line = start, True
                             break
@@ -98,7 +100,12 @@ class CaptionFile:
                             f"Line {number} of {self.path} can't be read ({error}): mend it, or delete it to have the "
                             "picture described anew."
                         ) from error
+                    key = str(content["id"])
                     self._superseded += key in self._lines
+                    if by_hand(content):
+                        written.add(key)
+                    elif key in written:
+                        continue
                     self._lines[key] = start
         except OSError as error:
             raise DataError(f"{self.path} can't be read ({error}).") from error

@@ -104,6 +104,14 @@ def test_a_last_line_that_was_cut_off_is_left_out(
     assert "cut off" in caplog.text
 
 
+def test_a_last_line_that_was_damaged_by_hand_is_not_thrown_away(pictures: Entries, path: Path) -> None:
+    content = '{"id": "a", "caption": "x"}\n{"id": "b", "caption": "the "best" chair"}'
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"Line 2 of .*captions\.jsonl"):
+        make(pictures, path)
+    assert path.read_text() == content
+
+
 def test_a_whole_last_line_without_its_end_is_kept(pictures: Entries, path: Path) -> None:
     path.write_text('\ufeff{"id": "a", "caption": "mine"}\r\n\n{"id": "b", "caption": "mine, too"}', "utf-8")
     make(pictures, path)
@@ -157,6 +165,15 @@ def test_what_a_person_has_written_stays(recaption: bool, pictures: Entries, pat
     else:
         assert lines(path) == before
         assert report.changed == {"prompt": 3, "model": 3}
+
+
+@pytest.mark.parametrize("recaption", [False, True])
+def test_a_line_by_hand_holds_wherever_it_stands(recaption: bool, pictures: Entries, path: Path) -> None:
+    make(pictures, path)
+    path.write_text('{"id": "b", "caption": "mine"}\n' + path.read_text())
+    make(pictures, path, prompt=Prompt("and now?"), recaption=recaption)
+    assert captions(path)["b"] == "mine"
+    assert caption_entries(pl.Series("item_id", ["b"]), path).frame.rows() == [("b", "mine")]
 
 
 def test_only_what_has_changed_is_made_anew(pictures: Entries, path: Path) -> None:
