@@ -1,7 +1,7 @@
 """Pictures by way of language: from the settings of a user to the modality ``caption``."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ class CaptionWork:
         folder.check_writable()
         with folder.locked():
             captioner = self._captioner(self.captions.caption)
+            # Before there is any caption, so that a kill doesn't leave some of which nobody knows the prompt.
+            hooks = replace(hooks or Hooks(), on_first=lambda: self._write_record(captioner))
             report = make_captions(
                 self._pictures,
                 self._texts,
@@ -92,8 +94,6 @@ class CaptionWork:
                 self.captions.recaption,
                 hooks,
             )
-            if report.made:
-                write_record(self.out, CAPTIONS, self._record(captioner))
             self._failures = {str(item): f"it has no caption: {reason}" for item, reason in report.failures.items()}
             self._failures |= {str(item): "it has no picture" for item in self._pictures.missing.to_list()}
             lacking = pl.DataFrame({"item_id": list(self._failures), "reason": list(self._failures.values())})
@@ -154,14 +154,19 @@ class CaptionWork:
             return TextEncoder(model, config.batch_size, self.device, config.dtype, config.max_length, option)
         return CausalEncoder(model, way, config.batch_size, self.device, config.dtype, config.max_length, option)
 
-    def _record(self, captioner: Captioner) -> dict[str, Any]:
-        return {
+    def _write_record(self, captioner: Captioner) -> None:
+        """Puts down how captions are made from now on; those that are there may come from another model or prompt."""
+        before = dict(FeatureFolder(self.out).record(CAPTIONS) or {})
+        earlier = before.pop("earlier", [])
+        record = {
             "file": CAPTIONS,
             "captioner": captioner.describe(),
             "prompt": self._prompt.template,
             "versions": versions(captioner.packages),
-            "date": now(),
         }
+        if before and any(before.get(key) != value for key, value in record.items()):
+            earlier = [*earlier, before]
+        write_record(self.out, CAPTIONS, {**record, "date": now(), **({"earlier": earlier} if earlier else {})})
 
 
 def _on_server(config: CaptionConfig) -> bool:

