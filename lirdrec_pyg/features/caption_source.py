@@ -148,7 +148,8 @@ class CaptionWork:
     def _encoder(self, model: str) -> Encoder:
         config, way = self.features, self.captions.embed_captions_by
         if way == "endpoint":
-            return EndpointEncoder(self._server(self.captions.embed_url or self.captions.caption_url), model)
+            server = self._server(self.captions.embed_url or self.captions.caption_url)
+            return EndpointEncoder(server, model, config.batch_size)
         option = "--embed-captions"
         if way == "sentence":
             return TextEncoder(model, config.batch_size, self.device, config.dtype, config.max_length, option)
@@ -187,3 +188,5 @@ def check_captions(features: FeaturesConfig, captions: CaptionConfig, out: Path)
                 raise ConfigError(f"{option} is for making captions: name the model with --caption.")
     if captions.embed_captions is None and captions.embed_captions_by != "sentence":
         raise ConfigError("--embed-captions-by says how captions are encoded: name the model with --embed-captions.")
+    if captions.embed_url is not None and captions.embed_captions_by != "endpoint":
+        raise ConfigError("--embed-url is a server that embeds captions: say --embed-captions-by endpoint.")

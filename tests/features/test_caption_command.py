@@ -23,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_language_models import save_llama, save_llava
 
 from lirdrec_pyg.data import read_features
-from lirdrec_pyg.features import caption_source, chat
+from lirdrec_pyg.features import caption_source, captioners, chat
 from lirdrec_pyg.features.causal import CausalEncoder
 
 KEY = "sk-proj-0123456789abcdef"
@@ -149,6 +149,24 @@ def test_captions_are_embedded_by_an_endpoint(catalogue: Path, server: OpenAISer
     table = read_features(catalogue.parent / "out/caption_feat.parquet")
     expected = torch.tensor([embedding_of(caption) for caption in RIGHT.values()])
     assert torch.equal(table.values, expected)
+
+
+def test_an_endpoint_gets_as_many_captions_at_once_as_asked_for(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint", "--batch-size", 2)
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    assert sorted(len(seen.body["input"]) for seen in server.seen if "input" in seen.body) == [1, 2, 2, 2, 2]
+
+
+def test_too_little_memory_for_a_local_model_names_the_option(
+    catalogue: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(captioners.LocalCaptioner, "_generate", generate)
+    result = features(catalogue, "--no-image", "--caption", models / "llava")
+    assert "go on with a smaller --caption-concurrency" in result.output
+    assert "Traceback" not in result.output
 
 
 def test_a_local_model_describes_pictures(catalogue: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,10 +372,12 @@ def test_the_key_is_in_no_file_and_no_output(
         assert KEY[-8:].encode() not in path.read_bytes()
 
 
-def test_a_key_in_place_of_its_name_is_not_shown(catalogue: Path, server: OpenAIServer) -> None:
-    result = by_server(catalogue, server, "--api-key-env", KEY)
-    assert_refused(result, "--api-key-env")
-    assert KEY not in result.output
+@pytest.mark.parametrize("key", [KEY, KEY.replace("-", "_")], ids=["no name", "like a name"])
+def test_a_key_in_place_of_its_name_is_not_shown(key: str, catalogue: Path, server: OpenAIServer) -> None:
+    server.key = key
+    result = by_server(catalogue, server, "--api-key-env", key)
+    assert_refused(result, "--api-key-env", "environment variable")
+    assert key not in result.output
 
 
 @pytest.mark.parametrize(
@@ -369,6 +389,7 @@ def test_a_key_in_place_of_its_name_is_not_shown(catalogue: Path, server: OpenAI
         (["--caption", "x", "--caption-url", "http://u:secret@host/v1"], "environment"),
         (["--caption", "x", "--caption-url", "http://h", "--prompt", "none.txt"], "none.txt"),
         (["--embed-captions", "x"], "captions.jsonl"),
+        (["--caption", "x", "--caption-url", "http://h", "--embed-url", "http://h"], "--embed-captions-by endpoint"),
         (["--caption", "MODELS/llava", "--embed-captions", "MODELS/none"], "--embed-captions"),
         (["--caption", "MODELS/llava", "--embed-captions", "x", "--embed-captions-by", "endpoint"], "OPENAI_BASE_URL"),
         (["--caption", "MODELS/llava", "--embed-captions-by", "mean"], "--embed-captions"),
