@@ -13,8 +13,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data.tables import shown
-from lirdrec_pyg.errors import DataError, RunError
+from lirdrec_pyg.data.tables import first_line, shown
+from lirdrec_pyg.errors import DataError, LIRDRecError, RunError
 from lirdrec_pyg.features.catalogue import Entries
 from lirdrec_pyg.features.encoder import Encoder
 
@@ -206,6 +206,12 @@ def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
         raise RunError(
             f"The device has too little memory for {len(batch)} entries of {source.modality} at once: go on with a "
             "smaller --batch-size."
+        ) from error
+    except LIRDRecError:
+        raise
+    except Exception as error:  # of a model of another kind
+        raise RunError(
+            f"The model of {source.modality} fails ({first_line(error)}): name one that is made for this."
         ) from error
     if x.shape[:1] != (len(batch),) or x.dim() != 2:
         raise RunError(f"The model of {source.modality} made {tuple(x.shape)} of {len(batch)} entries, not a row each.")

@@ -270,6 +270,15 @@ def test_a_model_of_two_minds_is_one_error(tmp_path: Path) -> None:
         make_features([source(Loose())], tmp_path / "out")
 
 
+def test_a_model_that_fails_is_one_error(tmp_path: Path) -> None:
+    class Confused(Letters):
+        def encode(self, batch: Sequence[str]) -> Tensor:
+            raise ValueError("Modality 'text' is not supported")
+
+    with pytest.raises(RunError, match=r"The model of text fails .*not supported"):
+        make_features([source(Confused())], tmp_path / "out")
+
+
 def test_a_provenance_of_another_program_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"provenance.json is no record of features"):
