@@ -174,7 +174,10 @@ class _Work:
         settings = json.loads(json.dumps(settings))  # as it is read again
         blocks, record = folder.blocks(modality), folder.record(modality)
         begun, difference = blocks.settings(), None
+        if begun is not None and not blocks.num_done(len(source.entries)):
+            begun = None  # a first try that came to nothing
         if begun is not None:
+            begun["postprocessing"] = settings["postprocessing"]  # which comes after
             difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
         elif record is not None and not overwrite:
             finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change

@@ -458,6 +458,32 @@ def test_a_kill_loses_no_caption_and_none_is_made_twice(catalogue: Path, server:
     assert len(server.seen) - seen == 40 - len(before)
 
 
+def test_a_kill_loses_no_embedding_and_none_is_asked_for_twice(catalogue: Path, server: OpenAIServer) -> None:
+    out = catalogue.parent / "out"
+    out.mkdir()
+    pl.DataFrame({"id": range(60)}).write_csv(catalogue)
+    (out / "captions.jsonl").write_text("".join(f'{{"id": {n}, "caption": "thing {n}"}}\n' for n in range(60)))
+    server.seconds = 0.05
+    command = [sys.executable, "-m", "lirdrec_pyg", "features", catalogue, "--out", out, "--batch-size", "3"]
+    command += ["--embed-captions", server.model, "--embed-captions-by", "endpoint", "--embed-url", server.url]
+    command += ["--caption-concurrency", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(server.seen) < 8 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    seen = len(server.seen)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # But for the request that was under way, and perhaps one whose answer was not yet written.
+    assert 20 <= len(server.seen) <= 22
+    assert seen < 20
+    table = read_features(out / "caption_feat.parquet")
+    assert table.ids is not None
+    assert table.ids.to_list() == list(range(60))
+    assert torch.equal(table.values, torch.tensor([embedding_of(f"thing {n}") for n in range(60)]))
+
+
 def test_ctrl_c_keeps_what_was_under_way(catalogue: Path, server: OpenAIServer) -> None:
     server.seconds = 0.3
     command = [sys.executable, "-m", "lirdrec_pyg", "features", catalogue, "--image-col", "picture", "--no-image"]
