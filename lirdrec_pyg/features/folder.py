@@ -274,7 +274,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     known = {"catalogue": ("sha256", ("file", "columns")), "encoder": ("revision", ("model",))}
     found = dict(settings)
     for part, (content, names) in known.items():
-        if (found.get(part) or {}).get(content):
+        if isinstance(found.get(part), dict) and found[part].get(content):
             found[part] = {name: value for name, value in found[part].items() if name not in names}
     return found
 

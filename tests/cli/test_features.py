@@ -89,6 +89,7 @@ def test_the_provenance_leaves_no_question(made: Path) -> None:
         assert record["encoder"]["model"]
         assert record["encoder"]["revision"].startswith("sha256:")
         assert record["encoder"]["pooling"]
+        assert record["encoder"]["preprocessing"]
         assert len(record["sha256"]) == len(record["catalogue"]["sha256"]) == 64
         assert {"torch", "transformers"} <= record["versions"].keys()
     assert records["image"]["encoder"]["preprocessing"]["crop_size"] == {"height": 16, "width": 16}

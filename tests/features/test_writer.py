@@ -319,6 +319,16 @@ def test_a_model_that_fails_is_one_error(tmp_path: Path) -> None:
         make_features([source(Confused())], tmp_path / "out")
 
 
+def test_a_record_that_was_edited_is_one_error(tmp_path: Path) -> None:
+    make_features([source()], tmp_path)
+    path = tmp_path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["modalities"]["text"]["encoder"] = "mine"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="encoder 'mine'"):
+        make_features([source()], tmp_path)
+
+
 def test_a_provenance_of_another_program_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"provenance.json is no record of features"):
