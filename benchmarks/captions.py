@@ -120,7 +120,8 @@ def check_same_interactions(a: Run, b: Run) -> None:
     if not (same and a.users().ids.equals(b.users().ids) and a.items().ids.equals(b.items().ids)):
         raise click.ClickException(
             f"{a.path} and {b.path} were not trained on the same interactions and split: both data sets need the same "
-            "users, items and interactions, in the same order."
+            "users, items and interactions, in the same order. If only items without clicks differ, such as those of "
+            "which one side has no features, leave them out with: -- --k-core 1"
         )
 
 
@@ -166,13 +167,12 @@ def _finite(value: Any) -> float | None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows of recall and NDCG as a table in Markdown; all others are in the JSON."""
+    """The rows as a table in Markdown."""
     lines = ["| test figure | A | B | change | in % | t | p |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
-        if str(row["figure"]).startswith(("recall@", "ndcg@")):
-            change = f"{row['change']:+.4f} ± {row['sd of change']:.4f}"
-            sure = f"{_number(row['t'], '.2f')} | {_number(row['p'], '.3g')}"
-            lines.append(f"| {row['figure']} | {row['A']:.4f} | {row['B']:.4f} | {change} | {_percent(row)} | {sure} |")
+        change = f"{row['change']:+.4f} ± {row['sd of change']:.4f}"
+        sure = f"{_number(row['t'], '.2f')} | {_number(row['p'], '.3g')}"
+        lines.append(f"| {row['figure']} | {row['A']:.4f} | {row['B']:.4f} | {change} | {_percent(row)} | {sure} |")
     seeds = rows[0]["seeds"]
     lines.append(
         f"\nMeans over {seeds} seeds; ± is the standard deviation of a seed's change; % is of the mean of A; "

@@ -1,5 +1,6 @@
 """What all readers of tables share: names of columns, reading the file, and checking columns of IDs."""
 
+import codecs
 import gzip
 import os
 import zlib
@@ -140,6 +141,8 @@ def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
     try:
         source, head = _unpacked(path)
         if suffix == ".jsonl":
+            if head.startswith(codecs.BOM_UTF8):
+                source = (source if isinstance(source, bytes) else source.read_bytes())[len(codecs.BOM_UTF8) :]
             return pl.read_ndjson(source, infer_schema_length=None)
         _check_header(path, head, separator)
         # Everything is read as text: guessing types would turn the ID "007" into 7.

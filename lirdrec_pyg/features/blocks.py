@@ -1,11 +1,14 @@
-"""Encoding in blocks of rows, each kept as soon as it is done: a program that is killed loses at most one."""
+"""Encoding in blocks of rows, of which each batch is kept as soon as it is done: a program that is killed loses at
+most one."""
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data.tables import shown
-from lirdrec_pyg.errors import DataError, RunError
+from lirdrec_pyg.data.tables import first_line, shown
+from lirdrec_pyg.errors import DataError, LIRDRecError, RunError
 from lirdrec_pyg.features.catalogue import Entries
 from lirdrec_pyg.features.encoder import Encoder
 
-# Few enough to do again, many enough for texts of like lengths to go together.
+# Few enough for bounded memory, many enough for texts of like lengths to go together.
 BLOCK_ROWS = 512
 
 _SETTINGS = "settings.json"
@@ -48,7 +51,8 @@ class Blocks:
     """The vectors of one modality in the making: a folder of Parquet files, each of some rows in their order.
 
     A file has the columns ``item_id``, ``features`` (a list of float32, null if the entry can't be used) and
-    ``reason`` (why it can't). It is written beside its place, flushed, and then moved there.
+    ``reason`` (why it can't). It is written beside its place, flushed, and then moved there. The block that is being
+    made has a file for each batch instead, with the columns ``row``, ``features`` and ``reason``.
 
     Args:
         path: folder, which need not be there.
@@ -77,7 +81,7 @@ class Blocks:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def encode(self, source: Source, on_rows: Callable[[int], None] = lambda count: None) -> None:
-        """Makes the blocks that are not there yet.
+        """Makes the blocks that are not there yet, and of one that was begun the rows that it lacks.
 
         Args:
             source: whose settings these blocks were begun with.
@@ -91,18 +95,45 @@ class Blocks:
             for number, part in enumerate(source.entries.frame.iter_slices(BLOCK_ROWS)):
                 if (path := self._block(number)).exists():
                     continue
-                frame = _encoded(source, part, pool, on_rows)
-                write_whole(path, lambda file, frame=frame: write_parquet(frame, file))  # type: ignore[misc]
+                batches = [*self._batches(number)]
+                done = {row for batch in batches for row in batch["row"]}
+                for batch in _encoded(source, part["entry"].to_list(), done, pool):
+                    write_whole(self._batch(number, batch), partial(write_parquet, batch), flush=False)
+                    batches.append(batch)
+                    on_rows(len(batch))
+                block = part.select("item_id").with_row_index("row").cast({"row": pl.Int64})
+                block = block.join(pl.concat(batches), on="row", how="left").sort("row").drop("row")
+                write_whole(path, partial(write_parquet, block))
+                for file in self._batch_files(number):
+                    file.unlink()
         finally:
             pool.shutdown(cancel_futures=True)
 
     def num_done(self, total: int) -> int:
         """How many of ``total`` rows are in blocks that are there."""
-        numbers = range(-(-total // BLOCK_ROWS))
-        return sum(min(BLOCK_ROWS, total - number * BLOCK_ROWS) for number in numbers if self._block(number).exists())
+        done = 0
+        for number in range(-(-total // BLOCK_ROWS)):
+            if self._block(number).exists():
+                done += min(BLOCK_ROWS, total - number * BLOCK_ROWS)
+            else:
+                done += sum(map(len, self._batches(number)))
+        return done
 
     def _block(self, number: int) -> Path:
         return self.path / f"{number:08}.parquet"
+
+    def _batch(self, number: int, batch: pl.DataFrame) -> Path:
+        return self.path / f"{number:08}-{int(batch['row'][0]):03}.batch"
+
+    def _batch_files(self, number: int) -> list[Path]:
+        return sorted(self.path.glob(f"{number:08}-*.batch"))
+
+    def _batches(self, number: int) -> Iterator[pl.DataFrame]:
+        """What is there of a block that was begun."""
+        for file in self._batch_files(number):
+            # They are not flushed, and the power may have been cut.
+            with suppress(pl.exceptions.PolarsError):
+                yield pl.read_parquet(file, glob=False)
 
     def files(self) -> list[Path]:
         """The blocks that are there, in the order of their rows."""
@@ -154,42 +185,48 @@ class Blocks:
         )
 
 
-def _encoded(source: Source, part: pl.DataFrame, pool: ThreadPoolExecutor, on_rows: Callable[[int], None]) -> Any:
-    """A block of vectors, and of reasons where there is none."""
-    encoder, entries = source.encoder, part["entry"].to_list()
-    order = sorted(range(len(entries)), key=lambda row: encoder.length(entries[row]))
+def _encoded(source: Source, entries: list[Any], done: set[int], pool: ThreadPoolExecutor) -> Iterator[pl.DataFrame]:
+    """Batches of a block: ``row``, and ``features`` or the ``reason`` why there are none.
+
+    Args:
+        source: of the modality.
+        entries: of the block.
+        done: rows that are left out.
+        pool: reads the entries.
+    """
+    encoder = source.encoder
+    order = sorted(set(range(len(entries))) - done, key=lambda row: (encoder.length(entries[row]), row))
     batches = [order[start : start + encoder.batch_size] for start in range(0, len(order), encoder.batch_size)]
 
     def load(batch: Sequence[int]) -> dict[int, "Future[Any]"]:
         return {row: pool.submit(encoder.load, entries[row]) for row in batch}
 
-    rows: list[int] = []
-    vectors: list[Tensor] = []
-    reasons: dict[int, str] = {}
-    following = load(batches[0])
-    for batch, next_batch in zip(batches, [*batches[1:], []], strict=True):
+    following = load(batches[0]) if batches else {}
+    for next_batch in [*batches[1:], []] if batches else []:
         # While one batch goes through the model, the next is read.
         loading, following = following, load(next_batch)
-        loaded = {}
-        for row, future in loading.items():
-            try:
-                loaded[row] = future.result()
-            except DataError as error:
-                reasons[row] = str(error)
-        if loaded:
-            x = _vectors(source, list(loaded.values()))
-            usable = x.isfinite().all(dim=1) & x.any(dim=1)
-            for row, good in zip(loaded, usable.tolist(), strict=True):
-                if not good:
-                    reasons[row] = "the model makes of it no vector of finite numbers, or one of zeros"
-            rows += [row for row in loaded if row not in reasons]
-            vectors.append(x[usable])
-        on_rows(len(batch))
-    features = _lists(torch.cat(vectors)) if rows else pl.Series([], dtype=pl.List(pl.Float32))
+        yield _encoded_batch(source, loading)
+
+
+def _encoded_batch(source: Source, loading: "dict[int, Future[Any]]") -> pl.DataFrame:
+    loaded, reasons = {}, {}
+    for row, future in loading.items():
+        try:
+            loaded[row] = future.result()
+        except DataError as error:
+            reasons[row] = str(error)
+    features = pl.Series("features", [], dtype=pl.List(pl.Float32))
+    if loaded:
+        x = _vectors(source, list(loaded.values()))
+        usable = x.isfinite().all(dim=1) & x.any(dim=1)
+        for row, good in zip(loaded, usable.tolist(), strict=True):
+            if not good:
+                reasons[row] = "the model makes of it no vector of finite numbers, or one of zeros"
+        features = _lists(x[usable])
+    rows = [row for row in loaded if row not in reasons]
     good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features})
     bad = pl.DataFrame({"row": list(reasons), "reason": list(reasons.values())}, schema_overrides=_REASONS)
-    numbered = part.select("item_id").with_row_index("row").cast({"row": pl.Int64})
-    return numbered.join(good, on="row", how="left").join(bad, on="row", how="left").sort("row").drop("row")
+    return pl.concat([good, bad], how="diagonal")
 
 
 _REASONS = {"row": pl.Int64, "reason": pl.String}
@@ -207,6 +244,12 @@ def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
             f"The device has too little memory for {len(batch)} entries of {source.modality} at once: go on with a "
             "smaller --batch-size."
         ) from error
+    except LIRDRecError:
+        raise
+    except Exception as error:  # of a model of another kind
+        raise RunError(
+            f"The model of {source.modality} fails ({first_line(error)}): name one that is made for this."
+        ) from error
     if x.shape[:1] != (len(batch),) or x.dim() != 2:
         raise RunError(f"The model of {source.modality} made {tuple(x.shape)} of {len(batch)} entries, not a row each.")
     return x
@@ -217,8 +260,13 @@ def write_parquet(frame: pl.DataFrame, path: Path) -> None:
     frame.write_parquet(path, compression="uncompressed", statistics=False)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) -> None:
     """Writes a file beside its place, and moves it there once it is on the disk.
+
+    Args:
+        path: of the file.
+        write: takes the path to write to.
+        flush: whether the file has to outlive a power cut, and not only a kill.
 
     Raises:
         RunError: if it can't be written.
@@ -228,8 +276,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         try:
             write(unfinished)
             # Without this, the new name might be on the disk before the content when the power is cut.
-            with unfinished.open("rb") as file:
-                os.fsync(file.fileno())
+            if flush:
+                with unfinished.open("rb") as file:
+                    os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -1,9 +1,8 @@
 """Pictures by way of language: from the settings of a user to the modality ``caption``."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -83,6 +82,8 @@ class CaptionWork:
         folder.check_writable()
         with folder.locked():
             captioner = self._captioner(self.captions.caption)
+            # Before there is any caption, so that a kill doesn't leave some of which nobody knows the prompt.
+            hooks = replace(hooks or Hooks(), on_first=lambda: self._write_record(captioner))
             report = make_captions(
                 self._pictures,
                 self._texts,
@@ -92,8 +93,6 @@ class CaptionWork:
                 self.captions.recaption,
                 hooks,
             )
-            if report.made:
-                write_record(self.out, CAPTIONS, self._record(captioner))
             self._failures = {str(item): f"it has no caption: {reason}" for item, reason in report.failures.items()}
             self._failures |= {str(item): "it has no picture" for item in self._pictures.missing.to_list()}
             lacking = pl.DataFrame({"item_id": list(self._failures), "reason": list(self._failures.values())})
@@ -148,20 +147,26 @@ class CaptionWork:
     def _encoder(self, model: str) -> Encoder:
         config, way = self.features, self.captions.embed_captions_by
         if way == "endpoint":
-            return EndpointEncoder(self._server(self.captions.embed_url or self.captions.caption_url), model)
+            server = self._server(self.captions.embed_url or self.captions.caption_url)
+            return EndpointEncoder(server, model, config.batch_size)
         option = "--embed-captions"
         if way == "sentence":
             return TextEncoder(model, config.batch_size, self.device, config.dtype, config.max_length, option)
         return CausalEncoder(model, way, config.batch_size, self.device, config.dtype, config.max_length, option)
 
-    def _record(self, captioner: Captioner) -> dict[str, Any]:
-        return {
+    def _write_record(self, captioner: Captioner) -> None:
+        """Puts down how captions are made from now on; those that are there may come from another model or prompt."""
+        before = dict(FeatureFolder(self.out).record(CAPTIONS) or {})
+        earlier = before.pop("earlier", [])
+        record = {
             "file": CAPTIONS,
             "captioner": captioner.describe(),
             "prompt": self._prompt.template,
             "versions": versions(captioner.packages),
-            "date": now(),
         }
+        if before and any(before.get(key) != value for key, value in record.items()):
+            earlier = [*earlier, before]
+        write_record(self.out, CAPTIONS, {**record, "date": now(), **({"earlier": earlier} if earlier else {})})
 
 
 def _on_server(config: CaptionConfig) -> bool:
@@ -182,3 +187,5 @@ def check_captions(features: FeaturesConfig, captions: CaptionConfig, out: Path)
                 raise ConfigError(f"{option} is for making captions: name the model with --caption.")
     if captions.embed_captions is None and captions.embed_captions_by != "sentence":
         raise ConfigError("--embed-captions-by says how captions are encoded: name the model with --embed-captions.")
+    if captions.embed_url is not None and captions.embed_captions_by != "endpoint":
+        raise ConfigError("--embed-url is a server that embeds captions: say --embed-captions-by endpoint.")

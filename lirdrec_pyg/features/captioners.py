@@ -63,6 +63,7 @@ class Outcome:
         reason: why there is none.
         cut: whether the caption was cut off by its greatest length.
         blame: whether the reason lies with the model or server, and not with the picture.
+        doubtful: whether it may lie with either: the request was refused, or the caption is empty.
     """
 
     task: Task
@@ -70,6 +71,7 @@ class Outcome:
     reason: str | None = None
     cut: bool = False
     blame: bool = False
+    doubtful: bool = False
 
 
 class Captioner(ABC):
@@ -165,9 +167,9 @@ class ServerCaptioner(Captioner):
         try:
             text, cut = self._asked(body)
         except RequestError as error:
-            return Outcome(task, reason=str(error).rstrip("."), blame=True)
+            return Outcome(task, reason=str(error).rstrip("."), blame=not error.refused, doubtful=error.refused)
         if not (caption := in_one_line(text)):
-            return Outcome(task, reason="the caption that came is empty", blame=True)
+            return Outcome(task, reason="the caption that came is empty", doubtful=True)
         return Outcome(task, caption, cut=cut)
 
     def _asked(self, body: Mapping[str, Any]) -> tuple[str, bool]:
@@ -279,7 +281,7 @@ class LocalCaptioner(Captioner):
         except torch.OutOfMemoryError as error:
             raise RunError(
                 f"The device has too little memory for {len(batch)} pictures at once: go on with a smaller "
-                "--batch-size."
+                "--caption-concurrency."
             ) from error
         except Exception as error:  # of a processor or model that doesn't take one of the pictures or prompts
             if len(batch) > 1:
@@ -291,7 +293,7 @@ class LocalCaptioner(Captioner):
         for (task, _), (text, cut) in zip(batch, texts, strict=True):
             caption = in_one_line(text)
             reason = None if caption else "the model says nothing"
-            yield Outcome(task, caption or None, reason, cut, blame=not caption)
+            yield Outcome(task, caption or None, reason, cut, doubtful=not caption)
 
     @torch.inference_mode()
     def _generate(self, pictures: "Sequence[Image]", prompts: Sequence[str]) -> list[tuple[str, bool]]:

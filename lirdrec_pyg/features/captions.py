@@ -37,8 +37,8 @@ class CaptionFile:
     (``prompt_hash``), of the picture's file (``image_hash``) and of the caption (``caption_hash``).
 
     A caption that is not what its ``caption_hash`` says was corrected by hand, and is never replaced. The last line
-    of an item holds. Lines are appended, and on the disk when :meth:`flush` returns; a last line that was cut off
-    by a kill is dropped. A file that a person saves meanwhile is read again.
+    of an item holds, or the last one by hand. Lines are appended, and on the disk when :meth:`flush` returns; a last
+    line that was cut off by a kill is dropped. A file that a person saves meanwhile is read again.
 
     Args:
         path: of the file, which need not be there.
@@ -80,6 +80,7 @@ class CaptionFile:
         return len(self._lines)
 
     def _index(self) -> None:
+        written: set[str] = set()  # items of which a line is by hand
         try:
             with self.path.open("rb") as file:
                 for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
@@ -88,9 +89,10 @@ class CaptionFile:
                     if not line.strip():
                         continue
                     try:
-                        key = str(_parsed(line)["id"])
+                        content = _parsed(line)
                     except ValueError as error:
-                        if not self._ends_a_line and len(line) < _MAX_LINE:
+                        # What ends with a brace was not cut off, but damaged by a hand that wanted to correct it.
+                        if not self._ends_a_line and len(line) < _MAX_LINE and not line.rstrip().endswith(b"}"):
                             _log.warning("The last line of %s was cut off, and is left out.", self.path)
                             self._end, self._ends_a_line = start, True
                             break
@@ -98,7 +100,12 @@ class CaptionFile:
                             f"Line {number} of {self.path} can't be read ({error}): mend it, or delete it to have the "
                             "picture described anew."
                         ) from error
+                    key = str(content["id"])
                     self._superseded += key in self._lines
+                    if by_hand(content):
+                        written.add(key)
+                    elif key in written:
+                        continue
                     self._lines[key] = start
         except OSError as error:
             raise DataError(f"{self.path} can't be read ({error}).") from error
@@ -216,10 +223,12 @@ class Hooks:
     Attributes:
         on_start: called with the number of pictures, and how many have a caption already.
         on_rows: called with the number of pictures that are done anew.
+        on_first: called before the first caption that is made is written.
     """
 
     on_start: Callable[[int, int], None] = lambda total, done: None
     on_rows: Callable[[int], None] = lambda count: None
+    on_first: Callable[[], None] = lambda: None
 
 
 def make_captions(
@@ -258,6 +267,9 @@ def make_captions(
     described = captioner.describe()
     made_by = {key: described[key] for key in ("model", "revision", "url") if described.get(key)}
     in_a_row = 0
+    # A model that has described a picture, now or in an earlier call, can do so: what it refuses or
+    # leaves empty is their fault, and those may stand in a row when it is called again.
+    knows_pictures = any(_model(line) == _model(made_by) for line in file.items())
 
     def tasks() -> Iterator[Task]:
         for item, picture in pictures.frame.select("item_id", "entry").iter_rows():
@@ -270,7 +282,10 @@ def make_captions(
             if line is not None:
                 changes = _changes(line, made_by, words, image_hash)
                 if not (recaption and changes and image_hash):
-                    report.kept += 1
+                    if in_one_line(line["caption"]):
+                        report.kept += 1
+                    else:
+                        report.failures[item] = "that in the file is empty"
                     report.changed.update(changes)
                     if recaption:
                         hooks.on_rows(1)
@@ -282,22 +297,24 @@ def make_captions(
             yield Task(item, picture, words, image_hash)
 
     def on_outcome(outcome: Outcome) -> None:
-        nonlocal in_a_row
+        nonlocal in_a_row, knows_pictures
         task = outcome.task
         hooks.on_rows(1)
         if outcome.caption is None:
             report.failures[task.item] = str(outcome.reason)
-            in_a_row += outcome.blame
+            in_a_row += outcome.blame or (outcome.doubtful and not knows_pictures)
             if in_a_row >= _TOO_MANY:
                 raise ServerError(
                     f"{in_a_row} pictures in a row got no caption, the last one since {outcome.reason}: mend that and "
                     "call again, to go on from there."
                 )
             return
-        in_a_row = 0
+        in_a_row, knows_pictures = 0, True
         if (line := file.line(task.item)) is not None and by_hand(line):  # written meanwhile
             report.kept += 1
             return
+        if not report.made:
+            hooks.on_first()
         file.append(
             {
                 "id": task.item,
@@ -332,11 +349,15 @@ def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, i
         for what, before, after in (
             ("picture", line.get("image_hash"), image_hash or line.get("image_hash")),
             ("prompt", line.get("prompt_hash"), _hash(prompt)),
-            # Wherever the same weights lie, or are served.
-            ("model", line.get("revision", line.get("model")), made_by.get("revision", made_by["model"])),
+            ("model", _model(line), _model(made_by)),
         )
         if before != after
     ]
+
+
+def _model(made_by: Mapping[str, Any]) -> Any:
+    """What a model is known by, wherever its weights lie or are served."""
+    return made_by.get("revision", made_by.get("model"))
 
 
 def caption_entries(ids: pl.Series, path: Path, prompt: Prompt | None = None) -> Entries:

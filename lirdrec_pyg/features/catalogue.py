@@ -37,11 +37,13 @@ class Entries:
         frame: columns ``item_id``, and ``entry``: a text, or the path of a file.
         missing: IDs of the items that have no entry.
         facts: where the entries came from, and their checksum, for the provenance.
+        are_files: whether they are paths.
     """
 
     frame: pl.DataFrame
     missing: pl.Series
     facts: dict[str, Any]
+    are_files: bool = False
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -151,7 +153,8 @@ class Catalogue:
                 f"None of the files in column {shown(column)} of {self.path} is there, such as {paths[0]}: name the "
                 "folder that the paths go by with --root."
             )
-        return Entries(entries.frame.with_columns(entry=pl.Series(paths)), entries.missing, entries.facts)
+        frame = entries.frame.with_columns(entry=pl.Series(paths))
+        return Entries(frame, entries.missing, entries.facts, are_files=True)
 
     def _inside(self, root: Path, item: object, path: str) -> str:
         if "://" in path:

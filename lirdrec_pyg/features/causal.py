@@ -9,7 +9,7 @@ from torch import Tensor
 from lirdrec_pyg.config import EncoderDtype
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.features.encoder import Encoder
-from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
+from lirdrec_pyg.features.pretrained import Pretrained, check_installed, described_tokenizer, torch_dtype
 
 CausalPooling = Literal["last-token", "mean"]
 
@@ -107,6 +107,7 @@ class CausalEncoder(Encoder):
             "model": self._name,
             "revision": self._revision,
             "architecture": type(self._model).__name__,
+            "preprocessing": described_tokenizer(self._tokenizer),
             "pooling": self._pooling,
             "max_length": self.max_length,
             "dtype": self._dtype,

@@ -304,6 +304,9 @@ def _key(variable: str) -> str:
     if not re.fullmatch(r"[A-Za-z_]\w*", variable):
         # Not shown, since it may be the key itself.
         raise ConfigError("--api-key-env has to be the name of an environment variable, not the key.")
+    if variable != KEY_VARIABLE and variable not in os.environ:
+        # Not shown either: some keys look like names.
+        raise ConfigError("--api-key-env names an environment variable that is not set: set it to the server's key.")
     key = os.environ.get(variable, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:
         # Not shown, and not by the library either, which would show it whole.

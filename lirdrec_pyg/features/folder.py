@@ -1,9 +1,12 @@
 """A folder of features: a file for each modality, the record of how they were made, and a report of what is missing."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
 
 _UNFINISHED, _LOCK = ".unfinished", ".lock"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,10 @@ class _Work:
         settings = json.loads(json.dumps(settings))  # as it is read again
         blocks, record = folder.blocks(modality), folder.record(modality)
         begun, difference = blocks.settings(), None
+        if begun is not None and not blocks.num_done(len(source.entries)):
+            begun = None  # a first try that came to nothing
         if begun is not None:
+            begun["postprocessing"] = settings["postprocessing"]  # which comes after
             difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
         elif record is not None and not overwrite:
             finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
@@ -193,11 +201,36 @@ class _Work:
         hooks.on_start(modality, total, total if self.is_done else self.blocks.num_done(total))
         if self.is_done:
             record = self.folder.record(modality) or {}
+            if count := self._num_changed(record):
+                _log.warning(
+                    "%s files of %s have changed since its features were made, which stay as they are: --overwrite "
+                    "makes them anew.",
+                    *(f"{count:,}", modality),
+                )
         else:
             self.blocks.encode(self.source, hooks.on_rows)
             record = self._write(self.blocks)
         hooks.on_end(modality, record)
         return record
+
+    def _num_changed(self, record: Mapping[str, Any]) -> int:
+        """How many files were written since they were encoded, or came since they were missing."""
+        entries = self.source.entries
+        if not entries.are_files:
+            return 0
+        encoded = pl.read_parquet(self.folder.file(self.source.modality), columns=["item_id"], glob=False)
+        has = entries.frame["item_id"].is_in(encoded["item_id"].implode())
+        try:
+            made = datetime.fromisoformat(record.get("date", "")).timestamp()
+        except (TypeError, ValueError):  # a record that was edited
+            return 0
+        count = 0
+        for path, is_encoded in zip(entries.frame["entry"], has, strict=True):
+            with suppress(OSError):
+                found = os.stat(path)
+                # A file that is moved to its place keeps the time at which it was written.
+                count += (found.st_mtime if is_encoded else max(found.st_mtime, found.st_ctime)) >= made + 1
+        return count
 
     def _write(self, blocks: Blocks) -> dict[str, Any]:
         path, entries, modality = self.folder.path, self.source.entries, self.source.modality
@@ -241,7 +274,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     known = {"catalogue": ("sha256", ("file", "columns")), "encoder": ("revision", ("model",))}
     found = dict(settings)
     for part, (content, names) in known.items():
-        if (found.get(part) or {}).get(content):
+        if isinstance(found.get(part), dict) and found[part].get(content):
             found[part] = {name: value for name, value in found[part].items() if name not in names}
     return found
 

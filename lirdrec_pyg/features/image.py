@@ -1,31 +1,26 @@
 """Pictures to vectors, by transformers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lirdrec_pyg.config import EncoderDtype, ImagePooling
+from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.features.pictures import opened_picture
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 # A picture is scaled by its shorter side, so a long thread of one would take any memory.
 _MAX_RATIO = 100
 # Of these, the token that stands for the picture is the first; what some call pooled is a layer of another use.
-_CLS_MODELS = (
-    "vit",
-    "deit",
-    "beit",
-    "dinov2",
-    "dinov2_with_registers",
-    "dinov3_vit",
-    "ijepa",
-    "vit_mae",
-    "data2vec-vision",
-)
+_CLS_MODELS = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "vit_mae", "vit_msn")
+_SAMPLE_SIDE = 64
 
 
 class ImageEncoder(Encoder):
@@ -75,18 +70,21 @@ class ImageEncoder(Encoder):
             self._model, report = AutoModel.from_pretrained(
                 model, dtype=self._dtype, output_loading_info=True, **pretrained.arguments
             )
+            self._model.eval().to(device)
+        if self._model.config.model_type == "vit_mae":
+            self._model.config.mask_ratio = 0.0  # by default it leaves out three quarters of a picture, at random
         has_projection = hasattr(self._model, "get_image_features")
         # A model that was saved for another use comes without the weights of its pooling.
         pooler = {key for key in report["missing_keys"] if "pooler" in key and not has_projection}
         pretrained.check_complete(report["missing_keys"] - pooler)
-        if pooling == "auto":
+        if is_auto := pooling == "auto":
             pooling = self._usual_pooling(has_projection, has_pooler=not pooler)
         if pooling == "pooled":
             pretrained.check_complete(pooler)
         if pooling == "projection" and not has_projection:
             raise ConfigError(f"--image-pooling projection: {option} {model} has none; take cls, pooled or mean.")
-        self._pooling = pooling
-        self._model.eval().to(device)
+        self._pooling: ImagePooling = pooling
+        self._check_pooling(f"{option} {model}", or_mean=is_auto)
         self._revision = pretrained.revision(self._model.config)
 
     def _usual_pooling(self, has_projection: bool, has_pooler: bool) -> ImagePooling:
@@ -95,6 +93,32 @@ class ImageEncoder(Encoder):
         if self._model.config.model_type in _CLS_MODELS:
             return "cls"
         return "pooled" if has_pooler else "mean"
+
+    def _check_pooling(self, name: str, or_mean: bool) -> None:
+        """Raises :class:`ConfigError` if the model makes no vector of a picture, before others do long work.
+
+        Args:
+            name: of the model, for messages.
+            or_mean: takes the mean if the model has no pooling of its own.
+        """
+        from PIL import Image
+
+        try:
+            sample = self._inputs(Image.new("RGB", (_SAMPLE_SIDE, _SAMPLE_SIDE)))
+            if or_mean and self._pooling == "pooled" and not self._has_pooling(sample):
+                self._pooling = "mean"
+            self.encode([sample])
+        except ConfigError:
+            raise
+        except Exception as error:  # a model of another kind may do anything
+            raise ConfigError(
+                f"{name} makes no vector of a picture ({first_line(error)}): name a model such as CLIP, SigLIP, DINO "
+                "or ViT."
+            ) from error
+
+    @torch.inference_mode()
+    def _has_pooling(self, inputs: Mapping[str, Tensor]) -> bool:
+        return getattr(self._output(self._stacked([inputs])), "pooler_output", None) is not None
 
     def load(self, entry: str) -> Mapping[str, Tensor]:
         """The picture at the path ``entry``, as the model takes it."""
@@ -108,7 +132,10 @@ class ImageEncoder(Encoder):
                 )
             # As it is shown: cameras write down how they were held.
             upright = ImageOps.exif_transpose(picture).convert("RGB")
-            inputs = self._processor(images=upright, return_tensors="pt")
+            return self._inputs(upright)
+
+    def _inputs(self, picture: "Image") -> dict[str, Tensor]:
+        inputs = self._processor(images=picture, return_tensors="pt")
         return {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
 
     @torch.inference_mode()
@@ -116,29 +143,39 @@ class ImageEncoder(Encoder):
         if len({tuple(value.shape for value in inputs.values()) for inputs in batch}) > 1:
             # Some processors keep the proportions of a picture.
             return torch.cat([self.encode([inputs]) for inputs in batch])
+        return self._pooled(self._stacked(batch)).flatten(1).float().cpu()
+
+    def _stacked(self, batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         stacked = {name: torch.cat([inputs[name] for inputs in batch]).to(self._device) for name in batch[0]}
         for name, value in stacked.items():
             if value.is_floating_point():
                 stacked[name] = value.to(self._dtype)
-        return self._pooled(stacked).flatten(1).float().cpu()
+        if self._model.config.model_type == "vit_mae":
+            # It goes through the parts of a picture in the order of this.
+            count = self._model.embeddings.patch_embeddings.num_patches
+            stacked["noise"] = torch.arange(count, device=self._device).expand(len(batch), -1)
+        return stacked
 
     def _pooled(self, inputs: dict[str, Tensor]) -> Tensor:
         if self._pooling == "projection":
             output = self._model.get_image_features(**inputs)
             return output if isinstance(output, Tensor) else output.pooler_output
-        # Of a model of pictures and texts, only the part for pictures.
-        output = getattr(self._model, "vision_model", self._model)(**inputs)
+        output = self._output(inputs)
         if self._pooling == "pooled":
             pooled = getattr(output, "pooler_output", None)
             if pooled is None:
                 raise ConfigError(f"--image-pooling pooled: {self._name} has no pooling of its own; take cls or mean.")
             return pooled
-        states = output.last_hidden_state
+        states: Tensor = output.last_hidden_state
         if states.dim() == 4:  # a convolutional network: channels before places
             states = states.flatten(2).transpose(1, 2)
             if self._pooling == "cls":
                 raise ConfigError(f"--image-pooling cls: {self._name} has no such token; take pooled or mean.")
         return states[:, 0] if self._pooling == "cls" else states.mean(dim=1)
+
+    def _output(self, inputs: dict[str, Tensor]) -> Any:
+        # Of a model of pictures and texts, only the part for pictures.
+        return getattr(self._model, "vision_model", self._model)(**inputs)
 
     def describe(self) -> dict[str, Any]:
         return {

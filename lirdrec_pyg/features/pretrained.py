@@ -139,6 +139,11 @@ class Pretrained:
         return f"sha256:{digest.hexdigest()}"
 
 
+def described_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """What becomes of a text before the model, as far as it can be told; the rest is in the model's revision."""
+    return {"tokenizer": type(tokenizer).__name__, "cut_at": getattr(tokenizer, "truncation_side", None)}
+
+
 def torch_dtype(dtype: EncoderDtype) -> torch.dtype:
     """The type that ``--dtype`` names."""
     return getattr(torch, dtype)

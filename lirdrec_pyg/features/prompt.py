@@ -36,6 +36,8 @@ class Prompt:
 
     def __init__(self, template: str = DEFAULT_PROMPT, source: str = "The prompt") -> None:
         self.template = template.strip()
+        if not self.template:
+            raise ConfigError(f"{source} is empty: write what the model is to do with a picture.")
         if len(self.template) > _MAX_TEMPLATE:
             raise ConfigError(
                 f"{source} has {len(self.template):,} characters: a prompt has at most {_MAX_TEMPLATE:,}."

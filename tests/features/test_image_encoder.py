@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_encoders import save_image_model
+from tiny_language_models import save_llava
 
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features import ImageEncoder
@@ -83,12 +84,41 @@ def test_pooling_can_be_chosen(models: dict[str, str], pictures: list[str]) -> N
         assert encoder.describe()["pooling"] == pooling
 
 
-def test_what_a_model_does_not_have_cannot_be_taken(models: dict[str, str], pictures: list[str]) -> None:
+def test_what_a_model_does_not_have_cannot_be_taken(models: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="--image-pooling projection"):
         ImageEncoder(models["vit"], pooling="projection")
-    encoder = ImageEncoder(models["resnet"], pooling="cls")
     with pytest.raises(ConfigError, match="--image-pooling cls"):
-        encoder.encode([encoder.load(pictures[0])])
+        ImageEncoder(models["resnet"], pooling="cls")
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling"), [("ijepa", "mean"), ("vit_mae", "cls"), ("vit_msn", "cls"), ("beit", "pooled")]
+)
+def test_models_without_words_are_pooled_as_they_were_trained(
+    tmp_path: Path, pictures: list[str], kind: str, pooling: str
+) -> None:
+    encoder = ImageEncoder(str(save_image_model(kind, tmp_path / kind)))
+    assert encoder.describe()["pooling"] == pooling
+    batch = [encoder.load(path) for path in pictures]
+    found = encoder.encode(batch)
+    assert torch.equal(found, encoder.encode(batch))
+    torch.testing.assert_close(found[2:3], encoder.encode(batch[2:3]))
+
+
+def test_a_masked_model_sees_the_whole_picture(tmp_path: Path, pictures: list[str]) -> None:
+    from transformers import ViTMAEModel
+
+    encoder = ImageEncoder(str(save_image_model("vit_mae", tmp_path)))
+    model = ViTMAEModel.from_pretrained(tmp_path, mask_ratio=0.0).eval()
+    with torch.inference_mode():
+        expected = model(pixels(encoder, pictures, str(tmp_path))).last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder.encode([encoder.load(path) for path in pictures]), expected)
+
+
+def test_a_model_that_makes_many_vectors_of_a_picture_is_refused(tmp_path: Path) -> None:
+    save_llava(tmp_path / "llava")
+    with pytest.raises(ConfigError, match=r"--image-model .*llava makes no vector of a picture"):
+        ImageEncoder(str(tmp_path / "llava"))
 
 
 def test_weights_that_a_file_lacks_are_not_drawn_at_random(tmp_path: Path, models: dict[str, str]) -> None:

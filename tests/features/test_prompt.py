@@ -34,6 +34,12 @@ def test_braces_out_of_order_are_named(text: str, tmp_path: Path) -> None:
     assert str(path) in str(refused.value)
 
 
+def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text(" \n")
+    with pytest.raises(ConfigError, match=r"prompt\.txt is empty"):
+        Prompt.read(tmp_path / "prompt.txt")
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Catalogue:
     (tmp_path / "shop.csv").write_text("id,title,empty\n1,a chair,\n2,,\n")

@@ -111,8 +111,9 @@ class Stop(BaseException):
     pass
 
 
-@pytest.mark.parametrize("rows", [1, BLOCK_ROWS - 7, BLOCK_ROWS, BLOCK_ROWS + 300, 2 * BLOCK_ROWS, COUNT - 1])
-def test_what_was_interrupted_goes_on(tmp_path: Path, rows: int) -> None:
+@pytest.mark.parametrize("rows", [1, 50, BLOCK_ROWS - 7, BLOCK_ROWS, BLOCK_ROWS + 300, 2 * BLOCK_ROWS, COUNT - 1])
+@pytest.mark.parametrize("batch_size", [7, 11])
+def test_what_was_interrupted_goes_on(tmp_path: Path, rows: int, batch_size: int) -> None:
     make_features([source()], tmp_path / "whole")
     seen = 0
 
@@ -122,19 +123,32 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, rows: int) -> None:
         if seen >= rows:
             raise Stop
 
+    first, second = Letters(), Letters(batch_size)
     with pytest.raises(Stop):
-        make_features([source()], tmp_path / "out", hooks=Hooks(on_rows=stop))
+        make_features([source(first)], tmp_path / "out", hooks=Hooks(on_rows=stop))
     assert not (tmp_path / "out" / "text_feat.parquet").exists()
-    encoder = Letters(batch_size=11)
     started: list[tuple[str, int, int]] = []
     hooks = Hooks(on_start=lambda *arguments: started.append(arguments))
-    make_features([source(encoder)], tmp_path / "out", hooks=hooks)
-    done = seen // BLOCK_ROWS * BLOCK_ROWS if seen % BLOCK_ROWS else seen - BLOCK_ROWS  # the last was not yet written
-    assert started == [("text", COUNT, done)]
-    redone = {int(entry.split()[0]) for batch in encoder.batches for entry in batch}
-    assert redone == set(range(done, COUNT)) - BROKEN.keys()
+    make_features([source(second)], tmp_path / "out", hooks=hooks)
+    assert started == [("text", COUNT, seen)]
+    # No row is lost, and none is done twice.
+    encoded = [int(entry.split()[0]) for encoder in (first, second) for batch in encoder.batches for entry in batch]
+    assert sorted(encoded) == sorted(set(range(COUNT)) - BROKEN.keys())
     for name in ("text_feat.parquet", "report.csv"):
         assert contents(tmp_path / "out")[name] == contents(tmp_path / "whole")[name]
+
+
+def test_a_batch_that_a_power_cut_has_damaged_is_made_again(tmp_path: Path) -> None:
+    def stop(count: int) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        make_features([source()], tmp_path / "out", hooks=Hooks(on_rows=stop))
+    (batch,) = (tmp_path / "out" / ".unfinished" / "text").glob("*.batch")
+    batch.write_bytes(bytes(len(batch.read_bytes())))
+    make_features([source()], tmp_path / "out")
+    make_features([source()], tmp_path / "whole")
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
 
 
 @pytest.mark.parametrize("name", ["write_report", "write_record", "checksum"])
@@ -170,13 +184,17 @@ def test_a_finished_modality_is_left_as_it_is(tmp_path: Path) -> None:
 OTHERWISE: dict[str, tuple[Source, Postprocessing, str]] = {
     "model": (source(Letters(name="other")), Postprocessing(), "model 'letters', and is now 'other'"),
     "catalogue": (source(count=COUNT - 1), Postprocessing(), "sha256"),
-    "steps": (source(), Postprocessing(pca=2), "pca None, and is now 2"),
 }
+STEPS = (source(), Postprocessing(pca=2), "pca None, and is now 2")
 
 
-@pytest.mark.parametrize("case", OTHERWISE)
-@pytest.mark.parametrize("finished", [True, False])
-def test_what_was_made_otherwise_is_refused(tmp_path: Path, case: str, finished: bool) -> None:
+@pytest.mark.parametrize(
+    ("finished", "otherwise"),
+    [*((True, entry) for entry in (*OTHERWISE.values(), STEPS)), *((False, entry) for entry in OTHERWISE.values())],
+)
+def test_what_was_made_otherwise_is_refused(
+    tmp_path: Path, finished: bool, otherwise: tuple[Source, Postprocessing, str]
+) -> None:
     def stop(*_: object) -> None:
         raise Stop
 
@@ -186,7 +204,7 @@ def test_what_was_made_otherwise_is_refused(tmp_path: Path, case: str, finished:
         with pytest.raises(Stop):
             make_features([source()], tmp_path / "out", hooks=Hooks(on_rows=stop))
     before = contents(tmp_path / "out")
-    other, steps, named = OTHERWISE[case]
+    other, steps, named = otherwise
     with pytest.raises(RunError, match="--overwrite") as error:
         make_features([other], tmp_path / "out", steps)
     assert named in str(error.value)
@@ -194,6 +212,27 @@ def test_what_was_made_otherwise_is_refused(tmp_path: Path, case: str, finished:
     make_features([other], tmp_path / "out", steps, overwrite=True)
     make_features([other], tmp_path / "new", steps)
     assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "new")["text_feat.parquet"]
+
+
+def test_other_steps_after_the_encoding_do_not_encode_again(tmp_path: Path) -> None:
+    first, second = Letters(), Letters()
+    with pytest.raises(DataError, match="--pca 3 is more than that"):
+        make_features([source(first)], tmp_path / "out", Postprocessing(pca=3))
+    record = make_features([source(second)], tmp_path / "out", Postprocessing(pca=2))["text"]
+    assert first.batches
+    assert not second.batches
+    assert record["postprocessing"] == {"pca": 2}
+    assert record["width"] == 2
+
+
+def test_a_first_try_that_came_to_nothing_is_no_obstacle(tmp_path: Path) -> None:
+    class Failing(Letters):
+        def encode(self, batch: Sequence[str]) -> Tensor:
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(RunError, match="--batch-size"):
+        make_features([source(Failing(name="large"))], tmp_path / "out")
+    assert make_features([source()], tmp_path / "out")["text"]["encoder"]["model"] == "letters"
 
 
 def test_a_refusal_comes_before_any_work(tmp_path: Path) -> None:
@@ -217,11 +256,12 @@ def test_batches_of_another_size_go_on(tmp_path: Path) -> None:
                 raise torch.OutOfMemoryError
             return super().encode(batch)
 
+    first, second = Greedy(batch_size=64), Letters(batch_size=8)
     with pytest.raises(RunError, match=r"too little memory for 6\d entries of text.*--batch-size"):
-        make_features([source(Greedy(batch_size=64))], tmp_path / "out")
-    encoder = Letters(batch_size=8)
-    make_features([source(encoder)], tmp_path / "out")
-    assert sum(map(len, encoder.batches)) == COUNT - BLOCK_ROWS - 2  # but for two broken ones
+        make_features([source(first)], tmp_path / "out")
+    make_features([source(second)], tmp_path / "out")
+    assert sum(map(len, first.batches)) > BLOCK_ROWS
+    assert sum(map(len, first.batches + second.batches)) == COUNT - len(BROKEN)
 
 
 def test_modalities_are_added_and_the_others_stay(tmp_path: Path) -> None:
@@ -268,6 +308,25 @@ def test_a_model_of_two_minds_is_one_error(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match="not a row each"):
         make_features([source(Loose())], tmp_path / "out")
+
+
+def test_a_model_that_fails_is_one_error(tmp_path: Path) -> None:
+    class Confused(Letters):
+        def encode(self, batch: Sequence[str]) -> Tensor:
+            raise ValueError("Modality 'text' is not supported")
+
+    with pytest.raises(RunError, match=r"The model of text fails .*not supported"):
+        make_features([source(Confused())], tmp_path / "out")
+
+
+def test_a_record_that_was_edited_is_one_error(tmp_path: Path) -> None:
+    make_features([source()], tmp_path)
+    path = tmp_path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["modalities"]["text"]["encoder"] = "mine"
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match="encoder 'mine'"):
+        make_features([source()], tmp_path)
 
 
 def test_a_provenance_of_another_program_is_one_error(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ _SQUARE = {"height": SIDE, "width": SIDE}
 
 
 def save_image_model(kind: str, folder: Path) -> Path:
-    """A model of pictures of the kind ``clip``, ``siglip``, ``vit``, ``dinov2`` or ``resnet``, and its processor."""
+    """A model of pictures of the kind ``clip``, ``siglip``, ``vit``, ``dinov2``, ``ijepa``, ``vit_mae``, ``vit_msn``,
+    ``beit`` or ``resnet``, and its processor."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -30,6 +31,9 @@ def save_image_model(kind: str, folder: Path) -> Path:
     elif kind == "dinov2":
         model = hf.Dinov2Model(hf.Dinov2Config(**_VISION))
         processor = hf.BitImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=_SQUARE)
+    elif kind in ("ijepa", "vit_mae", "vit_msn", "beit"):
+        config = hf.AutoConfig.for_model(kind, **_VISION)
+        model, processor = hf.AutoModel.from_config(config), hf.ViTImageProcessorPil(size=_SQUARE)
     else:
         model = hf.ResNetModel(hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1]))
         processor = hf.ConvNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_pct=1.0)
