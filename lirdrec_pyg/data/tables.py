@@ -2,10 +2,12 @@
 
 import codecs
 import gzip
+import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -26,6 +28,7 @@ _UNPACKED_BYTES, _UNPACKED_RATIO = 2**30, 100
 # A frame takes about ten times the memory of its text, so text is unpacked with more care than matrices are.
 _TEXT_BYTES, _TEXT_RATIO = 2**27, 30
 _MAX_COLUMNS, _MAX_HEADER = 10_000, 2**20
+_MAX_SHOWN = 200
 _GZIP = b"\x1f\x8b"
 # What polars would unpack as well, without a bound: zstd and zlib.
 _OTHER_PACKERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
@@ -141,15 +144,48 @@ def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
     try:
         source, head = _unpacked(path)
         if suffix == ".jsonl":
-            if head.startswith(codecs.BOM_UTF8):
-                source = (source if isinstance(source, bytes) else source.read_bytes())[len(codecs.BOM_UTF8) :]
-            return pl.read_ndjson(source, infer_schema_length=None)
+            return _read_json_lines(path, source, head)
         _check_header(path, head, separator)
-        # Everything is read as text: guessing types would turn the ID "007" into 7.
-        frame = pl.read_csv(source, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+        frame = _read_text(source, separator)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is not a readable table ({first_line(error)}).") from error
+        advice = ": put a text with quotes into quotes, and double its own" if '"' in str(error) else ""
+        raise DataError(f"{path} is not a readable table ({first_line(error)}){advice}.") from error
     return _without_blank_end(frame)
+
+
+def _read_text(source: Path | bytes, separator: str) -> pl.DataFrame:
+    # Everything is read as text: guessing types would turn the ID "007" into 7.
+    read = partial(pl.read_csv, source, separator=separator, infer_schema=False, encoding="utf8", glob=False)
+    try:
+        return read()
+    except pl.exceptions.ComputeError:
+        if separator != "\t":
+            raise
+        # Many programs write tab-separated texts as they are, so that a quote may stand anywhere.
+        return read(quote_char=None)
+
+
+def _read_json_lines(path: Path, source: Path | bytes, head: bytes) -> pl.DataFrame:
+    if head.startswith(codecs.BOM_UTF8):
+        source = _content(source)[len(codecs.BOM_UTF8) :]
+    try:
+        return pl.read_ndjson(source, infer_schema_length=None)
+    except pl.exceptions.PolarsError:
+        for number, line in enumerate(_content(source).splitlines(), 1):
+            try:
+                good = not line.strip() or isinstance(json.loads(line), dict)
+            except (ValueError, RecursionError):
+                good = False
+            if not good:
+                raise DataError(
+                    f'Line {number} of {path} is not an object of JSON, such as {{"id": 7, "title": "Chair"}}: '
+                    f"{shown(line[:_MAX_SHOWN].decode(errors='replace'))}."
+                ) from None
+        raise
+
+
+def _content(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else source.read_bytes()
 
 
 def _unpacked(path: Path) -> tuple[Path | bytes, bytes]:

@@ -54,6 +54,23 @@ def test_ids_stay_as_they_are(write: Callable[..., Path]) -> None:
     assert Catalogue(write('{"id": 7, "t": "a"}\n{"id": 8, "t": null}\n', "c.jsonl")).ids.to_list() == [7, 8]
 
 
+def test_quotes_in_a_table_with_tabs_are_part_of_the_texts(write: Callable[..., Path]) -> None:
+    catalogue = Catalogue(write('id\tt\n1\t"Foo" bar\n2\ta "b" c\n3\t"x\n4\tplain\n', "c.tsv"))
+    assert catalogue.texts(["t"]).frame.rows() == [(1, '"Foo" bar'), (2, 'a "b" c'), (3, '"x'), (4, "plain")]
+    # A program that quotes does so in all of the table.
+    quoted = Catalogue(write('id\tt\n1\t"two\nlines, ""quoted"""\n2\tplain\n', "quoted.tsv"))
+    assert quoted.texts(["t"]).frame.rows() == [(1, 'two\nlines, "quoted"'), (2, "plain")]
+    with pytest.raises(DataError, match="put a text with quotes into quotes"):
+        Catalogue(write('id,t\n1,"Foo" bar\n2,b\n'))
+
+
+@pytest.mark.parametrize("line", ["{'id': 2}", "[2]", '{"id": 2', "id,t", "\x00"])
+def test_a_line_that_is_no_json_is_named(write: Callable[..., Path], line: str) -> None:
+    with pytest.raises(DataError, match=r"Line 3 of .*c\.jsonl is not an object of JSON") as error:
+        Catalogue(write(f'{{"id": 1, "t": "a"}}\n\n{line}\n{{"id": 3, "t": "c"}}\n', "c.jsonl"))
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_a_text(write: Callable[..., Path]) -> None:
     rows = [{"id": 1, "t": ["a", None, "b"], "n": 3.5}, {"id": 2, "t": [], "n": None}, {"id": 3, "t": ["  "], "n": 1}]
     catalogue = Catalogue(write("\n".join(map(json.dumps, rows)), "c.jsonl"))
@@ -114,7 +131,7 @@ def test_a_byte_order_mark_is_no_part_of_any_form(tmp_path: Path, packed: bool) 
 def test_unknown_endings_and_damage(write: Callable[..., Path]) -> None:
     with pytest.raises(DataError, match=r"unknown ending.*\.jsonl"):
         Catalogue(write("id\n1\n", "c.xlsx"))
-    with pytest.raises(DataError, match="not a readable table"):
+    with pytest.raises(DataError, match=r"Line 2 of .*c\.jsonl is not"):
         Catalogue(write('{"id": 1}\n{"id": ', "c.jsonl"))
     with pytest.raises(DataError, match="IDs have to be integers or text"):
         Catalogue(write('{"id": 1.5}\n', "c.jsonl"))
