@@ -76,7 +76,9 @@ _WITHOUT_PWC = {name: values for name, values in _LIRDREC.items() if name != "ne
 PEERS = {
     "popularity": Entry("popularity"),
     "content-knn": Entry("content-knn", {"knn_k": (5, 10, 20, 50, 100, 200)}),
-    "item-knn": Entry("item-knn", {"num_neighbours": (20, 50, 100, 200, 500), "shrink": (0.0, 10.0, 100.0)}),
+    "item-knn": Entry(
+        "item-knn", {"num_neighbours": (20, 100), "user_power": (0.5, 1.0), "item_power": (0.0, 0.25, 0.5)}
+    ),
     "ease": Entry("ease", {"l2": (1.0, 5.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}),
     "bpr-mf": Entry("bpr-mf", {"reg_weight": (0.0, 1e-4, 1e-3, 1e-2, 1e-1)}),
     "lightgcn": Entry("lightgcn", {"num_layers": (1, 2, 3, 4), "reg_weight": (1e-5, 1e-4, 1e-3, 1e-2)}),
