@@ -16,7 +16,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import evaluate_ranking
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.training import MONITOR, EpochResult, Hooks, Trainer, make_fabric
+from lirdrec_pyg.training import MONITOR, EpochResult, Hooks, Trainer, check_settings, make_fabric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -144,7 +144,7 @@ def measure_gradient_bias(
         ConfigError: if the settings can't go with the measurement.
         LIRDRecError: of the kind that fits, as for a training.
     """
-    check_before(training_config)
+    check_before(model_config, training_config)
     hooks = hooks or Hooks()
     fabric = make_fabric(training_config)
     seed_everything(training_config.seed, verbose=False)
@@ -167,13 +167,17 @@ def measure_gradient_bias(
     return pl.DataFrame(watch.rows)
 
 
-def check_before(training_config: TrainingConfig) -> None:
+def check_before(model_config: LIRDRecConfig, training_config: TrainingConfig) -> None:
     """Raises what :func:`measure_gradient_bias` would raise whatever the data are."""
     if training_config.precision == "16-mixed":
         raise ConfigError(
             "--precision 16-mixed scales the gradients that are to be measured: take 32-true or bf16-mixed."
         )
-    make_fabric(replace(training_config, precision="32-true"))
+    if training_config.sampling != "full":
+        raise ConfigError(
+            f"--sampling {training_config.sampling} has no ID branch, which is to be measured: take --sampling full."
+        )
+    check_settings(model_config, training_config)
 
 
 @dataclass(frozen=True)
