@@ -39,6 +39,7 @@ from tqdm import tqdm
 from lirdrec_pyg.config import MODEL_CONFIGS, PRESETS, DataConfig, Preset, TrainingConfig
 from lirdrec_pyg.data import modalities
 from lirdrec_pyg.datasets import load_data
+from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import model_class
 from lirdrec_pyg.nn import Ranker
@@ -113,6 +114,8 @@ def entries(names: str, by_modality: Sequence[str]) -> dict[str, Entry]:
         else:
             known = ", ".join([*groups, *groups["all"]])
             raise click.UsageError(f"--models names {name!r}, which is none of: {known}.")
+    if not found:
+        raise click.UsageError("--models names nothing: 'all' takes them all.")
     return found
 
 
@@ -451,7 +454,10 @@ def main(
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_data(DataConfig(data=data), split_seed)
+    try:
+        loaded = load_data(DataConfig(data=data), split_seed)
+    except LIRDRecError as error:
+        raise click.ClickException(str(error)) from error
     lines = entries(models, modalities(loaded.graph))
     protocol = Protocol(data, split_seed, epochs, patience, device, preset)
     comparison = Comparison(out, protocol, loaded.graph, lines, budget, seeds, deadline)

@@ -163,6 +163,18 @@ def test_the_table_says_who_is_best_and_whether_it_means_anything() -> None:
     assert "LIRDRec is beaten on the test split by ease." in text
 
 
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    for given, named in (
+        (["--data", str(tmp_path / "none")], "no file or folder"),
+        (["--models", ","], "--models names nothing"),
+    ):
+        result = CliRunner().invoke(compare.main, [*given, "--out", str(tmp_path / "out")])
+        assert result.exit_code != 0
+        assert isinstance(result.exception, SystemExit)
+        assert named in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     graph = synthetic_data(num_users=60, num_items=50).graph
     comparison = Comparison(tmp_path, Protocol("x", 1, 1, 1, "cpu"), graph, entries("ease", ()), 1, 1)
