@@ -39,6 +39,7 @@ from tqdm import tqdm
 from lirdrec_pyg.config import MODEL_CONFIGS, PRESETS, DataConfig, Preset, TrainingConfig
 from lirdrec_pyg.data import modalities
 from lirdrec_pyg.datasets import load_data
+from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import model_class
 from lirdrec_pyg.nn import Ranker
@@ -76,7 +77,9 @@ _WITHOUT_PWC = {name: values for name, values in _LIRDREC.items() if name != "ne
 PEERS = {
     "popularity": Entry("popularity"),
     "content-knn": Entry("content-knn", {"knn_k": (5, 10, 20, 50, 100, 200)}),
-    "item-knn": Entry("item-knn", {"num_neighbours": (20, 50, 100, 200, 500), "shrink": (0.0, 10.0, 100.0)}),
+    "item-knn": Entry(
+        "item-knn", {"num_neighbours": (20, 100), "user_power": (0.5, 1.0), "item_power": (0.0, 0.25, 0.5)}
+    ),
     "ease": Entry("ease", {"l2": (1.0, 5.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}),
     "bpr-mf": Entry("bpr-mf", {"reg_weight": (0.0, 1e-4, 1e-3, 1e-2, 1e-1)}),
     "lightgcn": Entry("lightgcn", {"num_layers": (1, 2, 3, 4), "reg_weight": (1e-5, 1e-4, 1e-3, 1e-2)}),
@@ -111,6 +114,8 @@ def entries(names: str, by_modality: Sequence[str]) -> dict[str, Entry]:
         else:
             known = ", ".join([*groups, *groups["all"]])
             raise click.UsageError(f"--models names {name!r}, which is none of: {known}.")
+    if not found:
+        raise click.UsageError("--models names nothing: 'all' takes them all.")
     return found
 
 
@@ -462,7 +467,10 @@ def main(
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = load_data(DataConfig(data=data), split_seed)
+    try:
+        loaded = load_data(DataConfig(data=data), split_seed)
+    except LIRDRecError as error:
+        raise click.ClickException(str(error)) from error
     lines = entries(models, modalities(loaded.graph))
     protocol = Protocol(data, split_seed, epochs, patience, device, preset)
     comparison = Comparison(out, protocol, loaded.graph, lines, budget, seeds, deadline)

@@ -255,8 +255,15 @@ class ItemKNNConfig(ModelConfig):
     closed_form: ClassVar[bool] = True
 
     num_neighbours: int = _field(100, "Neighbours of an item by its users.", min=1)
-    shrink: float = _field(
-        0.0, "Added to the denominator of the cosine, against neighbours by few common users.", min=0
+    user_power: float = _field(
+        1.0,
+        "A user counts by the number of their items to minus this power, against those who have very many; "
+        "0 counts all alike.",
+        min=0,
+        max=4,
+    )
+    item_power: float = _field(
+        0.25, "A neighbour counts by the number of its users to minus this power, against popular ones.", min=0, max=4
     )
 
 

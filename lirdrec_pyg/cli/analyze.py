@@ -51,7 +51,7 @@ def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
     keep_freed_memory()
     data_config, model_config = take(DataConfig, values), take(LIRDRecConfig, values)
     training_config = take(TrainingConfig, values)
-    bias.check_before(training_config)
+    bias.check_before(model_config, training_config)
     folder = AnalysisFolder(out, (table_name, figure_name, verdict_name), overwrite)
     data = load_data(data_config, training_config.seed)
     with Interrupt() as interrupt, Progress() as progress:

@@ -35,7 +35,8 @@ def tune(out: Path, trials: int, space_file: Path | None, **values: Any) -> None
 
     The paper's grid is tried by default: --num-layers 2, 3, 4; --reg-weight 1e-2, 1e-3, 1e-4; --network-weight 0.9,
     0.95, 0.99; --weight-decay 0, 1e-6, 1e-5; and, if there are pictures beside other modalities, their share
-    0.1, 0.5, 0.9 in the item graph. All other settings are those given here. A file for --space has lines as
+    0.1, 0.5, 0.9 in the item graph; but nothing that makes no difference to the settings given here, of which all
+    others are. A file for --space has lines as
 
     \b
       num_layers: [2, 3, 4]

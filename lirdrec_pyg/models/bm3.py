@@ -33,7 +33,8 @@ class BM3(EmbeddingModel):
         + \mathrm{mean}(\mathbf{E}_I \odot \mathbf{E}_I) \right)
 
     The score is :math:`\tilde{\mathbf{h}}_u^\top \tilde{\mathbf{h}}_i`. The features are fixed, where the released
-    program trains them on, and the regulariser is the mean square, where it has the norm over the number of rows.
+    program trains them on, and the regulariser is the mean square of :math:`\mathbf{E}`, where it has the norm of
+    :math:`\mathbf{H}` over the number of items.
 
     Args:
         num_users: number of users.

@@ -69,7 +69,8 @@ class ItemToItemModel(ClosedFormModel):
 
 class NeighbourModel(ItemToItemModel):
     r"""An item-to-item model in which each item has a few neighbours,
-    :math:`x_{ui} = \sum_{j \in N(i) \cap H_u} s_{ij}`.
+    :math:`x_{ui} = \sum_{j \in N(i) \cap H_u} s_{ij}`, or :math:`x_{ui} = \sum_{j \in H_u : \, i \in N(j)} s_{ji}`
+    by the transposed :meth:`operator`.
 
     Args:
         num_items: number of items.

@@ -39,6 +39,7 @@ from lirdrec_pyg.transforms import (
     KeepModality,
     LoadFeatures,
     NormalizeBipartite,
+    kept_modalities,
 )
 
 
@@ -317,8 +318,12 @@ class LIRDRec(nn.Module):
 
 
 def used_modalities(config: LIRDRecConfig, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the modalities ``names`` that take part."""
-    return tuple(name for name in names if config.only_modality in (None, name))
+    """Those of the modalities ``names`` that take part.
+
+    Raises:
+        ConfigError: if the one that is asked for is none of them.
+    """
+    return kept_modalities(names, config.only_modality)
 
 
 def branch_names(names: Iterable[str], dct: Transformation = "feature", id_branch: bool = False) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.evaluate import RunEvaluator
-from lirdrec_pyg.training.fit import Hooks, check_before, fit, resume
+from lirdrec_pyg.training.fit import Hooks, check_before, check_settings, fit, resume
 from lirdrec_pyg.training.processes import is_first_process, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
@@ -20,6 +20,7 @@ __all__ = [
     "Trainer",
     "TrainingDivergedError",
     "check_before",
+    "check_settings",
     "fit",
     "is_first_process",
     "make_fabric",

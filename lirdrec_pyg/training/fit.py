@@ -297,12 +297,17 @@ def check_before(
 ) -> None:
     """Raises what :func:`fit` would raise whatever the data are; changes nothing."""
     Run.check_free(out, overwrite)
+    check_settings(model_config, training_config)
+    if data_config.split == "cold-items":
+        _check_inductive(model_config)
+
+
+def check_settings(model_config: ModelConfig, training_config: TrainingConfig) -> None:
+    """Raises :class:`~lirdrec_pyg.errors.ConfigError` if these can't go together, or not here."""
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
     check_search(getattr(model_config, "knn_search", "auto"))
     _check_sampling(model_config, training_config)
-    if data_config.split == "cold-items":
-        _check_inductive(model_config)
 
 
 def _check_inductive(config: ModelConfig) -> None:

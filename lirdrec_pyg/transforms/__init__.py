@@ -2,7 +2,7 @@
 
 from lirdrec_pyg.transforms.bipartite import CacheAdjacency, DropEdges, NormalizeBipartite
 from lirdrec_pyg.transforms.dct import AddDCT
-from lirdrec_pyg.transforms.features import KeepModality, LoadFeatures
+from lirdrec_pyg.transforms.features import KeepModality, LoadFeatures, kept_modalities
 from lirdrec_pyg.transforms.item_knn import AddItemKNN, modality_weights
 from lirdrec_pyg.transforms.modality_knn import AddModalityKNN, edge_cosines, similar_by
 from lirdrec_pyg.transforms.neighbours import check_search, knn_edges
@@ -18,6 +18,7 @@ __all__ = [
     "NormalizeBipartite",
     "check_search",
     "edge_cosines",
+    "kept_modalities",
     "knn_edges",
     "modality_weights",
     "similar_by",

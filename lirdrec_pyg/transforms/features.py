@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -27,6 +29,19 @@ def _loaded(x: Tensor) -> Tensor:
     return x if in_place else x.to(torch.float32, copy=True)
 
 
+def kept_modalities(names: Sequence[str], only: str | None) -> tuple[str, ...]:
+    """``only``, or all modalities if it is ``None``.
+
+    Raises:
+        ConfigError: if there is no such modality.
+    """
+    if only is None:
+        return tuple(names)
+    if only not in names:
+        raise ConfigError(f"--only-modality is {only!r}: the modalities are {', '.join(names)}.")
+    return (only,)
+
+
 class KeepModality(BaseTransform):
     """Leaves the features of one modality only.
 
@@ -41,9 +56,8 @@ class KeepModality(BaseTransform):
         self.modality = modality
 
     def forward(self, data: HeteroData) -> HeteroData:
-        if self.modality not in (names := modalities(data)):
-            raise ConfigError(f"--only-modality is {self.modality!r}: the modalities are {', '.join(names)}.")
-        for other in set(names) - {self.modality}:
+        names = modalities(data)
+        for other in set(names) - set(kept_modalities(names, self.modality)):
             data["item"].pop(f"x_{other}")
             data["item"].pop(f"mask_{other}", None)
         return data

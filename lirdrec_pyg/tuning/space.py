@@ -11,13 +11,17 @@ import yaml
 
 from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.transforms.item_knn import modality_weights
+from lirdrec_pyg.models import used_modalities
+from lirdrec_pyg.training import check_settings
+from lirdrec_pyg.transforms import modality_weights
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 # These say where and by which draws to train, not how.
 _FIXED = ("seed", "device", "checkpoint_minutes", "sparse_backend")
+# Of these, what one may be depends on what the others are.
+_TOGETHER = ("sampling", "user_gradients", "fanout", "num_layers", "edge_dropout", "weight_decay", "id_branch")
 _SHARE = "graph_weights."
 _TYPES = {**get_type_hints(LIRDRecConfig), **get_type_hints(TrainingConfig)}
 _MODEL, _TRAINING = ({field.name for field in fields(config)} for config in (LIRDRecConfig, TrainingConfig))
@@ -48,18 +52,29 @@ class Space:
     entries: Mapping[str, tuple[Any, ...] | Range]
 
     @classmethod
-    def paper(cls, modalities: tuple[str, ...]) -> "Space":
-        """The paper's grid (section 5.1), with the share of the pictures in the item graph beside it."""
-        image: dict[str, tuple[Any, ...]] = {f"{_SHARE}image": (0.1, 0.5, 0.9)}
-        return cls(
-            {
-                "num_layers": (2, 3, 4),
-                "reg_weight": (1e-2, 1e-3, 1e-4),
-                "network_weight": (0.9, 0.95, 0.99),
-                "weight_decay": (0.0, 1e-6, 1e-5),
-                **(image if "image" in modalities and len(modalities) > 1 else {}),
-            }
-        )
+    def paper(
+        cls,
+        modalities: tuple[str, ...],
+        model_config: LIRDRecConfig | None = None,
+        training_config: TrainingConfig | None = None,
+    ) -> "Space":
+        """The paper's grid (section 5.1), with the share of the pictures in the item graph beside it.
+
+        Args:
+            modalities: of the data.
+            model_config: of the model that is tuned; what makes no difference to it is left out.
+            training_config: of its training, likewise.
+        """
+        model_config, training_config = model_config or LIRDRecConfig(), training_config or TrainingConfig()
+        names = used_modalities(model_config, modalities)
+        entries: dict[str, tuple[Any, ...]] = {"num_layers": (2, 3, 4), "reg_weight": (1e-2, 1e-3, 1e-4)}
+        if model_config.fusion == "pwc":
+            entries["network_weight"] = (0.9, 0.95, 0.99)
+        if training_config.user_gradients == "dense":  # the other optimiser has none
+            entries["weight_decay"] = (0.0, 1e-6, 1e-5)
+        if model_config.item_graph and "image" in names and len(names) > 1:
+            entries[f"{_SHARE}image"] = (0.1, 0.5, 0.9)
+        return cls(entries)
 
     @classmethod
     def read(cls, path: Path) -> "Space":
@@ -84,12 +99,18 @@ class Space:
     def check(self, model_config: LIRDRecConfig, training_config: TrainingConfig, modalities: tuple[str, ...]) -> None:
         """Raises :class:`ConfigError` if there is a value that a training can't take."""
         for name, entry in self.entries.items():
-            for value in (entry.low, entry.high) if isinstance(entry, Range) else entry:
-                self.configs({name: value}, model_config, training_config)
+            for value in _bounds(entry):
+                model, _ = self.configs({name: value}, model_config, training_config)
+                names = used_modalities(model, modalities)
                 if name.startswith(_SHARE):
-                    modality_weights(modalities, {name.removeprefix(_SHARE): value})
+                    modality_weights(names, {name.removeprefix(_SHARE): value})
         for point in self.points() or ():
-            modality_weights(modalities, self.configs(point, model_config, training_config)[0].graph_weights)
+            model, _ = self.configs(point, model_config, training_config)
+            modality_weights(used_modalities(model, modalities), model.graph_weights)
+        together = {name: _bounds(entry) for name, entry in self.entries.items() if name in _TOGETHER}
+        for values in itertools.product(*together.values()):
+            point = dict(zip(together, values, strict=True))
+            check_settings(*self.configs(point, model_config, training_config))
 
     def points(self) -> list[Settings] | None:
         """All combinations; ``None`` if there is a range."""
@@ -124,6 +145,11 @@ class Space:
         training = {name: value for name, value in settings.items() if name in _TRAINING}
         weights = {**model_config.graph_weights, **shares}
         return replace(model_config, **model, graph_weights=weights), replace(training_config, **training)
+
+
+def _bounds(entry: tuple[Any, ...] | Range) -> tuple[Any, ...]:
+    """All values, or the ends of a range."""
+    return (entry.low, entry.high) if isinstance(entry, Range) else entry
 
 
 def _name(key: str) -> str:

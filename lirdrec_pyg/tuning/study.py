@@ -309,7 +309,8 @@ class _Graphs:
 
     def prepared(self, config: LIRDRecConfig) -> HeteroData:
         """What a model of ``config`` works on."""
-        key = config.knn_k, config.knn_search, tuple(sorted(config.graph_weights.items()))
+        weights = tuple(sorted(config.graph_weights.items()))
+        key = config.item_graph, config.only_modality, config.knn_k, config.knn_search, weights
         if key not in self._made:
             self._made[key] = LIRDRec.graph_transform(config, progress=True)(copy.copy(self._graph))
         return LIRDRec.input_transform(config, self._backend)(copy.copy(self._made[key]))
@@ -356,7 +357,7 @@ def tune(
     check_before(configs)
     hooks = hooks or TuneHooks()
     names = modalities(graph)
-    space = space or Space.paper(names)
+    space = space or Space.paper(names, *configs[1:])
     space.check(configs[1], configs[2], names)
     graphs = _Graphs(graph, configs[2])
     study = Study(Path(out), configs, space)

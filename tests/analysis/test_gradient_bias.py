@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import polars as pl
@@ -21,13 +22,24 @@ TRAINING = TrainingConfig(epochs=12, lr=2e-3, batch_size=256, device="cpu")
 BRANCHES = ["image", "text", "shared", "id"]
 
 
-def shop(noise: bool = False) -> HeteroData:
-    """Users take items by what the features show; or the features show nothing."""
-    graph = synthetic_data(200, 300, mean_interactions=10, cold_share=0.0).graph
-    if noise:
-        generator = torch.Generator().manual_seed(1)
-        for modality in modalities(graph):
-            graph["item"][f"x_{modality}"] = torch.randn(300, 4, generator=generator)
+def shop() -> HeteroData:
+    """Users take items by what the features show."""
+    return synthetic_data(200, 300, mean_interactions=10, cold_share=0.0).graph
+
+
+def of_noise(graph: HeteroData) -> HeteroData:
+    """With features that are as wide as they were, and show nothing."""
+    generator = torch.Generator().manual_seed(1)
+    for modality in modalities(graph):
+        graph["item"][f"x_{modality}"] = torch.randn(graph["item"][f"x_{modality}"].shape, generator=generator)
+    return graph
+
+
+def of_other_items(graph: HeteroData) -> HeteroData:
+    """With the features of other items, drawn by lot."""
+    order = torch.randperm(graph["item"].num_nodes, generator=torch.Generator().manual_seed(1))
+    for modality in modalities(graph):
+        graph["item"][f"x_{modality}"] = graph["item"][f"x_{modality}"][order]
     return graph
 
 
@@ -50,10 +62,11 @@ def test_the_planted_effect_is_found(planted: pl.DataFrame) -> None:
     assert "the paper's finding holds here" in quality
 
 
-def test_the_verdict_turns_round_where_features_are_noise() -> None:
-    _, quality = verdict(measure_gradient_bias(shop(noise=True), MODEL, TRAINING))
+@pytest.mark.parametrize("features", [of_noise, of_other_items])
+def test_the_verdict_turns_round_where_features_are_noise(features: Callable[[HeteroData], HeteroData]) -> None:
+    _, quality = verdict(measure_gradient_bias(features(shop()), MODEL, TRAINING))
     assert "does not hold here" in quality
-    assert "come as far" in quality or "nor stay poor" in quality
+    assert "come as far as those of" in quality
 
 
 def test_figures_of_the_first_step_are_those_of_a_step_by_hand() -> None:
@@ -132,9 +145,23 @@ def table(gradient: float, change: float, id_recall: float) -> pl.DataFrame:
     ("gradient", "change", "id_recall", "conclusion"),
     [
         (3.0, 2.0, 0.2, "finding holds here"),
-        (3.0, 2.0, 0.49, "does not hold here: for all the larger updates of the features, the ID vectors come as far"),
+        (
+            3.0,
+            2.0,
+            0.49,
+            "does not hold here: for all the larger updates of the features, the ID vectors come as far as those of "
+            "text and shared.",
+        ),
+        # Those that are poorer than the best alone may be so by chance.
+        (3.0, 2.0, 0.39, "the ID vectors come as far as those of text."),
+        (3.0, 2.0, 0.37, "finding holds here"),
         (0.3, 2.0, 0.2, "does not hold here: the ID vectors stay poor, but not for want of updates"),
-        (3.0, 0.5, 0.6, "does not hold here: the ID vectors neither lack updates nor stay poor"),
+        (
+            3.0,
+            0.5,
+            0.6,
+            "does not hold here: the ID vectors do not lack updates, and come as far as those of text and shared.",
+        ),
     ],
 )
 def test_the_verdict_follows_from_the_figures(
@@ -144,7 +171,7 @@ def test_the_verdict_follows_from_the_figures(
     assert "Over 20 epochs" in updates
     assert f"gradients {gradient:.3g} times as large" in updates
     assert f"moved {change:.3g} times as far" in updates
-    assert f"Recall@20 of {id_recall:.4f}, and the best feature branch (shared) at 0.5000" in quality
+    assert f"Recall@20 of {id_recall:.4f}, the feature branches at text 0.4000, shared 0.5000: " in quality
     assert conclusion in quality
 
 

@@ -174,6 +174,18 @@ def test_ablations_alone_are_tested_against_the_whole_model() -> None:
     assert "peer" not in markdown([whole, part], LINES, None)
 
 
+def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
+    for given, named in (
+        (["--data", str(tmp_path / "none")], "no file or folder"),
+        (["--models", ","], "--models names nothing"),
+    ):
+        result = CliRunner().invoke(compare.main, [*given, "--out", str(tmp_path / "out")])
+        assert result.exit_code != 0
+        assert isinstance(result.exception, SystemExit)
+        assert named in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     graph = synthetic_data(num_users=60, num_items=50).graph
     comparison = Comparison(tmp_path, Protocol("x", 1, 1, 1, "cpu"), graph, entries("ease", ()), 1, 1)

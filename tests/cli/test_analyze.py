@@ -70,6 +70,9 @@ def test_mistakes_are_one_sentence(shop: Path, tmp_path: Path) -> None:
     )
     refused = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "x", "--precision", "16-mixed")
     assert_refused(refused, "--precision 16-mixed")
+    for given in (("--sampling", "neighbors"), ("--user-gradients", "sparse")):
+        refused = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "x", *given, *SMALL)
+        assert_refused(refused, *given)
     assert not (tmp_path / "x").exists()
 
 

@@ -135,14 +135,14 @@ def test_options_of_another_model_are_refused(shop: Path, tmp_path: Path, given:
 
 
 def test_a_config_file_may_name_the_model(shop: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("model: item-knn\nshrink: 3\n")
+    (tmp_path / "c.yaml").write_text("model: item-knn\nitem_power: 0.5\n")
     result = lirdrec("fit", "--data", shop, "--out", tmp_path / "run", f"--config={tmp_path / 'c.yaml'}")
     assert result.exit_code == 0, result.output
-    assert Run.open(tmp_path / "run").model_config() == MODEL_CONFIGS["item-knn"](shrink=3.0)  # type: ignore[call-arg]
+    assert Run.open(tmp_path / "run").model_config() == MODEL_CONFIGS["item-knn"](item_power=0.5)  # type: ignore[call-arg]
     refused = lirdrec(
         "fit", "--model", "ease", "--data", shop, "--out", tmp_path / "b", "--config", tmp_path / "c.yaml"
     )
-    assert_refused(refused, "c.yaml", "shrink")
+    assert_refused(refused, "c.yaml", "item_power")
 
 
 @pytest.mark.parametrize("name", MODEL_CONFIGS)

@@ -113,7 +113,10 @@ def test_mistakes_are_one_sentence(shop: Path, space: Path, tmp_path: Path) -> N
     assert_refused(lirdrec(*tune(shop, out, space, 2)), "space.yaml", "did you mean 'num_layers'")
     space.write_text("num_layers: [-1]\n")
     assert_refused(lirdrec(*tune(shop, out, space, 2)), "--num-layers is -1")
-    assert not out.exists()
+    space.write_text("only_modality: [image, sound]\n")
+    assert_refused(lirdrec(*tune(shop, out, space, 2)), "--only-modality is 'sound'")
     space.write_text("num_layers: [1]\n")
+    assert_refused(lirdrec(*tune(shop, out, space, 2, "--user-gradients", "sparse")), "--user-gradients sparse")
+    assert not out.exists()
     assert lirdrec(*tune(shop, out, space, 1)).exit_code == 0
     assert_refused(lirdrec(*tune(shop, out, space, 2, "--lr", "0.1")), "trials with another --lr")

@@ -14,6 +14,7 @@ from lirdrec_pyg.models import LIRDRec, check_inductive, fold_in_users, model_ve
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "without transformation": {"dct": "none"},
+    "2-D transformation": {"dct": "2d"},
     "mean": {"fusion": "mean"},
     "static": {"fusion": "static"},
     "attention": {"fusion": "attention"},
@@ -107,6 +108,10 @@ def test_new_items_and_users(settings: dict[str, Any]) -> None:
     model, data = trained(**settings)
     features = {"image": torch.randn(2, 6), "text": torch.randn(2, 5)}
     new = set_new_items(data, {name: features[name] for name in modalities(data)})
+    if settings.get("dct") == "2d":
+        with pytest.raises(ConfigError, match="--dct 2d"):
+            check_inductive(model)
+        return
     folded = fold_in_users(model, data, model.vectors(data), torch.tensor([[0, 0], [1, 2]]), 1)
     assert folded.user.isfinite().all()
     if "id_branch" in settings:

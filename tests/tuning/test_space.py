@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,38 @@ def test_the_papers_grid_is_all_of_its_points() -> None:
         points = space.points()
         assert points is not None
         assert len(points) == len({tuple(point.values()) for point in points}) == count
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "left_out"),
+    [
+        (LIRDRecConfig(only_modality="text"), TrainingConfig(), {"graph_weights.image"}),
+        (LIRDRecConfig(item_graph=False), TrainingConfig(), {"graph_weights.image"}),
+        (LIRDRecConfig(fusion="mean"), TrainingConfig(), {"network_weight"}),
+        (LIRDRecConfig(), TrainingConfig(sampling="neighbors", user_gradients="sparse"), {"weight_decay"}),
+    ],
+)
+def test_the_papers_grid_has_nothing_that_makes_no_difference(
+    model: LIRDRecConfig, training: TrainingConfig, left_out: set[str]
+) -> None:
+    space = Space.paper(MODALITIES, model, training)
+    assert Space.paper(MODALITIES).entries.keys() - space.entries.keys() == left_out
+    space.check(model, training, MODALITIES)
+
+
+def test_settings_that_can_not_go_together_are_refused_before_any_trial() -> None:
+    sampled = TrainingConfig(sampling="neighbors", fanout="5,5")
+    for training, entries, named in (
+        (TrainingConfig(user_gradients="sparse"), {"num_layers": (2,)}, "--user-gradients sparse"),
+        (sampled, {"num_layers": (2, 3)}, "--num-layers is 3"),
+        (TrainingConfig(), {"sampling": ("full", "neighbors"), "edge_dropout": Range(0.0, 0.5)}, "--edge-dropout"),
+        (TrainingConfig(), {"only_modality": ("text", "sound")}, "--only-modality is 'sound'"),
+        (TrainingConfig(), {"only_modality": ("text",), "graph_weights.image": (0.1,)}, "'image'"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            Space(entries).check(LIRDRecConfig(), training, MODALITIES)
+    # The number of layers is that of the space, whatever the default is.
+    Space({"num_layers": (3,)}).check(LIRDRecConfig(), replace(sampled, fanout="5,5,5"), MODALITIES)
 
 
 def test_a_file_has_values_and_ranges(tmp_path: Path) -> None:

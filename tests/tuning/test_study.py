@@ -5,12 +5,14 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from lightning_fabric import seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.evaluation import RankingTask
+from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.training import Trainer
 from lirdrec_pyg.tuning import Range, Space, Study, TrialResult, TuneHooks, tune
 
@@ -47,10 +49,6 @@ def test_the_value_is_the_best_validation_figure_of_such_a_training(whole: Study
     best = whole.best()
     assert best is not None
     model_config, training_config = SPACE.configs(best.params, *CONFIGS[1:])
-    from lightning_fabric import seed_everything
-
-    from lirdrec_pyg.models import LIRDRec
-
     seed_everything(training_config.seed, verbose=False)
     fresh = synthetic_data(60, 80, cold_share=0.0).graph
     data = LIRDRec.input_transform(model_config)(LIRDRec.graph_transform(model_config)(fresh))
@@ -58,6 +56,18 @@ def test_the_value_is_the_best_validation_figure_of_such_a_training(whole: Study
     result = trainer.fit()
     assert best.value == max(epoch.valid["recall@20"] for epoch in result.history)
     assert best.value == max(t.value for t in whole.finished() if t.state.name == "COMPLETE" and t.value is not None)
+
+
+def test_ablations_are_tried_on_graphs_of_their_own(graph: HeteroData, tmp_path: Path) -> None:
+    space = Space({"item_graph": (False, True), "only_modality": ("image", "text", None)})
+    found = tune(graph, tmp_path, CONFIGS, 99, space)
+    for trial in found.finished():
+        model_config = Space.configs(trial.params, *CONFIGS[1:])[0]
+        fresh = synthetic_data(60, 80, cold_share=0.0).graph
+        seed_everything(CONFIGS[2].seed, verbose=False)
+        data = LIRDRec.input_transform(model_config)(LIRDRec.graph_transform(model_config)(fresh))
+        result = Trainer(LIRDRec.from_config(model_config, data), data, CONFIGS[2]).fit()
+        assert trial.user_attrs["value"] == max(epoch.valid["recall@20"] for epoch in result.history)
 
 
 def test_files_tell_of_the_trials_and_the_best(whole: Study) -> None:
