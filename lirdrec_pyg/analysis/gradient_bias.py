@@ -1,6 +1,7 @@
 """How far a training moves ID vectors, and how far it moves what features are encoded to."""
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.data import feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import evaluate_ranking
 from lirdrec_pyg.models import LIRDRec
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID_BRANCH = "id"
-# Of a feature branch: an ID branch within this share of it is no worse.
+# Whose features an item has in a training.
+OWN, OTHERS = "own", "others"
+# Of the best feature branch: an ID branch within this share of it is no worse.
 _MARGIN = 0.05
+_STANDARD_ERRORS = 2
 
 
 class _Watched(LIRDRec):
@@ -94,8 +99,10 @@ class _Watch:
             "item_change": moved.tolist(),
             f"valid_{MONITOR}": self._recall_alone(),
         }
+        users = len(self._trainer.task.user_index)
         self.rows += [
-            {"epoch": epoch, **dict(zip(columns, row, strict=True))} for row in zip(*columns.values(), strict=True)
+            {"epoch": epoch, **dict(zip(columns, row, strict=True)), "valid_users": users}
+            for row in zip(*columns.values(), strict=True)
         ]
         self._record = self._empty()
 
@@ -122,22 +129,28 @@ def measure_gradient_bias(
     r"""Trains LIRDRec with a further branch of free item vectors, as IDs are elsewhere, and measures what each
     branch gets and comes to (paper, section 3).
 
+    Then it does so again with the features of each item given to another one, by lot. They are as distinct as
+    before, so that an encoder can make something like IDs of them, but say nothing of the item.
+
     Args:
         graph: of :func:`~lirdrec_pyg.data.build_graph`.
         model_config: of the model.
-        training_config: of the training, with the early stopping that it has without the branch.
-        hooks: for progress, and to stop early.
+        training_config: of the trainings, with the early stopping that they have without the branch.
+        hooks: for progress, and to stop early; ``on_start`` is called for each of the two.
 
     Returns:
-        A row for each epoch and branch, the ID branch under the name ``id``:
+        A row for each training, epoch and branch, the ID branch under the name ``id``:
 
         ======================  ==================================================================
+        ``features``            ``own``, or in the second training ``others``
+        ``epoch``, ``branch``   from 1 on; as in ``model.branches``
         ``parameter_gradient``  root mean square of the gradient of what makes the item vectors:
                                 the encoder's parameters, or the free vectors; over all steps
         ``item_gradient``       mean norm of the gradient with respect to an item vector, which in
                                 every branch has length 1 when the propagation starts; over all steps
         ``item_change``         mean norm of the change of an item vector since the epoch before
         ``valid_recall@20``     validation Recall@20 of the ranking by this branch alone
+        ``valid_users``         users that this is the mean of
         ======================  ==================================================================
 
     Raises:
@@ -146,9 +159,20 @@ def measure_gradient_bias(
     """
     check_before(model_config, training_config)
     hooks = hooks or Hooks()
+    model_config = replace(model_config, id_branch=True)
+    rows = _measured(OWN, graph, model_config, training_config, hooks)
+    if not hooks.should_stop():
+        others = _measured(OTHERS, _dealt_out(graph, training_config.seed), model_config, training_config, hooks)
+        if not hooks.should_stop():  # half a training is nothing to compare with
+            rows += others
+    return pl.DataFrame(rows)
+
+
+def _measured(
+    features: str, graph: HeteroData, model_config: LIRDRecConfig, training_config: TrainingConfig, hooks: Hooks
+) -> list[dict[str, Any]]:
     fabric = make_fabric(training_config)
     seed_everything(training_config.seed, verbose=False)
-    model_config = replace(model_config, id_branch=True)
     data = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(graph).to(fabric.device))
     data = LIRDRec.input_transform(model_config, training_config.sparse_backend)(data)
     trainer = Trainer(_Watched.from_config(model_config, data), data, training_config, fabric)
@@ -164,7 +188,20 @@ def measure_gradient_bias(
         hooks.on_epoch(result)
 
     trainer.fit(on_step, on_epoch, hooks.should_stop)
-    return pl.DataFrame(watch.rows)
+    return [{"features": features, **row} for row in watch.rows]
+
+
+def _dealt_out(graph: HeteroData, seed: int) -> HeteroData:
+    """``graph`` with the features of each item given to another one; an item keeps all its modalities together."""
+    graph = copy.copy(graph)
+    names = modalities(graph)
+    order = torch.randperm(graph["item"].num_nodes, generator=torch.Generator().manual_seed(seed))
+    order = order.to(item_features(graph, names[0]).device)
+    for name in names:
+        graph["item"][f"x_{name}"] = item_features(graph, name)[order]
+        if (mask := feature_mask(graph, name)) is not None:
+            graph["item"][f"mask_{name}"] = mask[order]
+    return graph
 
 
 def check_before(model_config: LIRDRecConfig, training_config: TrainingConfig) -> None:
@@ -189,70 +226,93 @@ class _Comparison:
     change_ratio: float
     id_recall: float
     feature_recall: dict[str, float]
+    others_recall: float | None
+    num_users: int
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> "_Comparison":
         of_id = pl.col("branch") == ID_BRANCH
-        recall = f"valid_{MONITOR}"
+        own, others = (table.filter(pl.col("features") == features) for features in (OWN, OTHERS))
 
         def ratio(column: str) -> float:
             log = pl.col(column).clip(lower_bound=1e-30).log()
-            means = table.select(features=log.filter(~of_id).mean(), ids=log.filter(of_id).mean())
+            means = own.select(features=log.filter(~of_id).mean(), ids=log.filter(of_id).mean())
             return float((means["features"] - means["ids"]).exp()[0])
 
-        epochs = table["epoch"].n_unique()
-        # One epoch alone is a draw of chance.
-        end = (
-            table.filter(pl.col("epoch") > epochs - max(1, epochs // 10)).group_by("branch").agg(pl.col(recall).mean())
-        )
-        features = end.filter(~of_id).sort(recall, "branch")
+        recall = _final_recall(own)
+        by_others = _final_recall(others)
         return cls(
-            epochs,
+            own["epoch"].n_unique(),
             ratio("parameter_gradient"),
             ratio("item_change"),
-            end.filter(of_id)[recall].item(),
-            dict(zip(features["branch"], features[recall], strict=True)),
+            recall.pop(ID_BRANCH),
+            recall,
+            max((value for name, value in by_others.items() if name != ID_BRANCH), default=None),
+            int(own["valid_users"][0]),
         )
 
     @property
-    def no_better(self) -> list[str]:
-        """The feature branches that the ID branch is no worse than, the poorest first."""
-        return [name for name, recall in self.feature_recall.items() if self.id_recall >= (1 - _MARGIN) * recall]
+    def best(self) -> float:
+        return max(self.feature_recall.values())
+
+    @property
+    def features_tell(self) -> bool:
+        """Whether the features of the items themselves do more than those of others, and not by chance: the variance
+        of a mean of figures between 0 and 1 is at most that of as many coins."""
+        if self.others_recall is None:
+            return True
+        variance = sum(p * (1 - p) for p in (self.best, self.others_recall)) / self.num_users
+        return self.best - self.others_recall > _STANDARD_ERRORS * math.sqrt(variance)
+
+
+def _final_recall(table: pl.DataFrame) -> dict[str, float]:
+    """Of each branch, in the order of the figures. One epoch alone is a draw of chance."""
+    epochs = table["epoch"].n_unique()
+    end = table.filter(pl.col("epoch") > epochs - max(1, epochs // 10))
+    means = end.group_by("branch").agg(pl.col(f"valid_{MONITOR}").mean().alias("recall")).sort("recall", "branch")
+    return dict(means.select("branch", "recall").iter_rows())
 
 
 def verdict(table: pl.DataFrame) -> tuple[str, str]:
-    """What the figures of :func:`measure_gradient_bias` say of the paper's finding, in two sentences: that the
-    features get the larger updates, by both ratios, and that the ID vectors stay poor, which is poorer than those of
-    every feature branch. (The best of several branches is better than another by chance alone, and an encoder makes
-    something like IDs of features that say nothing.) The Recall@20 at the end is the mean over the last tenth of the
-    epochs; an ID branch within 5 % of a feature branch is no worse."""
+    """What the figures of :func:`measure_gradient_bias` say of the paper's finding, in two sentences.
+
+    It holds if the features get the larger updates, by both ratios; if the ID vectors stay poor, which is more than 5 %
+    below the best feature branch; and if that is a matter of what features say: if that branch is better than any
+    with the features of other items, by two standard errors. The Recall@20 at the end is the mean over the last
+    tenth of the epochs.
+    """
     found = _Comparison.of(table)
     larger = found.gradient_ratio > 1 and found.change_ratio > 1
-    as_far = " and ".join(filter(None, (", ".join(found.no_better[:-1]), *found.no_better[-1:])))
+    poor = found.id_recall < (1 - _MARGIN) * found.best
     updates = (
         f"Over {found.epochs} epoch{'s'[: found.epochs != 1]}, what encodes the features got gradients "
         f"{found.gradient_ratio:.3g} times as large as the ID vectors (root mean square, geometric mean over epochs), "
         f"and in an epoch the item vectors of the features moved {found.change_ratio:.3g} times as far as those of the "
         "IDs."
     )
-    conclusion = {
-        (
-            True,
-            True,
-        ): "the paper's finding holds here: the features get the larger updates, and the ID vectors stay poor.",
-        (True, False): "the paper's finding does not hold here: for all the larger updates of the features, the ID "
-        f"vectors come as far as those of {as_far}.",
-        (False, True): "the paper's finding does not hold here: the ID vectors stay poor, but not for want of updates.",
-        (
-            False,
-            False,
-        ): "the paper's finding does not hold here: the ID vectors do not lack updates, and come as far as "
-        f"those of {as_far}.",
-    }[larger, not found.no_better]
+    if poor and not found.features_tell:
+        reason = "the ID vectors stay poor, but features that say nothing of an item come as far as its own."
+    elif larger:
+        reason = "for all the larger updates of the features, the ID vectors come as far."
+    elif poor:
+        reason = "the ID vectors stay poor, but not for want of updates."
+    else:
+        reason = "the ID vectors neither lack updates nor stay poor."
+    holds = larger and poor and found.features_tell
     recalls = ", ".join(f"{name} {recall:.4f}" for name, recall in found.feature_recall.items())
+    control = (
+        "not measured with the features of other items"
+        if found.others_recall is None
+        else f"with the features of other items at best {found.others_recall:.4f}"
+    )
     return updates, (
         f"Alone, the ID branch ends at a validation Recall@20 of {found.id_recall:.4f}, the feature branches at "
-        f"{recalls}: {conclusion}"
+        f"{recalls}, {control}: the paper's finding "
+        + (
+            "holds here: the features get the larger updates, and the ID vectors stay poor."
+            if holds
+            else f"does not hold here: {reason}"
+        )
     )
 
 
@@ -267,9 +327,14 @@ def draw(table: pl.DataFrame) -> "Figure":
     }
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for (branch,), rows in table.group_by("branch", maintain_order=True):
+        own = table.filter(pl.col("features") == OWN)
+        for (branch,), rows in own.group_by("branch", maintain_order=True):
             line = {"color": "black", "linestyle": "--"} if branch == ID_BRANCH else {}
             axes.plot(rows["epoch"], rows[column], label=branch, **line)
+        if column == f"valid_{MONITOR}":
+            others = table.filter((pl.col("features") == OTHERS) & (pl.col("branch") != ID_BRANCH))
+            best = others.group_by("epoch", maintain_order=True).agg(pl.col(column).max())
+            axes.plot(best["epoch"], best[column], label="others' features, best", color="grey", linestyle=":")
         axes.set(xlabel="epoch", title=title, yscale="linear" if column.startswith("valid") else "log")
         axes.grid(alpha=0.3)
     axes.legend(title="branch")

@@ -32,11 +32,12 @@ def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
     That is the finding by which LIRDRec has no item IDs. The model is trained with a further branch 'id', in
     which items have free vectors; for each epoch and branch are measured: the gradient of what makes the
     item vectors, the gradient with respect to these, their change, and the validation Recall@20 of the
-    branch alone. The verdict is computed from the figures, whichever way they fall.
+    branch alone. A second training, in which each item has the features of another one, shows how much of that
+    is owed to what the features say. The verdict is computed from the figures, whichever way they fall.
 
     \b
     --out then holds
-      gradient_bias.csv   a line for each epoch and branch
+      gradient_bias.csv   a line for each training, epoch and branch
       gradient_bias.png   gradients in log scale and Recall@20 over the epochs (extra 'plot')
       verdict.txt         two sentences
 
@@ -55,9 +56,11 @@ def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
     folder = AnalysisFolder(out, (table_name, figure_name, verdict_name), overwrite)
     data = load_data(data_config, training_config.seed)
     with Interrupt() as interrupt, Progress() as progress:
+        whose = iter(("their own features", "the features of other items, dealt out by lot"))
 
         def on_start(trainer: Trainer) -> None:
             interrupt.listen()
+            click.echo(f"Items with {next(whose)}:")
             progress.start(trainer)
 
         hooks = Hooks(on_start, progress.step, progress.epoch, lambda: interrupt.signal is not None)

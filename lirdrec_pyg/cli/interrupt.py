@@ -19,6 +19,8 @@ class Interrupt:
         return self
 
     def listen(self) -> None:
+        if self._previous:
+            return
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
 

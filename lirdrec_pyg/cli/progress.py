@@ -31,6 +31,9 @@ class Progress:
         self._epochs = trainer.config.epochs
         self._steps = trainer.steps_per_epoch
         done = trainer.result.history
+        if self._bar is not None:  # of a training before
+            self._bar.close()
+        self._best = 0.0
         if done:
             self._best = max(result.valid[MONITOR] for result in done)
             click.echo(f"going on after epoch {len(done)}, best {MONITOR} {self._best:.4f}")

@@ -18,7 +18,8 @@ def test_gradient_bias_writes_table_figure_and_verdict(shop: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert {p.name for p in out.iterdir()} == {"gradient_bias.csv", "gradient_bias.png", "verdict.txt"}
     table = pl.read_csv(out / "gradient_bias.csv")
-    assert table["branch"].to_list() == 3 * ["image", "text", "shared", "id"]
+    assert table["branch"].to_list() == 2 * 3 * ["image", "text", "shared", "id"]
+    assert "Items with the features of other items" in result.output
     sentences = (out / "verdict.txt").read_text().splitlines()
     assert sentences == list(verdict(table))
     for sentence in sentences:
