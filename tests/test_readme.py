@@ -53,11 +53,11 @@ def test_commands_and_python_run(printed: str) -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == [
         *("info", "fit", "evaluate"),
         *("tune", "fit"),
-        *("analyze", "analyze"),
         *("recommend", "recommend", "similar", "explain"),
         *("add-items", "recommend", "recommend"),
         *("export", "export"),
         *("fit", "fit", "fit"),
+        *("analyze", "analyze"),
     ]
     assert len(blocks("python")) == 4
     assert "branch" in printed
