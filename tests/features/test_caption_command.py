@@ -1,7 +1,6 @@
 """Captions by the command line: pictures to words to features."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -489,11 +488,16 @@ def test_ctrl_c_keeps_what_was_under_way(catalogue: Path, server: OpenAIServer) 
     command = [sys.executable, "-m", "lirdrec_pyg", "features", catalogue, "--image-col", "picture", "--no-image"]
     command += ["--out", catalogue.parent / "out", "--caption", server.model, "--caption-url", server.url]
     process = subprocess.Popen(
-        [*command, "--caption-concurrency", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, "--caption-concurrency", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # What a shell starts in the background ignores Ctrl-C, and so does all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while len(server.seen) < 2:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
     assert "waiting for the answers" in output
