@@ -2,12 +2,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from trainers import needs_torch_sparse
 
 from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.tuning import Range, Space
 
 MODALITIES = ("image", "text")
+SAMPLED = TrainingConfig(sampling="neighbors", fanout="5,5")
 
 
 def read(folder: Path, text: str) -> Space:
@@ -35,7 +37,12 @@ def test_the_papers_grid_is_all_of_its_points() -> None:
         (LIRDRecConfig(only_modality="text"), TrainingConfig(), {"graph_weights.image"}),
         (LIRDRecConfig(item_graph=False), TrainingConfig(), {"graph_weights.image"}),
         (LIRDRecConfig(fusion="mean"), TrainingConfig(), {"network_weight"}),
-        (LIRDRecConfig(), TrainingConfig(sampling="neighbors", user_gradients="sparse"), {"weight_decay"}),
+        pytest.param(
+            LIRDRecConfig(),
+            TrainingConfig(sampling="neighbors", user_gradients="sparse"),
+            {"weight_decay"},
+            marks=needs_torch_sparse,
+        ),
     ],
 )
 def test_the_papers_grid_has_nothing_that_makes_no_difference(
@@ -46,19 +53,31 @@ def test_the_papers_grid_has_nothing_that_makes_no_difference(
     space.check(model, training, MODALITIES)
 
 
-def test_settings_that_can_not_go_together_are_refused_before_any_trial() -> None:
-    sampled = TrainingConfig(sampling="neighbors", fanout="5,5")
-    for training, entries, named in (
+@pytest.mark.parametrize(
+    ("training", "entries", "named"),
+    [
         (TrainingConfig(user_gradients="sparse"), {"num_layers": (2,)}, "--user-gradients sparse"),
-        (sampled, {"num_layers": (2, 3)}, "--num-layers is 3"),
-        (TrainingConfig(), {"sampling": ("full", "neighbors"), "edge_dropout": Range(0.0, 0.5)}, "--edge-dropout"),
         (TrainingConfig(), {"only_modality": ("text", "sound")}, "--only-modality is 'sound'"),
         (TrainingConfig(), {"only_modality": ("text",), "graph_weights.image": (0.1,)}, "'image'"),
-    ):
-        with pytest.raises(ConfigError, match=named):
-            Space(entries).check(LIRDRecConfig(), training, MODALITIES)
-    # The number of layers is that of the space, whatever the default is.
-    Space({"num_layers": (3,)}).check(LIRDRecConfig(), replace(sampled, fanout="5,5,5"), MODALITIES)
+        pytest.param(SAMPLED, {"num_layers": (2, 3)}, "--num-layers is 3", marks=needs_torch_sparse),
+        pytest.param(
+            TrainingConfig(),
+            {"sampling": ("full", "neighbors"), "edge_dropout": Range(0.0, 0.5)},
+            "--edge-dropout",
+            marks=needs_torch_sparse,
+        ),
+    ],
+)
+def test_settings_that_can_not_go_together_are_refused_before_any_trial(
+    training: TrainingConfig, entries: dict[str, tuple[object, ...] | Range], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        Space(entries).check(LIRDRecConfig(), training, MODALITIES)
+
+
+@needs_torch_sparse
+def test_the_number_of_layers_is_that_of_the_space() -> None:
+    Space({"num_layers": (3,)}).check(LIRDRecConfig(), replace(SAMPLED, fanout="5,5,5"), MODALITIES)
 
 
 def test_a_file_has_values_and_ranges(tmp_path: Path) -> None:
