@@ -20,9 +20,17 @@ class SparseOperator:
         index: row and column of each entry, int64, shape ``(2, num_entries)``, each pair once.
         value: the entries, shape ``(num_entries,)``.
         size: number of rows and of columns.
+
+    Raises:
+        ValueError: if ``value`` wants a gradient, which it would never get.
     """
 
     def __init__(self, index: Tensor, value: Tensor, size: tuple[int, int]) -> None:
+        if value.requires_grad:
+            raise ValueError(
+                "The entries of a SparseOperator are constant: give them as value.detach(), or to learn them give "
+                "the layer edge_index and edge_weight."
+            )
         row, column = index
         self._matrix = _csr(row, column, value, size)
         self._transpose = _csr(column, row, value, (size[1], size[0]))

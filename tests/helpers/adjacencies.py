@@ -44,10 +44,10 @@ def operator(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any,
     return SparseOperator(edges.flip([0]), weight, size[::-1]), None
 
 
-FORMS = pytest.mark.parametrize(
-    "form",
-    [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse), operator],
-)
+_TRAINABLE = [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse)]
+FORMS = pytest.mark.parametrize("form", [*_TRAINABLE, operator])
+# Whose weights may have gradients.
+TRAINABLE_FORMS = pytest.mark.parametrize("form", _TRAINABLE)
 
 
 def dense_adjacency(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:

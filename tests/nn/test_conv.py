@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from adjacencies import FORMS, Form, dense_adjacency, operator
+from adjacencies import FORMS, TRAINABLE_FORMS, Form, dense_adjacency, operator
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import HeteroData
@@ -252,6 +252,47 @@ class TestItemGraphConv:
         x = torch.randn(3, 2)
         out = ItemGraphConv()(x, torch.tensor([[0, 1, 2], [2, 2, 0]]))
         torch.testing.assert_close(out, torch.stack([x[0] + x[2], x[1], x[2] + x[0] + x[1]]))
+
+
+class TestWeightGradients:
+    """Weights of edges may be learned in every form but an operator, which is constant."""
+
+    @staticmethod
+    def gradient(function: Callable[[Tensor], Any], weight: Tensor) -> Tensor:
+        weight = weight.clone().requires_grad_()
+        out = function(weight)
+        out = torch.cat(out) if isinstance(out, tuple) else out
+        return torch.autograd.grad(out.pow(3).sum(), weight)[0]
+
+    @TRAINABLE_FORMS
+    def test_of_bipartite_conv(self, form: Form) -> None:
+        edges, size = interactions(), (NUM_USERS, NUM_ITEMS)
+        user, item = torch.randn(NUM_USERS, WIDTH).double(), torch.randn(NUM_ITEMS, WIDTH).double()
+
+        def convolved(weight: Tensor) -> Any:
+            adj, edge_weight = form(edges, weight, size)
+            return BipartiteConv(2)(user, item, adj, edge_weight=edge_weight)
+
+        def formula(weight: Tensor) -> Any:
+            block = dense_adjacency(edges, weight, size)
+            return user + block @ (item + block.T @ user), item + block.T @ (user + block @ item)
+
+        weight = torch.rand(edges.size(1), dtype=torch.double) + 0.1
+        torch.testing.assert_close(self.gradient(convolved, weight), self.gradient(formula, weight))
+
+    @TRAINABLE_FORMS
+    @pytest.mark.parametrize("conv", [ItemGraphConv(1), BipartiteLGConv()])
+    def test_of_convolutions_of_one_kind_of_nodes(self, conv: Any, form: Form) -> None:
+        edges, size = interactions()[:, interactions()[0] < NUM_ITEMS], (NUM_ITEMS, NUM_ITEMS)
+        x = torch.randn(NUM_ITEMS, WIDTH).double()
+
+        def formula(weight: Tensor) -> Tensor:
+            summed = dense_adjacency(edges, weight, size).T @ x
+            return x + summed if isinstance(conv, ItemGraphConv) else summed
+
+        weight = torch.rand(edges.size(1), dtype=torch.double) + 0.1
+        actual = self.gradient(lambda given: conv(x, *form(edges, given, size)), weight)
+        torch.testing.assert_close(actual, self.gradient(formula, weight))
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,12 @@ def test_gradient_and_double_backward(size: tuple[int, int]) -> None:
     torch.testing.assert_close(gradient, expected)
 
 
+def test_entries_that_want_a_gradient_are_refused() -> None:
+    index, value = entries((5, 3))
+    with pytest.raises(ValueError, match=r"constant: give them as value\.detach\(\)"):
+        SparseOperator(index, value.requires_grad_(), (5, 3))
+
+
 def test_rows_without_entries_are_zero() -> None:
     op = operator((5, 3))
     assert torch.equal((op @ torch.ones(3, 2, dtype=torch.double))[-1], torch.zeros(2, dtype=torch.double))
