@@ -107,8 +107,9 @@ def fusion(run: Path, out: Path | None, overwrite: bool) -> None:
     if len(found.schedule):
         network, memory = (found.schedule[column][-1] for column in ("network_weight", "memory_weight"))
         click.echo(
-            f"After {len(found.schedule)} epochs the network has the weight {network:.3g} and the memory {memory:.3g}; "
-            f"the best epoch is {found.best_epoch}.\nWeights of the branches, over {len(found.users)} users:\n"
+            f"In the last epoch, {len(found.schedule)}, the network has the weight {network:.3g} and the memory "
+            f"{memory:.3g}; the best epoch is {found.best_epoch}.\n"
+            f"Weights of the branches, over {len(found.users)} users:\n"
         )
     print_frame(found.summary())
     click.echo(f"\nTables and figure are in {out}")
