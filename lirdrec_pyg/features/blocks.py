@@ -4,7 +4,7 @@ most one."""
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import Tensor
 from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.errors import DataError, LIRDRecError, RunError
 from lirdrec_pyg.features.catalogue import Entries
-from lirdrec_pyg.features.encoder import Encoder
+from lirdrec_pyg.features.encoder import Encoder, UnusableEntries
 
 # Few enough for bounded memory, many enough for texts of like lengths to go together.
 BLOCK_ROWS = 512
@@ -217,11 +217,12 @@ def _encoded_batch(source: Source, loading: "dict[int, Future[Any]]") -> pl.Data
             reasons[row] = str(error)
     features = pl.Series("features", [], dtype=pl.List(pl.Float32))
     if loaded:
-        x = _vectors(source, list(loaded.values()))
+        x, refused = _vectors(source, list(loaded.values()))
         usable = x.isfinite().all(dim=1) & x.any(dim=1)
-        for row, good in zip(loaded, usable.tolist(), strict=True):
+        usable[list(refused)] = False
+        for place, (row, good) in enumerate(zip(loaded, usable.tolist(), strict=True)):
             if not good:
-                reasons[row] = "the model makes of it no vector of finite numbers, or one of zeros"
+                reasons[row] = refused.get(place, "the model makes of it no vector of finite numbers, or one of zeros")
         features = _lists(x[usable])
     rows = [row for row in loaded if row not in reasons]
     good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features})
@@ -236,9 +237,13 @@ def _lists(x: Tensor) -> pl.Series:
     return pl.Series("features", x.numpy(), dtype=pl.Array(pl.Float32, x.size(1))).cast(pl.List(pl.Float32))
 
 
-def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
+def _vectors(source: Source, batch: Sequence[Any]) -> tuple[Tensor, Mapping[int, str]]:
+    """A row for each entry, and for those that the encoder can't use the reason."""
+    reasons: Mapping[int, str] = {}
     try:
         x = source.encoder.encode(batch)
+    except UnusableEntries as error:
+        x, reasons = error.vectors, error.reasons
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"The device has too little memory for {len(batch)} entries of {source.modality} at once: go on with a "
@@ -252,7 +257,7 @@ def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
         ) from error
     if x.shape[:1] != (len(batch),) or x.dim() != 2:
         raise RunError(f"The model of {source.modality} made {tuple(x.shape)} of {len(batch)} entries, not a row each.")
-    return x
+    return x, reasons
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -286,7 +286,9 @@ def test_no_request_of_any_thread_comes_before_the_limits_are_whole_again(
 
 
 def test_limits_that_are_told_with_another_status_are_not_waited_for(server: OpenAIServer) -> None:
-    server.faults = lambda seen, before: error(500, headers={"x-ratelimit-reset-requests": "1h"}) if not before else None
+    server.faults = lambda seen, before: (
+        error(500, headers={"x-ratelimit-reset-requests": "1h"}) if not before else None
+    )
     ask(Server(server.url))
     assert len(server.seen) == 2
 
