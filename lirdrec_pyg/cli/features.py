@@ -107,7 +107,12 @@ def _describe(words: "CaptionWork", progress: RowProgress) -> None:
     """Has the pictures described, and says what became of them."""
     from lirdrec_pyg.features import CaptionHooks
 
-    report = words.describe(CaptionHooks(partial(progress.start, "captions"), progress.rows))
+    def on_start(total: int, done: int) -> None:
+        progress.end()
+        progress.start("captions", total, done)
+
+    on_compare = partial(progress.start, "pictures with captions", done=0, delay=2.0)
+    report = words.describe(CaptionHooks(on_start, progress.rows, on_compare=on_compare))
     progress.end()
     if report is None:
         return

@@ -45,12 +45,14 @@ class Task:
         path: of its file.
         prompt: what the model is told.
         image_hash: SHA-256 of the file.
+        image_stamp: by what it is known whether the file has changed.
     """
 
     item: int | str
     path: str
     prompt: str
     image_hash: str
+    image_stamp: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
