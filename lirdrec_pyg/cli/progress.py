@@ -89,7 +89,8 @@ class RowProgress:
         self.end()
 
     def start(self, name: str, total: int, done: int, delay: float = 0.0) -> None:
-        """Begins a new bar, which is shown if there is something left to do after ``delay`` seconds."""
+        """Begins a new bar in place of one before; it is shown if it isn't at its end after ``delay`` seconds."""
+        self.end()
         if 0 < done < total:
             click.echo(f"{name}: going on after {done:,} of {total:,} items")
         self._name, self._total, self._done, self._before = name, total, done, done

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.data.tables import (
     USUAL_NAMES,
     canonical_ids,
@@ -47,6 +48,15 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def checksum(self, entry: str) -> str | None:
+        """SHA-256 of a text, or of the file at a path; ``None`` if that can't be read."""
+        if not self.are_files:
+            return hashlib.sha256(entry.encode()).hexdigest()
+        try:
+            return checksum(Path(entry))
+        except OSError:
+            return None
 
     @classmethod
     def of(cls, ids: pl.Series, entries: pl.Series, file: Path, columns: Sequence[str]) -> "Entries":

@@ -150,6 +150,18 @@ def test_captions_are_embedded_by_an_endpoint(catalogue: Path, server: OpenAISer
     assert torch.equal(table.values, expected)
 
 
+def test_an_update_embeds_only_what_was_corrected(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    path = catalogue.parent / "out/captions.jsonl"
+    path.write_text(path.read_text().replace("A red thing.", "A red lamp.", 1))
+    server.seen.clear()
+    result = by_server(catalogue, server, *embed, "--update")
+    assert "caption: 9 vectors of width 6, 8 of them as they were" in result.output
+    (seen,) = server.seen
+    assert seen.body["input"] == ["A red lamp."]
+
+
 def test_a_caption_that_an_endpoint_refuses_is_in_the_report(catalogue: Path, server: OpenAIServer) -> None:
     server.caption = lambda seen: f"A {seen.picture.width - 20} thing."
     server.faults = lambda seen, before: (
