@@ -129,17 +129,18 @@ class Catalogue:
         return len(self.ids)
 
     def texts(self, columns: Sequence[str]) -> Entries:
-        """The texts of each item, those of several columns one below the other.
+        """The texts of each item, those of several columns in their order, with a line break between them.
 
-        An empty cell is left out, and an item without a text has no entry. A list of texts counts as one text of
-        several lines.
+        Nothing is changed in them, but for spaces around the whole, which are left out. A cell without anything but
+        spaces is left out too, and an item without a text has no entry. A list of texts counts as one text of several
+        lines.
 
         Raises:
             DataError: if there is no such column, it holds no texts, or no item has any.
         """
-        parts = [self._text(name, "--text-cols") for name in columns]
+        parts = [_not_empty(self._text(name, "--text-cols")) for name in columns]
         joined = pl.select(pl.concat_str(parts, separator="\n", ignore_nulls=True)).to_series()
-        return Entries.of(self.ids, _not_empty(joined), self.path, columns)
+        return Entries.of(self.ids, _not_empty(joined.str.strip_chars()), self.path, columns)
 
     def files(self, column: str, option: str, root: Path | None = None) -> Entries:
         """The file of each item: a picture or a sound.
@@ -156,7 +157,7 @@ class Catalogue:
         root = self.path.parent if root is None else root
         if not root.is_dir():
             raise DataError(f"--root is {root}, and there is no such folder.")
-        entries = Entries.of(self.ids, _not_empty(self._text(column, option)), self.path, [column])
+        entries = Entries.of(self.ids, _not_empty(self._text(column, option).str.strip_chars()), self.path, [column])
         paths = [self._inside(root, item, path) for item, path in entries.frame.iter_rows()]
         if not any(map(os.path.isfile, paths)):
             raise DataError(
@@ -197,9 +198,8 @@ class Catalogue:
 
 
 def _not_empty(texts: pl.Series) -> pl.Series:
-    """``texts`` without spaces around them, and null where nothing is left."""
-    stripped = texts.str.strip_chars()
-    return stripped.set(stripped == "", None)
+    """``texts``, and null where there are only spaces."""
+    return texts.set(texts.str.strip_chars() == "", None)
 
 
 def split_columns(text: str, option: str) -> list[str]:
