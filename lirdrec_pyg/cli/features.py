@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--update",
     is_flag=True,
-    help="Follow a catalogue that has changed: encode only what is new or changed since --out.",
+    help="Encode only the items that are new or have changed, and keep the vectors of the others in --out.",
 )
 @config_file_option
 @config_options(FeaturesConfig, CaptionConfig)
