@@ -173,6 +173,9 @@ def test_a_caption_that_an_endpoint_refuses_is_in_the_report(catalogue: Path, se
     assert "caption: 8 vectors of width 6; 4 items have none" in result.output
     assert report(catalogue)["4"].endswith("refuses the request (status 400: too many tokens)")
     assert report(catalogue).keys() == {"4", "9", "10", "11"}
+    before = report(catalogue)
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    assert report(catalogue) == before
     table = read_features(catalogue.parent / "out/caption_feat.parquet")
     assert table.ids is not None
     assert table.ids.to_list() == [0, 1, 2, 3, 5, 6, 7, 8]
