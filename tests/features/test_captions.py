@@ -122,6 +122,17 @@ def test_pictures_are_read_again_only_if_they_may_have_changed(
     assert "a.png" in read
 
 
+def test_a_pipe_is_no_picture_that_is_waited_for(pictures: Entries, path: Path) -> None:
+    make(pictures, path)
+    for place in pictures.frame["entry"][:2]:
+        Path(place).unlink()
+        os.mkfifo(place)
+    path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[1:]))
+    report = make(pictures, path)
+    assert (report.made, report.kept) == (0, 3)
+    assert report.failures == {"a": "there is no such file"}
+
+
 def test_what_a_person_has_written_needs_no_picture_to_be_read(
     pictures: Entries, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

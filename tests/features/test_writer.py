@@ -366,7 +366,7 @@ def test_an_update_tells_by_what_the_rows_that_stay_were_made(tmp_path: Path) ->
 def test_an_update_reads_files_and_not_their_times(tmp_path: Path) -> None:
     class Files(Letters):
         def load(self, entry: str) -> str:
-            if not Path(entry).exists():
+            if not Path(entry).is_file():
                 raise DataError("there is no such file")
             return f"{len(Path(entry).read_text())} {Path(entry).read_text()}"
 
@@ -377,11 +377,13 @@ def test_an_update_reads_files_and_not_their_times(tmp_path: Path) -> None:
 
     for name, content in (("a", "one"), ("b", "three")):
         (tmp_path / name).write_text(content)
+    os.mkfifo(tmp_path / "c")
     assert make_features([files()], tmp_path / "out")["text"]["missing"] == 1
     later = time.time() + 100
     os.utime(tmp_path / "a", (later, later))
     (tmp_path / "b").write_text("seven")
     os.utime(tmp_path / "b", (0, 0))
+    (tmp_path / "c").unlink()
     (tmp_path / "c").write_text("fourth")
     work = files()
     record = make_features([work], tmp_path / "out", update=True)["text"]
