@@ -463,7 +463,10 @@ class FeaturesConfig(_Config):
         None, "Column of item IDs; by default one with a usual name, such as item_id or itemID, or id."
     )
     text_cols: str | None = _field(
-        None, "Columns of texts, with commas between them: their texts are joined, and become the modality 'text'."
+        None,
+        "Columns of texts, with commas between them, which become the modality 'text': those that an item has are "
+        "joined in this order, with a line break between them, and go to the model as they are, but for spaces around "
+        "the whole.",
     )
     image_col: str | None = _field(None, "Column with the path of each item's picture: the modality 'image'.")
     audio_col: str | None = _field(None, "Column with the path of each item's sound: the modality 'audio'.")
@@ -471,7 +474,9 @@ class FeaturesConfig(_Config):
     separator: str | None = _field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
     text_model: str = _field(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "What encodes texts: any model of sentence-transformers, a local folder or a name on the Hugging Face Hub.",
+        "What encodes texts: any model of sentence-transformers, a local folder or a name on the Hugging Face Hub; "
+        "vectors are those of SentenceTransformer(MODEL).encode(TEXT), with the model's own pooling, prompt and "
+        "length.",
     )
     image_model: str = _field(
         "google/siglip-base-patch16-224",

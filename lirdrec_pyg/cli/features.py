@@ -10,6 +10,7 @@ import click
 from lirdrec_pyg.cli.options import config_file_option, config_options, take
 from lirdrec_pyg.cli.progress import RowProgress
 from lirdrec_pyg.config import CaptionConfig, FeaturesConfig
+from lirdrec_pyg.errors import ConfigError
 
 if TYPE_CHECKING:
     from lirdrec_pyg.features import CaptionWork
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
 @click.argument("catalogue", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the features to make.")
 @click.option("--overwrite", is_flag=True, help="Make features anew that are in --out, or were begun there otherwise.")
+@click.option(
+    "--update",
+    is_flag=True,
+    help="Encode only the items that are new or have changed, and keep the vectors of the others in --out.",
+)
 @config_file_option
 @config_options(FeaturesConfig, CaptionConfig)
-def features(catalogue: Path, out: Path, overwrite: bool, **values: Any) -> None:
+def features(catalogue: Path, out: Path, overwrite: bool, update: bool, **values: Any) -> None:
     """Encode the texts, pictures and sounds of a CATALOGUE: item features for fit.
 
     CATALOGUE is a table with a row an item, .csv, .tsv, .jsonl or .parquet. Needs the extra 'features':
@@ -45,7 +51,7 @@ def features(catalogue: Path, out: Path, overwrite: bool, **values: Any) -> None
     encodes what is there then.
 
     After Ctrl-C, a kill or a power cut the same command goes on where it stood. Run again with other columns, it adds
-    their modality to the folder.
+    their modality to the folder. When the catalogue has grown or changed, --update encodes only what is new or changed.
 
     \b
     The folder holds
@@ -65,6 +71,8 @@ def features(catalogue: Path, out: Path, overwrite: bool, **values: Any) -> None
     from lirdrec_pyg.features.folder import FeatureFolder
     from lirdrec_pyg.training import resolve_device
 
+    if overwrite and update:
+        raise ConfigError("--overwrite encodes everything, and --update what has changed: give one of them.")
     config, captions = take(FeaturesConfig, values), take(CaptionConfig, values)
     FeatureFolder(out).check_writable()
     device = resolve_device(config.device)
@@ -82,16 +90,21 @@ def features(catalogue: Path, out: Path, overwrite: bool, **values: Any) -> None
         def on_end(modality: str, record: Mapping[str, Any]) -> None:
             progress.end()
             lacking = f"; {record['missing']:,} items have none, see report.csv" if record["missing"] else ""
-            click.echo(f"{modality}: {record['rows']:,} vectors of width {record['width']}{lacking}")
+            known = f", {record['taken_over']:,} of them as they were" if record.get("taken_over") else ""
+            click.echo(f"{modality}: {record['rows']:,} vectors of width {record['width']}{known}{lacking}")
 
-        hooks = Hooks(progress.start, progress.rows, on_end)
+        def on_compare(modality: str, total: int) -> None:
+            progress.start(f"{modality}, compared", total, 0, delay=2.0)
+
+        hooks = Hooks(progress.start, progress.rows, on_end, on_compare)
         try:
             if words is not None:
                 _describe(words, progress)
-            make_features(sources, out, postprocessing, overwrite, hooks)
+            make_features(sources, out, postprocessing, overwrite, hooks, update)
             if words is not None and (source := words.source()) is not None:
                 # It is derived from the captions, and follows them.
-                make_features([source], out, postprocessing, overwrite or words.is_outdated(source), hooks)
+                anew = overwrite or (words.is_outdated(source) and not update)
+                make_features([source], out, postprocessing, anew, hooks, update)
                 words.explain_report()
         except KeyboardInterrupt:
             progress.end()
@@ -107,7 +120,9 @@ def _describe(words: "CaptionWork", progress: RowProgress) -> None:
     """Has the pictures described, and says what became of them."""
     from lirdrec_pyg.features import CaptionHooks
 
-    report = words.describe(CaptionHooks(partial(progress.start, "captions"), progress.rows))
+    on_compare = partial(progress.start, "pictures, compared", done=0, delay=2.0)
+    on_start = partial(progress.start, "captions")
+    report = words.describe(CaptionHooks(on_start, progress.rows, on_compare=on_compare))
     progress.end()
     if report is None:
         return

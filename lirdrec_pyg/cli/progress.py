@@ -88,12 +88,14 @@ class RowProgress:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.end()
 
-    def start(self, name: str, total: int, done: int) -> None:
+    def start(self, name: str, total: int, done: int, delay: float = 0.0) -> None:
+        """Begins a new bar in place of one before; it is shown if it isn't at its end after ``delay`` seconds."""
+        self.end()
         if 0 < done < total:
             click.echo(f"{name}: going on after {done:,} of {total:,} items")
         self._name, self._total, self._done, self._before = name, total, done, done
         self._begun = self._shown = time.monotonic()
-        self._bar = tqdm(total=total, initial=done, desc=name, unit=" items", disable=None)
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=" items", disable=None, delay=delay)
 
     def rows(self, count: int) -> None:
         self._done += count

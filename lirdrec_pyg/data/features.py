@@ -65,8 +65,8 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
 
     Args:
         path: ``.npy`` (memory-mapped); ``.npz``, ``.pt`` or ``.safetensors`` holding one matrix, or an
-            entry ``features`` beside an entry ``ids``; or ``.parquet`` with an item-ID column and either
-            one list column or only numeric columns beside it.
+            entry ``features`` beside an entry ``ids``; or ``.parquet`` with an item-ID column and
+            beside it a list column ``features``, or one list column, or only numeric columns.
         id_column: name of the ID column in Parquet; by default it is found by a usual name such as ``item_id``, or
             by being the only column of text, or the only one beside a list column.
 
@@ -218,6 +218,8 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
     elif id_column not in frame.columns:
         raise DataError(f"{path} has no column {id_column!r}: its columns are {shortened(', '.join(frame.columns))}.")
     ids, rest = frame[id_column], frame.drop(id_column)
+    if isinstance(rest.schema.get("features"), (pl.List, pl.Array)):
+        rest = rest.select("features")
     for column in rest.iter_columns():
         if column.null_count():
             raise DataError(

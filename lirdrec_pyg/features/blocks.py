@@ -4,7 +4,7 @@ most one."""
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from torch import Tensor
 from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.errors import DataError, LIRDRecError, RunError
 from lirdrec_pyg.features.catalogue import Entries
-from lirdrec_pyg.features.encoder import Encoder
+from lirdrec_pyg.features.encoder import Encoder, UnusableEntries
 
 # Few enough for bounded memory, many enough for texts of like lengths to go together.
 BLOCK_ROWS = 512
@@ -50,9 +50,9 @@ class Source:
 class Blocks:
     """The vectors of one modality in the making: a folder of Parquet files, each of some rows in their order.
 
-    A file has the columns ``item_id``, ``features`` (a list of float32, null if the entry can't be used) and
-    ``reason`` (why it can't). It is written beside its place, flushed, and then moved there. The block that is being
-    made has a file for each batch instead, with the columns ``row``, ``features`` and ``reason``.
+    A file has the columns ``item_id``, ``features`` (a list of float32, null if the entry can't be used), ``sha256``
+    (of the entry) and ``reason`` (why it can't be used). It is written beside its place, flushed, and then moved there.
+    The block that is being made has a file for each batch instead, with ``row`` in place of ``item_id``.
 
     Args:
         path: folder, which need not be there.
@@ -70,10 +70,26 @@ class Blocks:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / _SETTINGS} can't be read ({error}): begin anew with --overwrite.") from error
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Makes the folder, empty but for the settings."""
+    def begin(self, settings: dict[str, Any], known: Iterable[pl.DataFrame] = ()) -> None:
+        """Makes the folder anew.
+
+        Args:
+            settings: what is made, and how.
+            known: rows that are there from the beginning, with ``row`` (among all), ``features`` and ``sha256``. Their
+                number becomes the entry ``taken_over`` of the settings.
+        """
         self.clear()
         self.path.mkdir(parents=True)
+        count = 0
+        for rows in known:
+            count += len(rows)
+            row, block = pl.col("row") % BLOCK_ROWS, pl.col("row") // BLOCK_ROWS
+            rows = rows.select(row, "features", "sha256", reason=pl.lit(None, pl.String), block=block)
+            for (number, *_), batch in rows.group_by("block"):
+                write_parquet(batch.drop("block"), self._batch(number, batch))
+        if count:
+            settings = {**settings, "taken_over": count}
+        # At last, since what has settings is gone on with.
         write_whole(self.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
 
     def clear(self) -> None:
@@ -173,13 +189,14 @@ class Blocks:
         """Writes all vectors to one file, holding only a part of them at a time.
 
         Args:
-            path: Parquet file to make, with the columns ``item_id`` and ``features`` (an array of float32).
+            path: Parquet file to make, with the columns ``item_id`` and ``features`` (an array of float32) and
+                ``sha256`` (of what a vector was made of).
             width: length of a vector.
         """
         (
             pl.scan_parquet(self.files(), glob=False)
             .filter(pl.col("features").is_not_null())
-            .select("item_id", pl.col("features").list.to_array(width))
+            .select("item_id", pl.col("features").list.to_array(width), "sha256")
             # Numbers such as these can't be packed. Groups of a set size, so that equal vectors make equal files.
             .sink_parquet(path, compression="uncompressed", statistics=False, row_group_size=16 * BLOCK_ROWS)
         )
@@ -199,7 +216,7 @@ def _encoded(source: Source, entries: list[Any], done: set[int], pool: ThreadPoo
     batches = [order[start : start + encoder.batch_size] for start in range(0, len(order), encoder.batch_size)]
 
     def load(batch: Sequence[int]) -> dict[int, "Future[Any]"]:
-        return {row: pool.submit(encoder.load, entries[row]) for row in batch}
+        return {row: pool.submit(_loaded, source, entries[row]) for row in batch}
 
     following = load(batches[0]) if batches else {}
     for next_batch in [*batches[1:], []] if batches else []:
@@ -208,23 +225,30 @@ def _encoded(source: Source, entries: list[Any], done: set[int], pool: ThreadPoo
         yield _encoded_batch(source, loading)
 
 
+def _loaded(source: Source, entry: Any) -> tuple[str | None, Any]:
+    # In this order: if a file is replaced in between, its vector is not taken for one of the earlier file.
+    return source.entries.checksum(entry), source.encoder.load(entry)
+
+
 def _encoded_batch(source: Source, loading: "dict[int, Future[Any]]") -> pl.DataFrame:
-    loaded, reasons = {}, {}
+    checksums, loaded, reasons = {}, {}, {}
     for row, future in loading.items():
         try:
-            loaded[row] = future.result()
+            checksums[row], loaded[row] = future.result()
         except DataError as error:
             reasons[row] = str(error)
     features = pl.Series("features", [], dtype=pl.List(pl.Float32))
     if loaded:
-        x = _vectors(source, list(loaded.values()))
+        x, refused = _vectors(source, list(loaded.values()))
         usable = x.isfinite().all(dim=1) & x.any(dim=1)
-        for row, good in zip(loaded, usable.tolist(), strict=True):
+        usable[list(refused)] = False
+        for place, (row, good) in enumerate(zip(loaded, usable.tolist(), strict=True)):
             if not good:
-                reasons[row] = "the model makes of it no vector of finite numbers, or one of zeros"
+                reasons[row] = refused.get(place, "the model makes of it no vector of finite numbers, or one of zeros")
         features = _lists(x[usable])
     rows = [row for row in loaded if row not in reasons]
-    good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features})
+    sha256 = pl.Series([checksums[row] for row in rows], dtype=pl.String)
+    good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features, "sha256": sha256})
     bad = pl.DataFrame({"row": list(reasons), "reason": list(reasons.values())}, schema_overrides=_REASONS)
     return pl.concat([good, bad], how="diagonal")
 
@@ -236,9 +260,13 @@ def _lists(x: Tensor) -> pl.Series:
     return pl.Series("features", x.numpy(), dtype=pl.Array(pl.Float32, x.size(1))).cast(pl.List(pl.Float32))
 
 
-def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
+def _vectors(source: Source, batch: Sequence[Any]) -> tuple[Tensor, Mapping[int, str]]:
+    """A row for each entry, and for those that the encoder can't use the reason."""
+    reasons: Mapping[int, str] = {}
     try:
         x = source.encoder.encode(batch)
+    except UnusableEntries as error:
+        x, reasons = error.vectors, error.reasons
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"The device has too little memory for {len(batch)} entries of {source.modality} at once: go on with a "
@@ -252,7 +280,7 @@ def _vectors(source: Source, batch: Sequence[Any]) -> Tensor:
         ) from error
     if x.shape[:1] != (len(batch),) or x.dim() != 2:
         raise RunError(f"The model of {source.modality} made {tuple(x.shape)} of {len(batch)} entries, not a row each.")
-    return x
+    return x, reasons
 
 
 def write_parquet(frame: pl.DataFrame, path: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 
 from lirdrec_pyg.config import CaptionConfig, FeaturesConfig
-from lirdrec_pyg.data.provenance import REPORT
 from lirdrec_pyg.data.tables import shown
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.blocks import Source
@@ -21,7 +20,7 @@ from lirdrec_pyg.features.endpoint import EndpointEncoder
 from lirdrec_pyg.features.folder import FeatureFolder
 from lirdrec_pyg.features.pretrained import Pretrained
 from lirdrec_pyg.features.prompt import Prompt
-from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
+from lirdrec_pyg.features.provenance import now, read_report, versions, write_record, write_report
 from lirdrec_pyg.features.text import TextEncoder
 
 
@@ -95,8 +94,7 @@ class CaptionWork:
             )
             self._failures = {str(item): f"it has no caption: {reason}" for item, reason in report.failures.items()}
             self._failures |= {str(item): "it has no picture" for item in self._pictures.missing.to_list()}
-            lacking = pl.DataFrame({"item_id": list(self._failures), "reason": list(self._failures.values())})
-            write_report(self.out, CAPTION, lacking.cast(pl.String))
+            self.explain_report()
         if not report.made + report.kept:
             item = self._pictures.frame["item_id"][0]
             raise DataError(
@@ -125,12 +123,17 @@ class CaptionWork:
 
     def explain_report(self) -> None:
         """Says in the report why items have no caption; encoders know only that they have none."""
-        path = self.out / REPORT
-        if not (self._failures and path.is_file()):
+        if self.captions.caption is None:
             return
-        lines = pl.read_csv(path, infer_schema=False, glob=False).filter(pl.col("modality") == CAPTION)
-        reason = pl.col("item_id").replace_strict(self._failures, default=pl.col("reason"), return_dtype=pl.String)
-        write_report(self.out, CAPTION, lines.select("item_id", reason=reason))
+        reasons = {}
+        if (
+            FeatureFolder(self.out).record(CAPTION) is not None
+        ):  # whose lines may also be of captions that no model took
+            lines = read_report(self.out).filter(pl.col("modality") == CAPTION)
+            reasons = dict(lines.select("item_id", "reason").iter_rows())
+        reasons |= self._failures
+        lacking = pl.DataFrame({"item_id": list(reasons), "reason": list(reasons.values())})
+        write_report(self.out, CAPTION, lacking.cast(pl.String))
 
     def _server(self, url: str | None) -> Server:
         config = self.captions

@@ -18,7 +18,7 @@ from lirdrec_pyg.config import EncoderDtype
 from lirdrec_pyg.data.tables import first_line, shortened
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.features.chat import RequestError, Server
-from lirdrec_pyg.features.pictures import opened_picture
+from lirdrec_pyg.features.pictures import SHOWN, as_shown, opened_picture
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ class Task:
         path: of its file.
         prompt: what the model is told.
         image_hash: SHA-256 of the file.
+        image_stamp: by what it is known whether the file has changed.
     """
 
     item: int | str
     path: str
     prompt: str
     image_hash: str
+    image_stamp: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class ServerCaptioner(Captioner):
             "library": "server",
             "url": self._server.url,
             "model": self._model,
-            "max_side": self._max_side,
+            "preprocessing": {**SHOWN, "max_side": self._max_side},
             "max_new_tokens": self._max_new_tokens,
         }
 
@@ -333,7 +335,7 @@ class LocalCaptioner(Captioner):
             "model": self._name,
             "revision": self._revision,
             "architecture": type(self._model).__name__,
-            "max_side": self._max_side,
+            "preprocessing": {**SHOWN, "max_side": self._max_side},
             "max_new_tokens": self._max_new_tokens,
             "dtype": self._dtype,
         }
@@ -357,13 +359,8 @@ def open_picture(path: str, max_side: int) -> "Image":
     Raises:
         DataError: if it can't be read; the message is why, without a full stop or the name of the file.
     """
-    from PIL import Image, ImageOps
-
     with opened_picture(path) as picture:
         picture.draft("RGB", (max_side, max_side))  # a large JPEG is unpacked at a smaller size
-        upright = ImageOps.exif_transpose(picture)
-        upright.thumbnail((max_side, max_side))
-        if upright.has_transparency_data:
-            ground = Image.new("RGBA", upright.size, "white")
-            upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-        return upright.convert("RGB")
+        shown = as_shown(picture)
+        shown.thumbnail((max_side, max_side))
+        return shown

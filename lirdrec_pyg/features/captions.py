@@ -34,7 +34,8 @@ _log = logging.getLogger(__name__)
 class CaptionFile:
     """Captions by item, a line of JSON each: ``id`` and ``caption``, and in lines that were not written by hand how
     the caption came about: ``model``, ``revision`` or ``url``, ``date``, and the SHA-256 of the filled-in prompt
-    (``prompt_hash``), of the picture's file (``image_hash``) and of the caption (``caption_hash``).
+    (``prompt_hash``), of the picture's file (``image_hash``) and of the caption (``caption_hash``). By
+    ``image_stamp``, its inode, size and time of writing, it is known not to have changed without reading it again.
 
     A caption that is not what its ``caption_hash`` says was corrected by hand, and is never replaced. The last line
     of an item holds, or the last one by hand. Lines are appended, and on the disk when :meth:`flush` returns; a last
@@ -63,15 +64,13 @@ class CaptionFile:
         if self._left is not None:
             self._index()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
-        """By which a file is known that another program has written to, or put another in its place."""
+    def _stamp(self) -> list[int] | None:
         try:
-            found = self.path.stat()
+            return _stamp(self.path)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise DataError(f"{self.path} can't be read ({error}).") from error
-        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def __contains__(self, item: int | str) -> bool:
         return str(item) in self._lines
@@ -193,6 +192,12 @@ def by_hand(line: Mapping[str, Any]) -> bool:
     return line.get("caption_hash") != _hash(line["caption"])
 
 
+def _stamp(path: Path) -> list[int]:
+    """By which a file is known that another program has written to, or put another in its place."""
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
@@ -222,13 +227,16 @@ class Hooks:
 
     Attributes:
         on_start: called with the number of pictures, and how many have a caption already.
-        on_rows: called with the number of pictures that are done anew.
+        on_rows: called with the number of pictures that are done anew, or compared.
         on_first: called before the first caption that is made is written.
+        on_compare: called before all else with the number of pictures that have a caption; they are compared with what
+            it was made of.
     """
 
     on_start: Callable[[int, int], None] = lambda total, done: None
     on_rows: Callable[[int], None] = lambda count: None
     on_first: Callable[[], None] = lambda: None
+    on_compare: Callable[[int], None] = lambda total: None
 
 
 def make_captions(
@@ -274,14 +282,10 @@ def make_captions(
     def tasks() -> Iterator[Task]:
         for item, picture in pictures.frame.select("item_id", "entry").iter_rows():
             words = prompt.fill({column: values.get(item) for column, values in texts.items()})
-            try:
-                image_hash = checksum(Path(picture))
-            except OSError:
-                image_hash = None
             line = file.line(item)
             if line is not None:
-                changes = _changes(line, made_by, words, image_hash)
-                if not (recaption and changes and image_hash):
+                changes = _changes(line, made_by, words, hashes.get(item))
+                if not (recaption and changes and hashes.get(item)):
                     if in_one_line(line["caption"]):
                         report.kept += 1
                     else:
@@ -290,11 +294,13 @@ def make_captions(
                     if recaption:
                         hooks.on_rows(1)
                     continue
-            if image_hash is None:
+            try:
+                stamp, image_hash = _stamp(Path(picture)), checksum(Path(picture))
+            except OSError:
                 report.failures[item] = "there is no such file"
                 hooks.on_rows(1)
                 continue
-            yield Task(item, picture, words, image_hash)
+            yield Task(item, picture, words, image_hash, stamp)
 
     def on_outcome(outcome: Outcome) -> None:
         nonlocal in_a_row, knows_pictures
@@ -322,6 +328,7 @@ def make_captions(
                 **made_by,
                 "prompt_hash": _hash(task.prompt),
                 "image_hash": task.image_hash,
+                "image_stamp": task.image_stamp,
                 "caption_hash": _hash(outcome.caption),
                 **({"cut": True} if outcome.cut else {}),
                 "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -331,13 +338,27 @@ def make_captions(
         report.made += 1
         report.cut += outcome.cut
 
-    done = 0 if recaption else sum(item in file for item in pictures.frame["item_id"].to_list())
-    hooks.on_start(len(pictures), done)
+    captioned = [(item, Path(picture)) for item, picture in pictures.frame.iter_rows() if item in file]
+    hooks.on_compare(len(captioned))
+    hashes = {}
+    for item, picture in captioned:
+        if (line := file.line(item)) is not None and not by_hand(line):
+            hashes[item] = _image_hash(picture, line)
+        hooks.on_rows(1)
+    hooks.on_start(len(pictures), 0 if recaption else len(captioned))
     try:
         captioner.caption(tasks(), on_outcome)
     finally:
         file.close()
     return report
+
+
+def _image_hash(picture: Path, line: Mapping[str, Any]) -> str | None:
+    """SHA-256 of a picture, which is read only if it may have changed since; ``None`` if it is gone."""
+    try:
+        return line["image_hash"] if line.get("image_stamp") == _stamp(picture) else checksum(picture)
+    except (OSError, LookupError):
+        return None
 
 
 def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, image_hash: str | None) -> list[str]:

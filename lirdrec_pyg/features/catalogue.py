@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.data.tables import (
     USUAL_NAMES,
     canonical_ids,
@@ -47,6 +48,15 @@ class Entries:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def checksum(self, entry: str) -> str | None:
+        """SHA-256 of a text, or of the file at a path; ``None`` if that can't be read."""
+        if not self.are_files:
+            return hashlib.sha256(entry.encode()).hexdigest()
+        try:
+            return checksum(Path(entry))
+        except OSError:
+            return None
 
     @classmethod
     def of(cls, ids: pl.Series, entries: pl.Series, file: Path, columns: Sequence[str]) -> "Entries":
@@ -119,17 +129,18 @@ class Catalogue:
         return len(self.ids)
 
     def texts(self, columns: Sequence[str]) -> Entries:
-        """The texts of each item, those of several columns one below the other.
+        """The texts of each item, those of several columns in their order, with a line break between them.
 
-        An empty cell is left out, and an item without a text has no entry. A list of texts counts as one text of
-        several lines.
+        Nothing is changed in them, but for spaces around the whole, which are left out. A cell without anything but
+        spaces is left out too, and an item without a text has no entry. A list of texts counts as one text of several
+        lines.
 
         Raises:
             DataError: if there is no such column, it holds no texts, or no item has any.
         """
-        parts = [self._text(name, "--text-cols") for name in columns]
+        parts = [_not_empty(self._text(name, "--text-cols")) for name in columns]
         joined = pl.select(pl.concat_str(parts, separator="\n", ignore_nulls=True)).to_series()
-        return Entries.of(self.ids, _not_empty(joined), self.path, columns)
+        return Entries.of(self.ids, _not_empty(joined.str.strip_chars()), self.path, columns)
 
     def files(self, column: str, option: str, root: Path | None = None) -> Entries:
         """The file of each item: a picture or a sound.
@@ -146,7 +157,7 @@ class Catalogue:
         root = self.path.parent if root is None else root
         if not root.is_dir():
             raise DataError(f"--root is {root}, and there is no such folder.")
-        entries = Entries.of(self.ids, _not_empty(self._text(column, option)), self.path, [column])
+        entries = Entries.of(self.ids, _not_empty(self._text(column, option).str.strip_chars()), self.path, [column])
         paths = [self._inside(root, item, path) for item, path in entries.frame.iter_rows()]
         if not any(map(os.path.isfile, paths)):
             raise DataError(
@@ -187,9 +198,8 @@ class Catalogue:
 
 
 def _not_empty(texts: pl.Series) -> pl.Series:
-    """``texts`` without spaces around them, and null where nothing is left."""
-    stripped = texts.str.strip_chars()
-    return stripped.set(stripped == "", None)
+    """``texts``, and null where there are only spaces."""
+    return texts.set(texts.str.strip_chars() == "", None)
 
 
 def split_columns(text: str, option: str) -> list[str]:

@@ -28,6 +28,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 # A server that is busy is asked until this long has passed; one that asks for more than that is not waited for.
 _BUSY_SECONDS = 900.0
 _SHORTEST_SECRET = 8
+# Of the times in which limits are told, such as 6m0s.
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_TIME = re.compile(r"(\d+(?:\.\d+)?)(ms|[hms])")
 
 Answer = TypeVar("Answer")
 
@@ -103,7 +106,8 @@ class Server:
 
     Requests that fail for a passing reason (no connection, a timeout, an answer that is cut off or no JSON, the
     statuses 408, 409, 425, 429 and 5xx) are repeated after pauses that double and vary at random. When the server
-    says how long to wait (``Retry-After``), no request of any thread is sent before. May be used by many threads.
+    says how long to wait (``Retry-After``, or with status 429 ``x-ratelimit-reset-requests`` and
+    ``x-ratelimit-reset-tokens``), no request of any thread is sent before. May be used by many threads.
 
     Args:
         url: base address, see :func:`server_url`.
@@ -288,6 +292,8 @@ class Server:
             return ServerError(f"{self.url} sends to another address ({said}): give that one.")
         if status in (408, 409, 425, 429) or status >= 500:
             busy, pause = status in (429, 503) and (status == 429 or "Retry-After" in headers), _retry_after(headers)
+            if status == 429 and "Retry-After" not in headers:
+                pause = _limits_reset(headers)
             if pause > _BUSY_SECONDS:
                 return ServerError(f"{self.url} asks to wait for {pause:,.0f} s ({said}): try again then.")
             self._not_before = max(self._not_before, time.monotonic() + pause)
@@ -327,6 +333,22 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         seconds = (moment - datetime.now(timezone.utc)).total_seconds()
     return max(seconds, 0.0) if math.isfinite(seconds) else 0.0
+
+
+def _limits_reset(headers: Mapping[str, str]) -> float:
+    """Seconds until the limits that may have been reached are whole again, as OpenAI tells it."""
+    limits = ["tokens"]  # some may be left, but fewer than a request takes
+    if headers.get("x-ratelimit-remaining-requests", "0").strip() == "0":
+        limits.append("requests")
+    return max(_seconds(headers.get(f"x-ratelimit-reset-{limit}", "")) for limit in limits)
+
+
+def _seconds(text: str) -> float:
+    """Of a time such as ``1h2m3.5s`` or ``20ms``; 0 if it is none."""
+    parts = _TIME.findall(text)
+    if "".join(number + unit for number, unit in parts) != text.strip():
+        return 0.0
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def _error_of(content: bytes) -> tuple[str, str | None, str | None]:

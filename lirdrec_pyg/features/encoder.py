@@ -1,10 +1,26 @@
 """What every encoder is, whatever it reads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
+
+from lirdrec_pyg.errors import DataError
+
+
+class UnusableEntries(DataError):
+    """Entries that turn out to be of no use only when they are encoded.
+
+    Attributes:
+        reasons: why, by the place of each in the batch, as :meth:`Encoder.load` tells it.
+        vectors: what :meth:`Encoder.encode` would have returned, with any numbers in the rows of these.
+    """
+
+    def __init__(self, reasons: Mapping[int, str], vectors: Tensor) -> None:
+        super().__init__("; ".join(reasons.values()))
+        self.reasons = reasons
+        self.vectors = vectors
 
 
 class Encoder(ABC):
@@ -32,7 +48,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, batch: Sequence[Any]) -> Tensor:
-        """Vectors of what :meth:`load` has returned, float32 on the CPU, shape ``(len(batch), width)``."""
+        """Vectors of what :meth:`load` has returned, float32 on the CPU, shape ``(len(batch), width)``.
+
+        Raises:
+            UnusableEntries: if some of the entries can't be used; it has the vectors of the others.
+        """
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

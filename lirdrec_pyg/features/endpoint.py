@@ -7,9 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data.tables import first_line, shown
+from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.features.chat import RequestError, Server, ServerError
-from lirdrec_pyg.features.encoder import Encoder
+from lirdrec_pyg.features.encoder import Encoder, UnusableEntries
+
+# What any model can embed.
+_PLAIN = "chair"
 
 
 class EndpointEncoder(Encoder):
@@ -17,7 +20,9 @@ class EndpointEncoder(Encoder):
 
     Rows are ordered by the ``index`` of the answer. An answer with another number of vectors, an index that occurs
     twice, vectors of another width than before or entries that are no finite numbers is asked for again, as one that
-    is cut off. If a whole batch is refused, such as for a text that is too long, its texts are sent one by one.
+    is cut off. If a batch is refused, or fails for good, its halves are sent by themselves, until those texts are found
+    that the server doesn't take, such as one that is too long; a plain word is sent first, to tell their faults from
+    those of the server.
 
     Args:
         server: that is asked.
@@ -25,7 +30,7 @@ class EndpointEncoder(Encoder):
         batch_size: texts in a request.
 
     Raises:
-        ServerError: by :meth:`encode`, if the server can't be used, or refuses a text by itself.
+        ServerError: by :meth:`encode`, if the server can't be used, or doesn't take a plain word either.
     """
 
     def __init__(self, server: Server, model: str, batch_size: int = 32) -> None:
@@ -41,15 +46,34 @@ class EndpointEncoder(Encoder):
     def encode(self, batch: Sequence[str]) -> Tensor:
         parts = [list(batch[start : start + self._request_size]) for start in range(0, len(batch), self._request_size)]
         with ThreadPoolExecutor(self._server.concurrency) as pool:
-            return torch.cat(list(pool.map(self._embed_or_split, parts)))
+            answers = [answer for part in pool.map(self._embed_or_split, parts) for answer in part]
+        reasons = {place: answer for place, answer in enumerate(answers) if isinstance(answer, str)}
+        nothing = torch.full((self._width or 1,), torch.nan)
+        vectors = torch.stack([nothing if isinstance(answer, str) else answer for answer in answers])
+        if reasons:
+            raise UnusableEntries(reasons, vectors)
+        return vectors
 
-    def _embed_or_split(self, texts: list[str]) -> Tensor:
+    def _embed_or_split(self, texts: list[str], is_half: bool = False) -> list[Tensor | str]:
+        """The vector of each text, or why there is none."""
         try:
-            return self._embed(texts)
+            return list(self._embed(texts))
         except RequestError as error:
-            if len(texts) > 1 and error.refused:
-                return torch.cat([self._embed_or_split([text]) for text in texts])
-            raise ServerError(f"{error} It was asked for the embedding of {shown(texts[0])}.") from error
+            if not is_half:
+                self._check_server(error)
+            if len(texts) == 1:
+                return [str(error).rstrip(".")]
+        middle = len(texts) // 2
+        return [answer for half in (texts[:middle], texts[middle:]) for answer in self._embed_or_split(half, True)]
+
+    def _check_server(self, refusal: RequestError) -> None:
+        """Raises :class:`ServerError` if it isn't the texts that are to blame for ``refusal``."""
+        try:
+            self._embed([_PLAIN])
+        except RequestError:
+            raise ServerError(
+                f"{refusal} It does the same for the word {_PLAIN!r}, so that no text will fare better."
+            ) from refusal
 
     def _embed(self, texts: list[str]) -> Tensor:
         body = {"model": self._model, "input": texts, "encoding_format": "float"}

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,11 +20,13 @@ from lirdrec_pyg.data.provenance import read_provenance
 from lirdrec_pyg.data.readers import FEATURE_MARK
 from lirdrec_pyg.data.tables import shown
 from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.features.blocks import Blocks, Source, no_vectors, write_whole
+from lirdrec_pyg.features.blocks import BLOCK_ROWS, Blocks, Source, no_vectors, write_whole
 from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
 
 _UNFINISHED, _LOCK = ".unfinished", ".lock"
+# Of an earlier file that are in memory at a time.
+_ROWS = 8192
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +39,14 @@ class Hooks:
         on_start: called with the modality, the number of its entries, and how many are done already.
         on_rows: called with the number of entries that are done anew.
         on_end: called with the modality and its record in the provenance.
+        on_compare: called with the modality and the number of its entries, before these are compared with those that
+            were encoded earlier.
     """
 
     on_start: Callable[[str, int, int], None] = lambda modality, total, done: None
     on_rows: Callable[[int], None] = lambda count: None
     on_end: Callable[[str, Mapping[str, Any]], None] = lambda modality, record: None
+    on_compare: Callable[[str, int], None] = lambda modality, total: None
 
 
 def make_features(
@@ -49,11 +55,13 @@ def make_features(
     postprocessing: Postprocessing | None = None,
     overwrite: bool = False,
     hooks: Hooks | None = None,
+    update: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Encodes catalogues into a folder of features, which ``fit`` reads as it is.
 
     ============================  ==================================================================
-    ``MODALITY_feat.parquet``     ``item_id`` and ``features`` (an array of float32) of each item that has any
+    ``MODALITY_feat.parquet``     ``item_id``, ``features`` (an array of float32) and ``sha256`` (of the text or
+                                  file that they were made of) of each item that has any
     ``provenance.json``           how each file was made: model, revision, preprocessing, pooling, steps after
                                   the encoding, versions, date, checksums
     ``report.csv``                ``item_id``, ``modality`` and ``reason`` of what is missing
@@ -62,25 +70,32 @@ def make_features(
     A call that was interrupted or killed goes on where it stood; the result is the same, to the last byte.
     Modalities of the folder that are not among ``sources`` stay as they are.
 
+    With ``update``, items whose text or file is as it was keep their vectors, and only what is new or has changed is
+    encoded. The result is that of encoding all anew, but for rounding: what goes through a model with other entries
+    may differ by some 1e-6. The provenance has the number of rows that were kept (``taken_over``) and, if other
+    versions of the libraries have made them, these (``earlier``).
+
     Args:
         sources: one for each modality.
         out: folder, which is made if there is none.
         postprocessing: steps after the encoding; by default none.
         overwrite: makes modalities anew that the folder has already, or that were begun otherwise.
         hooks: for progress.
+        update: follows a catalogue that has changed.
 
     Returns:
         The record of each modality.
 
     Raises:
-        RunError: if the folder is in use, can't be written, or holds such a modality that was made otherwise.
+        RunError: if the folder is in use, can't be written, or holds such a modality that was made otherwise, or that
+            is to be updated after steps that go by all vectors.
         DataError: if none of the entries of a modality can be used.
     """
     postprocessing, hooks = postprocessing or Postprocessing(), hooks or Hooks()
     folder = FeatureFolder(Path(out))
     folder.check_writable()
     with folder.locked():
-        works = [_Work.plan(folder, source, postprocessing, overwrite) for source in sources]
+        works = [_Work.plan(folder, source, postprocessing, overwrite, update) for source in sources]
         return {work.source.modality: work.finish(hooks) for work in works}
 
 
@@ -115,6 +130,17 @@ class FeatureFolder:
             file = self.path / f"{modality}{FEATURE_MARK}{suffix}"
             if file.exists() and self.record(modality) is None and self.blocks(modality).settings() is None:
                 raise RunError(f"{file} is there already, and not of this program: name another folder with --out.")
+
+    def check_unprocessed(self, modality: str) -> None:
+        """Raises :class:`RunError` if the vectors of ``modality`` are not there as they were encoded."""
+        record, file = self.record(modality) or {}, self.file(modality)
+        if steps := record.get("postprocessing"):
+            raise RunError(
+                f"{file} went through {' and '.join(steps)}, so that no vectors can be added: make them anew with "
+                "--overwrite."
+            )
+        if checksum(file) != record.get("sha256"):
+            raise RunError(f"{file} is not as it was made, so that no vectors can be added: --overwrite makes it anew.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -152,6 +178,7 @@ class _Work:
         blocks: where it is in the making.
         anew: whether nothing of it is there yet, or what is there is to be replaced.
         is_done: whether there is nothing left to do.
+        earlier: record of the features of which some may be taken over, if any.
     """
 
     folder: FeatureFolder
@@ -161,9 +188,12 @@ class _Work:
     blocks: Blocks
     anew: bool
     is_done: bool
+    earlier: Mapping[str, Any] | None
 
     @classmethod
-    def plan(cls, folder: FeatureFolder, source: Source, postprocessing: Postprocessing, overwrite: bool) -> "_Work":
+    def plan(
+        cls, folder: FeatureFolder, source: Source, postprocessing: Postprocessing, overwrite: bool, update: bool
+    ) -> "_Work":
         """Finds out what is there already; changes nothing.
 
         Raises:
@@ -184,27 +214,36 @@ class _Work:
         if begun is not None:
             begun["postprocessing"] = settings["postprocessing"]  # which comes after
             difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
-        elif record is not None and not overwrite:
+        if difference and update and record is not None:
+            begun = None  # an update to a catalogue that has changed again
+        has_changed = False
+        if begun is None and record is not None and not overwrite:
             finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
             difference, verb = _difference(_identity(record), _identity(finished)), "made"
+            if update:
+                has_changed = source.entries.are_files or difference is not None
+                finished["catalogue"] = record.get("catalogue")
+                difference = _difference(_identity(record), _identity(finished))
         if difference and not overwrite:
             raise RunError(_refusal(folder.path, modality, verb, difference))
-        is_done = begun is None and record is not None and not overwrite
+        if has_changed:
+            folder.check_unprocessed(modality)
+        is_done = begun is None and record is not None and not overwrite and not has_changed
         anew = not is_done and (begun is None or difference is not None)
-        return cls(folder, source, postprocessing, settings, blocks, anew, is_done)
+        return cls(folder, source, postprocessing, settings, blocks, anew, is_done, record if has_changed else None)
 
     def finish(self, hooks: Hooks) -> dict[str, Any]:
         """Encodes what is left, and writes the file and its record."""
         modality, total = self.source.modality, len(self.source.entries)
         if self.anew:
-            self.blocks.begin(self.settings)
+            self._begin(hooks)
         hooks.on_start(modality, total, total if self.is_done else self.blocks.num_done(total))
         if self.is_done:
             record = self.folder.record(modality) or {}
             if count := self._num_changed(record):
                 _log.warning(
-                    "%s files of %s have changed since its features were made, which stay as they are: --overwrite "
-                    "makes them anew.",
+                    "%s files of %s have changed since its features were made, which stay as they are: --update "
+                    "encodes those again.",
                     *(f"{count:,}", modality),
                 )
         else:
@@ -212,6 +251,31 @@ class _Work:
             record = self._write(self.blocks)
         hooks.on_end(modality, record)
         return record
+
+    def _begin(self, hooks: Hooks) -> None:
+        if self.earlier is None:
+            self.blocks.begin(self.settings)
+            return
+        made = {key: self.earlier.get(key) for key in ("date", "versions")}
+        others = [x for x in (*self.earlier.get("earlier", ()), made) if x["versions"] != self.settings["versions"]]
+        self.blocks.begin({**self.settings, **({"earlier": others} if others else {})}, self._unchanged(hooks))
+
+    def _unchanged(self, hooks: Hooks) -> Iterator[pl.DataFrame]:
+        """Rows of the file that is there whose entries are as they were, some at a time."""
+        entries, file = self.source.entries, self.folder.file(self.source.modality)
+        hooks.on_compare(self.source.modality, len(entries))
+        checksums: list[str | None] = []
+        with ThreadPoolExecutor() as pool:
+            for part in entries.frame["entry"].to_frame().iter_slices(BLOCK_ROWS):
+                checksums += pool.map(entries.checksum, part["entry"])
+                hooks.on_rows(len(part))
+        as_text = pl.col("item_id").cast(pl.String)  # one new ID makes texts of those that were numbers
+        sha256 = pl.Series(checksums, dtype=pl.String)
+        now = entries.frame.select(as_text, sha256=sha256).with_row_index("row").cast({"row": pl.Int64})
+        before = pl.scan_parquet(file, glob=False)
+        for start in range(0, before.select(pl.len()).collect().item(), _ROWS):
+            rows = before.slice(start, _ROWS).collect()
+            yield rows.with_columns(as_text, pl.col("features").arr.to_list()).join(now, on=["item_id", "sha256"])
 
     def _num_changed(self, record: Mapping[str, Any]) -> int:
         """How many files were written since they were encoded, or came since they were missing."""
@@ -253,6 +317,7 @@ class _Work:
             "width": width,
             "dtype": "float32",
             "missing": len(entries.missing) + len(failures),
+            **(blocks.settings() or {}),
             **self.settings,
             "date": now(),
         }
@@ -293,7 +358,9 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") 
 
 
 def _refusal(path: Path, modality: str, verb: str, difference: str) -> str:
+    can_follow = verb == "made" and difference.startswith("catalogue ")
     return (
-        f"{path} has features of {modality} that were {verb} with {difference}: name another folder with --out, or "
-        "make them anew with --overwrite."
+        f"{path} has features of {modality} that were {verb} with {difference}: name another folder with --out, "
+        + ("encode what has changed with --update, " if can_follow else "")
+        + "or make them anew with --overwrite."
     )

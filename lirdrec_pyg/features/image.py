@@ -10,7 +10,7 @@ from lirdrec_pyg.config import EncoderDtype, ImagePooling
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features.encoder import Encoder
-from lirdrec_pyg.features.pictures import opened_picture
+from lirdrec_pyg.features.pictures import SHOWN, as_shown, opened_picture
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ _SAMPLE_SIDE = 64
 
 class ImageEncoder(Encoder):
     """Embeddings of pictures, by any model that ``AutoModel`` and ``AutoImageProcessor`` know.
+
+    Before the model's own preprocessing, pictures are turned as the camera says, and laid on white where they are
+    transparent.
 
     ==============  =============================================================================
     ``projection``  the vector that is compared with texts (CLIP, SigLIP and their like)
@@ -122,17 +125,13 @@ class ImageEncoder(Encoder):
 
     def load(self, entry: str) -> Mapping[str, Tensor]:
         """The picture at the path ``entry``, as the model takes it."""
-        from PIL import ImageOps
-
         with opened_picture(entry) as picture:
             width, height = picture.size
             if max(width, height) > _MAX_RATIO * min(width, height):
                 raise DataError(
                     f"the picture is {width} x {height} pixels, more than {_MAX_RATIO} times as long as wide"
                 )
-            # As it is shown: cameras write down how they were held.
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            return self._inputs(upright)
+            return self._inputs(as_shown(picture))
 
     def _inputs(self, picture: "Image") -> dict[str, Tensor]:
         inputs = self._processor(images=picture, return_tensors="pt")
@@ -184,6 +183,6 @@ class ImageEncoder(Encoder):
             "revision": self._revision,
             "architecture": type(self._model).__name__,
             "pooling": self._pooling,
-            "preprocessing": self._processor.to_dict(),
+            "preprocessing": {**SHOWN, **self._processor.to_dict()},
             "dtype": str(self._dtype).removeprefix("torch."),
         }

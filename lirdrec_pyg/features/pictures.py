@@ -1,3 +1,5 @@
+"""Pictures as people see them, whatever a file makes of that."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
 
 # What is opened: pixels only. Pillow would hand others, such as PostScript, to programs that run them.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO", "PPM", "AVIF", "JPEG2000")
+
+# What :func:`as_shown` sees to, for the provenance.
+SHOWN = {"orientation": "as in EXIF", "background": "white"}
 
 
 @contextmanager
@@ -36,3 +41,28 @@ def opened_picture(path: str) -> Iterator["Image"]:
         raise
     except Exception as error:  # a damaged file raises nearly anything
         raise DataError(f"the picture can't be read ({first_line(error).replace(path, Path(path).name)})") from error
+
+
+def as_shown(picture: "Image") -> "Image":
+    """A picture as people see it: upright as the camera says, on white where it is transparent, in RGB of 8 bits.
+
+    Of an animation it is the first frame.
+
+    Raises:
+        DataError: if nobody can say how bright its pixels are.
+    """
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "F":
+        raise DataError("the picture has pixels of floating-point numbers, whose range is not known")
+    if upright.mode.startswith("I"):
+        # Pillow would cut 16 bits off at 255, which makes nearly all of it white.
+        return upright.convert("I").point(lambda value: value * (1 / 257) + 0.5).convert("L").convert("RGB")
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    # What lies under transparent pixels is never seen, and black more often than not.
+    layer = upright.convert("RGBA")
+    shown = Image.new("RGB", layer.size, "white")
+    shown.paste(layer, mask=layer.getchannel("A"))
+    return shown

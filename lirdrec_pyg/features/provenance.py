@@ -47,6 +47,21 @@ def write_record(folder: Path, modality: str, record: dict[str, Any]) -> None:
     write_whole(folder / PROVENANCE, lambda file: file.write_text(text, "utf-8"))
 
 
+def read_report(folder: Path) -> pl.DataFrame:
+    """What items of a folder lack: ``item_id``, ``modality`` and ``reason``.
+
+    Raises:
+        RunError: if the report can't be read.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return pl.DataFrame(schema=_REPORT_SCHEMA)
+    try:
+        return pl.read_csv(path, schema=_REPORT_SCHEMA, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise RunError(f"{path} is no report of this program any more: move it away.") from error
+
+
 def write_report(folder: Path, modality: str, lacking: pl.DataFrame) -> None:
     """Puts the lines of one modality in the place of earlier ones.
 
@@ -58,12 +73,6 @@ def write_report(folder: Path, modality: str, lacking: pl.DataFrame) -> None:
     Raises:
         RunError: if the report can't be written, or an earlier one can't be read.
     """
-    path = folder / REPORT
     lines = lacking.select(pl.col("item_id").cast(pl.String), pl.lit(modality).alias("modality"), "reason")
-    if path.is_file():
-        try:
-            earlier = pl.read_csv(path, schema=_REPORT_SCHEMA, glob=False)
-        except pl.exceptions.PolarsError as error:
-            raise RunError(f"{path} is no report of this program any more: move it away.") from error
-        lines = pl.concat([earlier.filter(pl.col("modality") != modality), lines])
-    write_whole(path, lines.write_csv)
+    lines = pl.concat([read_report(folder).filter(pl.col("modality") != modality), lines])
+    write_whole(folder / REPORT, lines.write_csv)

@@ -186,6 +186,34 @@ def test_pictures_that_were_mended_since_are_told_of(
     assert "29 vectors" in result.output
 
 
+def test_a_catalogue_that_has_grown_is_followed(shop: Path, models: tuple[str, ...], tmp_path: Path) -> None:
+    frame = pl.read_csv(shop / "shop" / "catalogue.csv")
+    catalogue, out = tmp_path / "shop.csv", tmp_path / "features"
+    command = (catalogue, *ALL[:6], "--root", shop / "shop", *models)
+    frame.head(20).write_csv(catalogue)
+    assert lirdrec("features", *command, "--out", out).exit_code == 0
+    frame = frame.with_columns(title=pl.when(pl.col("sku") == "item-07").then(pl.lit("A lamp")).otherwise("title"))
+    frame.write_csv(catalogue)
+    assert_refused(lirdrec("features", *command, "--out", out), "--update", "--overwrite")
+    assert_refused(lirdrec("features", *command, "--out", out, "--update", "--overwrite"), "--update", "--overwrite")
+    before = read_features(out / "text_feat.parquet")
+    result = lirdrec("features", *command, "--out", out, "--update")
+    assert result.exit_code == 0, result.output
+    assert "text: 30 vectors of width 384, 19 of them as they were\n" in result.output
+    assert "image: 28 vectors of width 6, 18 of them as they were; 2 items have none" in result.output
+    assert lirdrec("features", *command, "--out", tmp_path / "new").exit_code == 0
+    for modality in ("text", "image"):
+        found, anew = (read_features(path / f"{modality}_feat.parquet") for path in (out, tmp_path / "new"))
+        assert found.ids is not None
+        assert found.ids.to_list() == anew.ids.to_list()  # type: ignore[union-attr]
+        torch.testing.assert_close(found.values, anew.values, atol=1e-6, rtol=1e-5)
+    updated = read_features(out / "text_feat.parquet").values
+    assert (updated[:20] == before.values).all(1).tolist() == [number != 7 for number in range(20)]
+    assert (out / "report.csv").read_bytes() == (tmp_path / "new" / "report.csv").read_bytes()
+    data = ("--data", shop / "clicks.csv", "--features", out, "--out", tmp_path / "run")
+    assert lirdrec("fit", *data, "--epochs", 1, "--embedding-dim", 4).exit_code == 0
+
+
 WRONG = {
     "nothing to encode": (("--id-col", "sku"), ["--text-cols"]),
     "no such column": (("--id-col", "sku", "--text-cols", "titel"), ["'titel'", "'title'"]),

@@ -79,6 +79,10 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], list[Any] | None]] = {
     "parquet of columns": (lambda d: save_parquet(d / "x.parquet", item=IDS, **columns_of(MATRIX)), IDS),
     "parquet of lists": (lambda d: save_parquet(d / "x.parquet", item=IDS, vector=MATRIX.tolist()), IDS),
     "parquet of arrays": (lambda d: save_parquet(d / "x.parquet", item=IDS, vector=MATRIX), IDS),
+    "parquet of lists beside other columns": (
+        lambda d: save_parquet(d / "x.parquet", item=IDS, title=IDS, features=MATRIX.tolist(), price=[1] * len(IDS)),
+        IDS,
+    ),
     "parquet of leading zeros": (
         lambda d: save_parquet(d / "x.parquet", item=["007", "7", "8", "9", "10"], vector=MATRIX),
         ["007", "7", "8", "9", "10"],

@@ -150,6 +150,39 @@ def test_captions_are_embedded_by_an_endpoint(catalogue: Path, server: OpenAISer
     assert torch.equal(table.values, expected)
 
 
+def test_an_update_embeds_only_what_was_corrected(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    path = catalogue.parent / "out/captions.jsonl"
+    path.write_text(path.read_text().replace("A red thing.", "A red lamp.", 1))
+    server.seen.clear()
+    result = by_server(catalogue, server, *embed, "--update")
+    assert "caption: 9 vectors of width 6, 8 of them as they were" in result.output
+    (seen,) = server.seen
+    assert seen.body["input"] == ["A red lamp."]
+
+
+def test_a_caption_that_an_endpoint_refuses_is_in_the_report(catalogue: Path, server: OpenAIServer) -> None:
+    server.caption = lambda seen: f"A {seen.picture.width - 20} thing."
+    server.faults = lambda seen, before: (
+        error(400, "too many tokens") if any("4 thing" in text for text in seen.body.get("input", [])) else None
+    )
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    result = by_server(catalogue, server, *embed)
+    assert result.exit_code == 0, result.output
+    assert "caption: 8 vectors of width 6; 4 items have none" in result.output
+    assert report(catalogue)["4"].endswith("refuses the request (status 400: too many tokens)")
+    assert report(catalogue).keys() == {"4", "9", "10", "11"}
+    before = report(catalogue)
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    assert report(catalogue) == before
+    table = read_features(catalogue.parent / "out/caption_feat.parquet")
+    assert table.ids is not None
+    assert table.ids.to_list() == [0, 1, 2, 3, 5, 6, 7, 8]
+    for item, row in zip(table.ids, table.values, strict=True):
+        assert torch.equal(row, torch.tensor(embedding_of(f"A {item} thing.")))
+
+
 def test_an_endpoint_gets_as_many_captions_at_once_as_asked_for(catalogue: Path, server: OpenAIServer) -> None:
     embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint", "--batch-size", 2)
     assert by_server(catalogue, server, *embed).exit_code == 0

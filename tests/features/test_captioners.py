@@ -139,9 +139,9 @@ def test_only_pictures_are_opened(tmp_path: Path) -> None:
         open_picture(str(tmp_path / "page.png"), 64)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
 def test_pictures_of_any_mode_become_rgb(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'I;16', 'F') else 'png'}"
+    path = tmp_path / f"picture.{'tiff' if mode in ('CMYK', 'I;16') else 'png'}"
     Image.new(mode, (50, 20)).save(path)
     picture = open_picture(str(path), 25)
     assert (picture.mode, picture.size) == ("RGB", (25, 10))

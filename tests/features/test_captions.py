@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from lirdrec_pyg.data.checksums import checksum
 from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.features import captions as captions_module
 from lirdrec_pyg.features.captioners import Captioner, Outcome, Task
-from lirdrec_pyg.features.captions import CaptionFile, CaptionReport, by_hand, caption_entries, make_captions
+from lirdrec_pyg.features.captions import CaptionFile, CaptionReport, Hooks, by_hand, caption_entries, make_captions
 from lirdrec_pyg.features.catalogue import Entries
 from lirdrec_pyg.features.chat import ServerError
 from lirdrec_pyg.features.prompt import Prompt
@@ -87,6 +89,56 @@ def test_what_is_there_is_not_made_again(pictures: Entries, path: Path) -> None:
     assert (report.made, report.kept) == (0, 4)
     assert again.asked == []
     assert path.read_bytes() == before
+
+
+def test_pictures_are_read_again_only_if_they_may_have_changed(
+    pictures: Entries, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def reading(file: Path) -> str:
+        read.append(file.name)
+        return checksum(file)
+
+    monkeypatch.setattr(captions_module, "checksum", reading)
+    make(pictures, path, Namer(fails=lambda task: "no" if task.item == "d" else None))
+    assert read == ["a.png", "b.png", "c.png", "d.png"]
+    read.clear()
+    a, b, c, _ = map(Path, pictures.frame["entry"])
+    b.write_bytes(b.read_bytes())  # another time of writing, and nothing else
+    Image.new("RGB", (9, 9)).save(c)
+    compared: list[int] = []
+    report = make(pictures, path, hooks=Hooks(on_compare=compared.append))
+    assert read == ["b.png", "c.png", "d.png"]
+    assert compared == [3]
+    assert report.changed == {"picture": 1}
+    # Of another file at the same place, everything but the content may be as it was.
+    read.clear()
+    other = a.with_name("other.png")
+    Image.new("RGB", (4, 4), "red").save(other)
+    os.utime(other, ns=(a.stat().st_atime_ns, a.stat().st_mtime_ns))
+    other.replace(a)
+    assert make(pictures, path).changed == {"picture": 2}
+    assert "a.png" in read
+
+
+def test_a_pipe_is_no_picture_that_is_waited_for(pictures: Entries, path: Path) -> None:
+    make(pictures, path)
+    for place in pictures.frame["entry"][:2]:
+        Path(place).unlink()
+        os.mkfifo(place)
+    path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[1:]))
+    report = make(pictures, path)
+    assert (report.made, report.kept) == (0, 3)
+    assert report.failures == {"a": "there is no such file"}
+
+
+def test_what_a_person_has_written_needs_no_picture_to_be_read(
+    pictures: Entries, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text("".join(json.dumps({"id": item, "caption": "mine"}) + "\n" for item in "abcd"))
+    monkeypatch.setattr(captions_module, "checksum", None)
+    assert make(pictures, path).kept == 4
 
 
 def test_the_prompt_is_filled_in_for_each_item(pictures: Entries, path: Path) -> None:

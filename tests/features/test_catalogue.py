@@ -79,6 +79,18 @@ def test_what_is_a_text(write: Callable[..., Path]) -> None:
     assert catalogue.texts(["t"]).missing.to_list() == [2, 3]
 
 
+def test_texts_are_joined_by_a_line_break_and_otherwise_stay_as_they_are(tmp_path: Path) -> None:
+    texts = {
+        "  <p>Two  spaces</p>\t&amp;\r\n": ("  <p>Two  spaces</p>\t&amp;\r\n", None, None),
+        "a\n c": ("a", " \t\n ", " c "),
+        "🪑 椅子\nNULL": ("", "🪑 椅子", "NULL"),
+    }
+    rows = [dict(zip("xyz", cells, strict=True)) for cells in texts.values()]
+    pl.DataFrame({"id": [1, 2, 3]}).hstack(pl.DataFrame(rows)).write_parquet(tmp_path / "c.parquet")
+    found = Catalogue(tmp_path / "c.parquet").texts(["x", "y", "z"]).frame["entry"].to_list()
+    assert found == [text.strip() for text in texts]
+
+
 @given(st.lists(st.tuples(st.text(st.characters(categories=("L", "N", "P", "S"))), st.text("ab \n")), min_size=1))
 def test_every_text_is_in_its_place(tmp_path_factory: pytest.TempPathFactory, cells: list[tuple[str, str]]) -> None:
     path = tmp_path_factory.mktemp("catalogue") / "c.parquet"

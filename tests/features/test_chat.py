@@ -15,6 +15,7 @@ from lirdrec_pyg.features import chat
 from lirdrec_pyg.features.chat import RequestError, Server, ServerError, server_url
 
 KEY = "sk-proj-0123456789abcdef"
+TOKENS = {"x-ratelimit-reset-tokens": "700ms", "x-ratelimit-remaining-tokens": "12"}
 
 
 @pytest.fixture
@@ -135,6 +136,7 @@ def test_a_key_that_the_server_puts_into_its_answer_is_taken_out(
         (error(402, "pay"), "payment"),
         (error(429, "quota", code="insufficient_quota"), "payment"),
         (error(429, "tomorrow", {"Retry-After": "86400"}), "asks to wait for 86,400 s"),
+        (error(429, "no", {"x-ratelimit-reset-requests": "24h0m0s"}), "asks to wait for 86,400 s"),
         (Fault(307, b"", {"Location": "http://elsewhere.example/v1"}), "another address"),
     ],
 )
@@ -233,6 +235,62 @@ def test_no_request_of_any_thread_comes_before_the_moment_the_server_names(
     assert len(server.seen) == 7
     # A date has whole seconds, so that between one and two are left.
     assert min(seen.moment for seen in server.seen[1:]) - moments[0] >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1s", 1),
+        ("6m0s", 360),
+        ("20ms", 0.02),
+        ("1h2m3.5s", 3723.5),
+        (" 1m30s ", 90),
+        ("0s", 0),
+        ("", 0),
+        ("12", 0),
+        ("soon", 0),
+        ("1s?", 0),
+        ("-1s", 0),
+        ("1.2.3s", 0),
+    ],
+)
+def test_times_in_which_limits_are_told(text: str, seconds: float) -> None:
+    assert chat._seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"x-ratelimit-reset-requests": "700ms"}, 0.7),
+        ({"X-RateLimit-Reset-Tokens": "700ms", "x-ratelimit-reset-requests": "20ms"}, 0.7),
+        ({"x-ratelimit-reset-requests": "700ms", "x-ratelimit-remaining-requests": "0"}, 0.7),
+        # Requests are left, so it is the tokens that were used up, and Retry-After goes before all.
+        ({"x-ratelimit-reset-requests": "8h0m", "x-ratelimit-remaining-requests": "9", **TOKENS}, 0.7),
+        ({"x-ratelimit-reset-requests": "8h0m", "Retry-After": "0.7"}, 0.7),
+    ],
+)
+def test_no_request_of_any_thread_comes_before_the_limits_are_whole_again(
+    headers: dict[str, str], seconds: float, server: OpenAIServer
+) -> None:
+    server.faults = lambda seen, before: error(429, headers=headers) if len(server.seen) == 1 else None
+    client = Server(server.url, concurrency=3)
+    first = threading.Thread(target=ask, args=(client, "first"))
+    first.start()
+    while not client._not_before:
+        time.sleep(0.005)
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(lambda text: ask(client, text), "abc"))
+    first.join()
+    assert len(server.seen) == 5
+    assert min(seen.moment for seen in server.seen[1:]) - server.seen[0].moment >= seconds
+
+
+def test_limits_that_are_told_with_another_status_are_not_waited_for(server: OpenAIServer) -> None:
+    server.faults = lambda seen, before: (
+        error(500, headers={"x-ratelimit-reset-requests": "1h"}) if not before else None
+    )
+    ask(Server(server.url))
+    assert len(server.seen) == 2
 
 
 def test_a_server_that_stays_busy_is_asked_for_long_but_not_for_ever(

@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 import torch
-from openai_server import OpenAIServer, embedding_of, error, openai_server
+from openai_server import Fault, OpenAIServer, embedding_of, error, openai_server
 
 from lirdrec_pyg.features import chat
 from lirdrec_pyg.features.chat import Server, ServerError
+from lirdrec_pyg.features.encoder import UnusableEntries
 from lirdrec_pyg.features.endpoint import EndpointEncoder
 
 TEXTS = ["a red chair", "a lamp", "glass"]
@@ -100,10 +101,47 @@ def test_requests_of_a_batch_are_under_way_together(server: OpenAIServer) -> Non
     assert server.most_at_once == 3
 
 
-def test_a_text_that_is_refused_by_itself_is_named(encoder: EndpointEncoder, server: OpenAIServer) -> None:
-    server.faults = lambda seen, before: error(400, "too long") if "a lamp" in seen.body["input"] else None
-    with pytest.raises(ServerError, match=r"too long.*'a lamp'"):
+@pytest.mark.parametrize(
+    ("fault", "places"),
+    [
+        *((error(400, "too long"), places) for places in ([5], [0, 1], [2, 15], [*range(15)], [*range(16)])),
+        *((fault, [7]) for fault in (error(413, "too long"), error(422, "too long"), error(500))),
+    ],
+)
+def test_texts_that_are_refused_are_found_and_the_others_embedded(
+    fault: Fault, places: list[int], encoder: EndpointEncoder, server: OpenAIServer
+) -> None:
+    texts = [f"{'too long' if place in places else 'a chair'} {place}" for place in range(16)]
+    server.faults = lambda seen, before: fault if any("too long" in text for text in seen.body["input"]) else None
+    with pytest.raises(UnusableEntries) as refused:
+        encoder.encode(texts)
+    assert [*refused.value.reasons] == places
+    assert all(str(fault.status) in reason for reason in refused.value.reasons.values())
+    for place, row in enumerate(refused.value.vectors):
+        assert place in places or torch.equal(row, torch.tensor(embedding_of(texts[place])))
+    if len(places) == 1:  # halves of 16, 8, 4, 2 and 1, and a plain word
+        assert len({str(seen.body) for seen in server.seen}) == 1 + 2 * 4 + 1
+
+
+@pytest.mark.parametrize("fault", [error(400, "no embeddings here"), error(422, "no embeddings here")])
+def test_a_server_that_refuses_everything_ends_the_work_at_once(
+    fault: Fault, encoder: EndpointEncoder, server: OpenAIServer
+) -> None:
+    server.faults = lambda seen, before: fault
+    with pytest.raises(ServerError, match=r"no embeddings here.*no text will fare better"):
         encoder.encode(TEXTS)
+    assert len(server.seen) == 2
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_what_no_text_would_survive_ends_the_work_at_once(
+    status: int, encoder: EndpointEncoder, server: OpenAIServer
+) -> None:
+    encoder.encode(TEXTS)
+    server.faults = lambda seen, before: error(status)
+    with pytest.raises(ServerError, match=str(status)):
+        encoder.encode(["other", *TEXTS])
+    assert len(server.seen) == 2
 
 
 def test_an_unknown_model_is_named_at_once(server: OpenAIServer) -> None:

@@ -12,6 +12,7 @@ from tiny_language_models import save_llava
 
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features import ImageEncoder
+from lirdrec_pyg.features.captioners import open_picture
 
 KINDS = ("clip", "siglip", "vit", "dinov2", "resnet")
 
@@ -41,7 +42,7 @@ def pixels(encoder: ImageEncoder, paths: list[str], model: str) -> torch.Tensor:
     from transformers import AutoImageProcessor
 
     processor = AutoImageProcessor.from_pretrained(model, backend="pil")
-    return processor(images=[Image.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
+    return processor(images=[open_picture(path, 1024) for path in paths], return_tensors="pt")["pixel_values"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,8 @@
 """The folder of features: what is in it, and what interruptions leave of it."""
 
 import json
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -262,6 +264,155 @@ def test_batches_of_another_size_go_on(tmp_path: Path) -> None:
     make_features([source(second)], tmp_path / "out")
     assert sum(map(len, first.batches)) > BLOCK_ROWS
     assert sum(map(len, first.batches + second.batches)) == COUNT - len(BROKEN)
+
+
+def entries(texts: dict[int | str, str | None]) -> Source:
+    """A catalogue of these texts; vectors go by the number that they begin with."""
+    column = pl.Series(list(texts.values()), dtype=pl.String)
+    return Source("text", Entries.of(pl.Series(list(texts)), column, Path("c.csv"), ["a"]), Letters())
+
+
+def encoded(source: Source) -> list[str]:
+    assert isinstance(source.encoder, Letters)
+    return sorted(entry for batch in source.encoder.batches for entry in batch)
+
+
+OLD: dict[int | str, str | None] = {f"i{n}": text(n) for n in range(30, 30 + 2 * BLOCK_ROWS)}
+# Another order, some items less, some more, others with another text, without one, or with one that they lacked.
+NEW: dict[int | str, str | None] = {
+    "first": "2000 new",
+    **dict(reversed([*OLD.items()][40:])),
+    **{f"j{n}": text(n) for n in range(2001, 2050)},
+    "i100": "100 changed",
+    "i101": None,
+    "lacked": "2100 found",
+}
+# All but the first 40, the two that have changed, and one that is broken.
+KEPT = len(OLD) - 40 - 2 - 1
+CHANGED = sorted(["2000 new", "100 changed", "2100 found", *(text(n) for n in range(2001, 2050))])
+
+
+@pytest.mark.parametrize("rows", [None, 1, 20, 51])
+def test_an_update_encodes_only_what_is_new_or_changed(tmp_path: Path, rows: int | None) -> None:
+    make_features([entries(NEW)], tmp_path / "whole")
+    make_features([entries({**OLD, "lacked": None})], tmp_path / "out")
+    work, seen = entries(NEW), 1 - len(NEW)  # what is compared first doesn't count
+    if rows is not None:
+
+        def begin(modality: str, total: int, done: int) -> None:
+            assert (total, done, seen) == (len(NEW) - 1, KEPT, 0)
+
+        def stop(count: int) -> None:
+            nonlocal seen
+            seen += count
+            if seen >= rows:
+                raise Stop
+
+        with pytest.raises(Stop):
+            make_features([work], tmp_path / "out", hooks=Hooks(on_start=begin, on_rows=stop), update=True)
+        assert read_features(tmp_path / "out" / "text_feat.parquet").values.shape == (len(OLD) - 1, 3)
+    # After a stop the update goes on, whether it is called one again or not.
+    record = make_features([work], tmp_path / "out", update=rows != 20)["text"]
+    assert encoded(work) == CHANGED
+    for name in ("text_feat.parquet", "report.csv"):
+        assert contents(tmp_path / "out")[name] == contents(tmp_path / "whole")[name]
+    assert record["taken_over"] == KEPT
+    assert record["catalogue"] == work.entries.facts
+    assert "earlier" not in record
+    again = entries(NEW)
+    assert make_features([again], tmp_path / "out", update=True)["text"] == record
+    assert not encoded(again)
+
+
+def test_an_update_that_was_stopped_follows_what_has_changed_since(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise Stop
+
+    make_features([entries(OLD)], tmp_path / "out")
+    with pytest.raises(Stop):
+        make_features([entries(NEW)], tmp_path / "out", hooks=Hooks(on_end=stop, on_start=stop), update=True)
+    newer = entries({**NEW, "last": "3000 last"})
+    make_features([newer], tmp_path / "out", update=True)
+    assert encoded(newer) == sorted([*CHANGED, "3000 last"])
+    make_features([entries({**NEW, "last": "3000 last"})], tmp_path / "whole")
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
+
+
+def test_an_update_knows_numbers_that_became_texts(tmp_path: Path) -> None:
+    make_features([entries({n: text(n) for n in range(30, 40)})], tmp_path)
+    work = entries({str(n): text(n) for n in range(30, 40)} | {"A7": text(40)})
+    make_features([work], tmp_path, update=True)
+    assert encoded(work) == [text(40)]
+    ids = read_features(tmp_path / "text_feat.parquet").ids
+    assert ids is not None
+    assert ids.to_list() == [*map(str, range(30, 40)), "A7"]
+
+
+def test_an_update_tells_by_what_the_rows_that_stay_were_made(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    path = tmp_path / "provenance.json"
+    content = json.loads(path.read_text())
+    content["modalities"]["text"]["versions"]["torch"] = "1.0"
+    content["modalities"]["text"]["date"] = "2020-01-01T00:00:00+00:00"
+    path.write_text(json.dumps(content))
+    record = make_features([entries({**OLD, "more": "99 more"})], tmp_path, update=True)["text"]
+    assert record["versions"]["torch"] == torch.__version__
+    assert [(made["date"][:4], made["versions"]["torch"]) for made in record["earlier"]] == [("2020", "1.0")]
+    again = make_features([entries({**OLD, "more": "99 most"})], tmp_path, update=True)["text"]
+    assert again["earlier"] == record["earlier"]
+    assert "earlier" not in make_features([entries(OLD)], tmp_path, overwrite=True)["text"]
+
+
+def test_an_update_reads_files_and_not_their_times(tmp_path: Path) -> None:
+    class Files(Letters):
+        def load(self, entry: str) -> str:
+            if not Path(entry).is_file():
+                raise DataError("there is no such file")
+            return f"{len(Path(entry).read_text())} {Path(entry).read_text()}"
+
+    def files() -> Source:
+        paths = pl.Series([str(tmp_path / name) for name in "abc"])
+        texts = Entries.of(pl.Series([1, 2, 3]), paths, Path("c.csv"), ["a"])
+        return Source("text", Entries(texts.frame, texts.missing, texts.facts, are_files=True), Files())
+
+    for name, content in (("a", "one"), ("b", "three")):
+        (tmp_path / name).write_text(content)
+    os.mkfifo(tmp_path / "c")
+    assert make_features([files()], tmp_path / "out")["text"]["missing"] == 1
+    later = time.time() + 100
+    os.utime(tmp_path / "a", (later, later))
+    (tmp_path / "b").write_text("seven")
+    os.utime(tmp_path / "b", (0, 0))
+    (tmp_path / "c").unlink()
+    (tmp_path / "c").write_text("fourth")
+    work = files()
+    record = make_features([work], tmp_path / "out", update=True)["text"]
+    assert encoded(work) == ["5 seven", "6 fourth"]
+    assert (record["taken_over"], record["missing"]) == (1, 0)
+
+
+@pytest.mark.parametrize("case", ["processed", "replaced", "other model", "other steps"])
+def test_what_can_not_be_added_to_is_not_updated(tmp_path: Path, case: str) -> None:
+    steps = Postprocessing(pca=2, normalize=True) if case == "processed" else Postprocessing()
+    make_features([entries(OLD)], tmp_path, steps)
+    if case == "replaced":
+        frame = pl.read_parquet(tmp_path / "text_feat.parquet")
+        frame.reverse().write_parquet(tmp_path / "text_feat.parquet")
+    before = contents(tmp_path)
+    work = entries(NEW)
+    if case == "other model":
+        work = Source("text", work.entries, Letters(name="other"))
+    named = {
+        "processed": "went through pca and normalize",
+        "replaced": "not as it was made",
+        "other model": "model 'letters', and is now 'other'",
+        "other steps": "normalize None, and is now True",
+    }
+    with pytest.raises(RunError, match=rf"{named[case]}.*--overwrite"):
+        make_features([work], tmp_path, Postprocessing(normalize=True) if case == "other steps" else steps, update=True)
+    assert contents(tmp_path) == before
+    with pytest.raises(RunError, match=r"--update, or .*--overwrite"):
+        make_features([entries(NEW)], tmp_path, steps)
 
 
 def test_modalities_are_added_and_the_others_stay(tmp_path: Path) -> None:
