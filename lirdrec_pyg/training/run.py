@@ -511,13 +511,13 @@ class Run:
         config = self.model_config()
         with torch.device("meta"):  # without start weights, which would take from the draws of the caller
             model = model_class(config).from_config(config, data)
-        model.to_empty(device="cpu")
         path = self.path / "model.safetensors"
         try:
             with safe_open(path, framework="pt") as file:
                 # Clones are aligned in memory as trained weights are, so that sums round alike.
                 state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-            model.load_state_dict(state)
+            # Taken over, not copied: a wrong width in config.yaml is refused before it takes memory.
+            model.load_state_dict(state, assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"{path} does not hold the weights of this run's model ({reason}).") from error
