@@ -509,10 +509,10 @@ class Run:
         """The model with the weights of the best epoch, for the graph of the run, in eval mode."""
         self._check_unchanged()
         config = self.model_config()
-        with torch.device("meta"):  # without start weights, which would take from the draws of the caller
-            model = model_class(config).from_config(config, data)
         path = self.path / "model.safetensors"
         try:
+            with torch.device("meta"):  # without start weights, which would take from the draws of the caller
+                model = model_class(config).from_config(config, data)
             with safe_open(path, framework="pt") as file:
                 # Clones are aligned in memory as trained weights are, so that sums round alike.
                 state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
