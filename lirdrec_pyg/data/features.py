@@ -316,14 +316,15 @@ def check_features(x: Tensor, source: str, used: Tensor | None = None) -> None:
     """
     check_matrix(x, source)
     for start, rows in row_blocks(x):
-        bad, zero = ~rows.isfinite(), ~rows.any(dim=1)
+        bad, zero = ~_are_finite(rows), ~rows.any(dim=1)
         if used is not None:
             counts = used[start : start + len(rows)]
-            bad, zero = bad & counts.unsqueeze(1), zero & counts
+            bad, zero = bad & counts, zero & counts
         if bad.any():
-            row, column = bad.nonzero()[0].tolist()
+            row = int(bad.nonzero()[0])
             if rows[row].isnan().all():
                 raise DataError(f"{source} is all NaN in row {start + row} (rows count from 0): {_WAY_OUT}.")
+            column = int((~rows[row].isfinite()).nonzero()[0])
             raise DataError(
                 f"{source} holds {rows[row, column].item()} in row {start + row}, column {column}: "
                 "features have to be finite numbers."
@@ -342,7 +343,14 @@ def blank_rows(x: Tensor) -> Tensor:
 
 def finite_rows(x: Tensor) -> Tensor:
     """Which rows of ``x`` hold finite numbers only, shape ``(num_rows,)``."""
-    return torch.cat([rows.isfinite().all(dim=1) for _, rows in row_blocks(x)])
+    return torch.cat([_are_finite(rows) for _, rows in row_blocks(x)])
+
+
+def _are_finite(rows: Tensor) -> Tensor:
+    finite = rows.sum(dim=1).isfinite()
+    # The sum is many times as fast as to look at each number, but that of large ones may overflow.
+    finite[~finite] = rows[~finite].isfinite().all(dim=1)
+    return finite
 
 
 def duplicate_rows(x: Tensor) -> Tensor:

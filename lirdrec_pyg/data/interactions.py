@@ -104,10 +104,10 @@ def _way_to_column(role: str, columns: list[str], path: Path) -> str:
     """What to do if there is no such column, for the end of a sentence."""
     if table_suffix(path) in _NO_TEXT:
         return f"name the right one with --{role}-column"
-    if len(columns) == 1:
-        return "name the sign between the columns with --separator"
     if any("\r" in name for name in columns):
         return "end its lines as usual, with a line feed"
+    if len(columns) == 1:
+        return "name the sign between the columns with --separator"
     if any(_NUMBER.match(name) for name in columns):
         return f"give it a first line with names, if that holds data, or name the right one with --{role}-column"
     return f"name the right one with --{role}-column"

@@ -25,7 +25,7 @@ from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
 from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
 from lirdrec_pyg.data.checksums import checksum
-from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import Neighbourhood, Vectors, model_class
@@ -392,8 +392,8 @@ class Run:
         """The model's part of ``config.yaml``, of the class that belongs to the model."""
         # Runs from before there were other models don't name it.
         name = self.settings().get("model", LIRDRecConfig.model)
-        if name not in MODEL_CONFIGS:
-            raise RunError(f"{self.path / 'config.yaml'} names an unknown model, {name!r}: update lirdrec-pyg.")
+        if not isinstance(name, str) or name not in MODEL_CONFIGS:
+            raise RunError(f"{self.path / 'config.yaml'} names an unknown model, {shown(name)}: update lirdrec-pyg.")
         return self._config(MODEL_CONFIGS[name])
 
     def lirdrec_config(self) -> LIRDRecConfig:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lirdrec_pyg.data import features as module
 from lirdrec_pyg.data import read_features
-from lirdrec_pyg.data.features import blank_rows, check_features, fill_missing_rows
+from lirdrec_pyg.data.features import blank_rows, check_features, fill_missing_rows, finite_rows
 from lirdrec_pyg.errors import DataError
 
 MATRIX = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -405,6 +405,15 @@ def test_check_names_a_row_of_zeros(refuses: Any) -> None:
     with refuses("shop.npy", "row 4", "--zero-features missing"):
         check_features(x, "shop.npy")
     assert blank_rows(x).tolist() == [False, False, False, False, True]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
+    x = TENSOR.clone()
+    x[2] = torch.finfo(torch.float32).max
+    check_features(x, "shop.npy")
+    x[3, 0], x[3, 1], x[4, 2] = np.inf, -np.inf, np.nan
+    assert finite_rows(x).tolist() == [True, True, True, False, False]
 
 
 @pytest.mark.usefixtures("small_blocks")

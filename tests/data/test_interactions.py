@@ -174,6 +174,7 @@ BAD_TEXT: dict[str, tuple[str | bytes, str]] = {
     "tab in a .csv": ("user_id\titem_id\n1\t2\n", "'user_id\\titem_id'; name the sign between the columns with --sep"),
     "no header": ("A17,B9,5.0\nA18,B9,4.0\n", "give it a first line with names"),
     "line ends of old": ("user_id,item_id\r1,2\r3,4\r", "end its lines as usual"),
+    "line ends of old, tabs in a .csv": ("user_id\titem_id\r1\t2\r", "end its lines as usual"),
     "too many fields": (HEAD + "1,2\n1,2,3\n", "Line 3 of"),
     "too many fields after a text of two lines": (HEAD + '1,"2\n2"\n3,4\n1,2,3\n', "Line 5 of"),
     "a line before the header": ("# of May\n" + HEAD + "1,2\n", "Line 2 of"),
