@@ -120,7 +120,7 @@ class DataConfig(ColumnConfig):
 
     data: str = _field(
         "synthetic",
-        "A folder (MMRec layout, TikTok's raw files, or a table beside feature files), a table of "
+        "A folder (MMRec layout, raw files of TikTok or LATTICE, or a table beside feature files), a table of "
         "interactions, or 'synthetic' for generated data.",
     )
     features: dict[str, str] = _field(
@@ -146,7 +146,7 @@ class DataConfig(ColumnConfig):
     )
     zero_features: ZeroFeatures = _field(
         "error",
-        "What an all-zero feature row is: an error, or a missing one.",
+        "What a feature row of zeros alone, or of NaN alone, is: an error, or a missing one.",
         choices=ZeroFeatures,
     )
 

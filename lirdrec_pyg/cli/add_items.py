@@ -35,7 +35,7 @@ from lirdrec_pyg.config import ZeroFeatures
     type=click.Choice(get_args(ZeroFeatures)),
     default="error",
     show_default=True,
-    help="What an all-zero feature row is: an error, or a missing one.",
+    help="What a feature row of zeros alone, or of NaN alone, is: an error, or a missing one.",
 )
 @device_option
 def add_items(

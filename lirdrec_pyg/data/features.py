@@ -40,6 +40,7 @@ FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
 _OLD_PT_PROGRAMS, _MAX_NAME = 5, 1000
 
 _BLOCK_BYTES = 64 * 2**20
+_WAY_OUT = "give the item features, leave its row out, or treat such rows as missing (--zero-features missing)"
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,10 @@ def read_features(path: Path, id_column: str | None = None) -> FeatureTable:
     }
     if not is_file(path):
         raise DataError(f"There is no feature file {path}.")
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         values, ids = _read_parquet(path, id_column)
-    elif reader := readers.get(path.suffix):
+    elif reader := readers.get(suffix):
         values, ids = reader(path)
     else:
         raise DataError(f"{path} has an unknown ending: features are read from {', '.join(FEATURE_SUFFIXES)}.")
@@ -129,12 +131,19 @@ def _as_ids(ids: Any, path: Path, values: Tensor) -> pl.Series | None:
         raise DataError(f"The item IDs in {path} are no list of integers or of texts ({first_line(error)}).") from error
 
 
+def _reason(error: Exception) -> str:
+    """What an error of NumPy says, but of objects that it could be told to load."""
+    if "object" in str(error).lower():
+        return "it has an array of Python objects, which is never loaded: save numbers, and IDs by astype(str)"
+    return first_line(error)
+
+
 def _read_npy(path: Path) -> tuple[Tensor, None]:
     try:
         # Copy-on-write: pages are read when needed, and torch gets the writable array it asks for.
         array = np.lib.format.open_memmap(path, mode="c")
     except Exception as error:  # a damaged header raises nearly anything
-        raise DataError(f"{path} is not a readable .npy file of numbers ({first_line(error)}).") from error
+        raise DataError(f"{path} is not a readable .npy file of numbers ({_reason(error)}).") from error
     return _from_numpy(array, path), None
 
 
@@ -149,7 +158,7 @@ def _read_npz(path: Path) -> tuple[Tensor, pl.Series | None]:
     except DataError:
         raise
     except Exception as error:  # a damaged archive raises nearly anything
-        raise DataError(f"{path} is not a readable .npz file of numbers ({first_line(error)}).") from error
+        raise DataError(f"{path} is not a readable .npz file of numbers ({_reason(error)}).") from error
     values = _from_numpy(array, path)
     return values, _as_ids(ids, path, values)
 
@@ -224,7 +233,7 @@ def _read_parquet(path: Path, id_column: str | None) -> tuple[Tensor, pl.Series 
         if column.null_count():
             raise DataError(
                 f"{path} has no value in column {shown(column.name)}, row {column.is_null().arg_max()} "
-                "(rows count from 0)."
+                "(rows count from 0): fill it in, or leave the row out."
             )
     column = rest.to_series(0)
     if rest.width == 1 and isinstance(column.dtype, (pl.List, pl.Array)):
@@ -309,12 +318,15 @@ def check_features(x: Tensor, source: str, used: Tensor | None = None) -> None:
     """
     check_matrix(x, source)
     for start, rows in row_blocks(x):
-        bad, zero = ~rows.isfinite(), ~rows.any(dim=1)
+        bad, zero = ~_are_finite(rows), ~rows.any(dim=1)
         if used is not None:
             counts = used[start : start + len(rows)]
-            bad, zero = bad & counts.unsqueeze(1), zero & counts
+            bad, zero = bad & counts, zero & counts
         if bad.any():
-            row, column = bad.nonzero()[0].tolist()
+            row = int(bad.nonzero()[0])
+            if rows[row].isnan().all():
+                raise DataError(f"{source} is all NaN in row {start + row} (rows count from 0): {_WAY_OUT}.")
+            column = int((~rows[row].isfinite()).nonzero()[0])
             raise DataError(
                 f"{source} holds {rows[row, column].item()} in row {start + row}, column {column}: "
                 "features have to be finite numbers."
@@ -322,19 +334,25 @@ def check_features(x: Tensor, source: str, used: Tensor | None = None) -> None:
         if zero.any():
             raise DataError(
                 f"{source} is all zeros in row {start + int(zero.nonzero()[0])} (rows count from 0), a vector "
-                "without direction: give the item features, leave its row out, or treat such rows as missing "
-                "(--zero-features missing)."
+                f"without direction: {_WAY_OUT}."
             )
 
 
-def zero_rows(x: Tensor) -> Tensor:
-    """Which rows of ``x`` are all zeros, shape ``(num_rows,)``."""
-    return torch.cat([~rows.any(dim=1) for _, rows in row_blocks(x)])
+def blank_rows(x: Tensor) -> Tensor:
+    """Which rows of ``x`` are all zeros or all NaN, shape ``(num_rows,)``."""
+    return torch.cat([~rows.any(dim=1) | rows.isnan().all(dim=1) for _, rows in row_blocks(x)])
 
 
 def finite_rows(x: Tensor) -> Tensor:
     """Which rows of ``x`` hold finite numbers only, shape ``(num_rows,)``."""
-    return torch.cat([rows.isfinite().all(dim=1) for _, rows in row_blocks(x)])
+    return torch.cat([_are_finite(rows) for _, rows in row_blocks(x)])
+
+
+def _are_finite(rows: Tensor) -> Tensor:
+    finite = rows.sum(dim=1).isfinite()
+    # The sum is many times as fast as to look at each number, but that of large ones may overflow.
+    finite[~finite] = rows[~finite].isfinite().all(dim=1)
+    return finite
 
 
 def duplicate_rows(x: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Tables are polars frames with the columns ``user``, ``item`` and, where there ar
 (0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
 """
 
+import re
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -30,9 +31,14 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
 
 TRAIN, VAL, TEST = 0, 1, 2
 
+# Tables whose first line holds no names.
+_NO_TEXT = (".parquet", ".jsonl", ".json")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?$")
+
 # What a split needs beside users and items.
 _NEEDS = {"labels": "label", "leave-last-out": "time", "time": "time"}
-_LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "train": TRAIN, "valid": VAL, "val": VAL, "test": TEST}
+_LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "0.0": TRAIN, "1.0": VAL, "2.0": TEST}
+_LABELS |= {"train": TRAIN, "valid": VAL, "val": VAL, "validation": VAL, "test": TEST}
 
 
 def is_table(path: Path) -> bool:
@@ -44,7 +50,7 @@ def read_interactions(path: Path, columns: ColumnConfig | None = None, split: Sp
     """Reads a table of interactions.
 
     Args:
-        path: CSV, TSV, MMRec's ``.inter`` (these may be gzipped) or Parquet.
+        path: CSV, TSV, MMRec's ``.inter``, JSON Lines (these may be gzipped) or Parquet.
         columns: names of the columns and the separator; what it leaves open is found out.
         split: how the interactions will be split. A column of labels or times that was only guessed by its name,
             and that the split can do without, is left out if it holds anything else.
@@ -89,9 +95,22 @@ def _find_column(frame: pl.DataFrame, role: str, columns: ColumnConfig, path: Pa
     if name is None or name not in frame.columns:
         raise DataError(
             f"{path} has no column {name or USUAL_NAMES[role][0]!r} for the {role}: its columns are "
-            f"{listed(frame.columns)}; name the right one with --{role}-column."
+            f"{listed(frame.columns)}; {_way_to_column(role, frame.columns, path)}."
         )
     return frame[name]
+
+
+def _way_to_column(role: str, columns: list[str], path: Path) -> str:
+    """What to do if there is no such column, for the end of a sentence."""
+    if table_suffix(path) in _NO_TEXT:
+        return f"name the right one with --{role}-column"
+    if any("\r" in name for name in columns):
+        return "end its lines as usual, with a line feed"
+    if len(columns) == 1:
+        return "name the sign between the columns with --separator"
+    if any(_NUMBER.match(name) for name in columns):
+        return f"give it a first line with names, if that holds data, or name the right one with --{role}-column"
+    return f"name the right one with --{role}-column"
 
 
 def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: SplitStrategy) -> bool:
@@ -102,8 +121,10 @@ def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: S
 
 
 def _place(row: int, path: Path) -> str:
-    """How a user finds ``row``, counted from 0: text tables have lines, of which the header is the first."""
-    return f"row {row} (rows count from 0)" if path.suffix == ".parquet" else f"line {row + 2}"
+    """How a user finds ``row``, counted from 0: texts have lines, of which a header is the first."""
+    if path.suffix.lower() == ".parquet":
+        return f"row {row} (rows count from 0)"
+    return f"line {row + (1 if table_suffix(path) in _NO_TEXT else 2)}"
 
 
 def _first(wrong: pl.Series) -> int:
@@ -236,8 +257,9 @@ def split_interactions(
     for label, name in ((TRAIN, "training"), (VAL, "validation"), (TEST, "test")):
         kept = labels == label if strategy != "cold-items" else (labels == label) & ~frame["cold"].to_numpy()
         if not kept.any():
+            rule = ", of users with three or more" if strategy in ("random", "leave-last-out") else ""
             raise DataError(
-                f"The {name} split is empty (--split {strategy}, {len(frame)} interactions): "
+                f"The {name} split is empty (--split {strategy}{rule}, {len(frame)} interactions): "
                 "give more data or choose another --split."
             )
     return frame.with_columns(pl.Series("label", labels, dtype=pl.Int8))

@@ -1,6 +1,7 @@
 """From files to a graph: finds out what a folder or file holds, and reads it."""
 
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from lirdrec_pyg.config import DataConfig, ZeroFeatures
 from lirdrec_pyg.data.features import (
     FEATURE_SUFFIXES,
     FeatureTable,
+    blank_rows,
     check_features,
     duplicate_rows,
     read_features,
-    zero_rows,
 )
 from lirdrec_pyg.data.graph import build_graph, check_catalogue, set_new_items
 from lirdrec_pyg.data.interactions import (
@@ -31,8 +32,9 @@ from lirdrec_pyg.data.interactions import (
     resolve_split,
     split_interactions,
 )
+from lirdrec_pyg.data.lattice import is_lattice, read_lattice
 from lirdrec_pyg.data.provenance import PROVENANCE, REPORT, provenance_facts
-from lirdrec_pyg.data.tables import canonical_ids, check_ids, is_file, parquet_columns, shown
+from lirdrec_pyg.data.tables import canonical_ids, check_ids, is_file, is_integer, listed, parquet_columns, shown
 from lirdrec_pyg.data.tiktok_raw import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
@@ -68,8 +70,11 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
 
     * a folder with a ``.inter`` file: MMRec layout, ``<name>.inter`` and ``<modality>_feat.npy``;
     * a folder with ``trnMat.pkl``: TikTok's published raw form;
+    * a folder with ``train.json``: LATTICE's form;
     * any other folder: one table of interactions beside ``<modality>_feat.*`` files;
     * a file: a table of interactions.
+
+    Files whose names start with a dot are left alone, as are those in folders of the folder.
 
     Args:
         config: paths, columns and choices; a path alone stands for ``DataConfig(data=path)``.
@@ -86,6 +91,8 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
     source, folder = path, path if path.is_dir() else path.parent
     if path.is_dir() and is_tiktok_raw(path):
         frame = read_tiktok_raw(path)
+    elif path.is_dir() and is_lattice(path):
+        frame = read_lattice(path)
     else:
         source = _find_table(path) if path.is_dir() else path
         frame = read_interactions(source, config, config.split)
@@ -98,26 +105,33 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
 
 def _id_column(file: Path, item_column: str | None) -> str | None:
     """The name that the items have in the interactions, if the feature file has it too."""
-    named = item_column and file.suffix == ".parquet" and is_file(file) and item_column in parquet_columns(file)
+    named = item_column and file.suffix.lower() == ".parquet" and is_file(file) and item_column in parquet_columns(file)
     return item_column if named else None
 
 
 def _find_table(folder: Path) -> Path:
     report = {REPORT} if (folder / PROVENANCE).is_file() else set()
-    tables = sorted(
-        p for p in folder.iterdir() if p.is_file() and is_table(p) and not _modality_of(p) and p.name not in report
-    )
+    tables = [p for p in _visible(folder) if is_table(p) and not p.stem.endswith(FEATURE_MARK) and p.name not in report]
     inters = [p for p in tables if p.suffix == ".inter"]
-    found = inters or tables
+    # MMRec names a data set's folder and table alike.
+    found = [p for p in inters if p.stem == folder.resolve().name] or inters or tables
     if len(found) == 1:
         return found[0]
     if not found:
-        raise DataError(f"{folder} holds no table of interactions: it needs one .inter, .csv, .tsv or .parquet file.")
+        raise DataError(
+            f"{folder} holds no table of interactions: it needs one .inter, .csv, .tsv or .parquet file; a table with "
+            "another ending has to be named with --data."
+        )
     raise DataError(f"{folder} holds {len(found)} tables ({', '.join(p.name for p in found)}): name one with --data.")
 
 
+def _visible(folder: Path) -> list[Path]:
+    """The files of a folder, but for hidden ones such as macOS leaves beside others (``._baby.inter``)."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
 def _modality_of(file: Path) -> str | None:
-    if file.suffix in FEATURE_SUFFIXES and file.stem.endswith(FEATURE_MARK):
+    if file.suffix.lower() in FEATURE_SUFFIXES and file.stem.endswith(FEATURE_MARK):
         return file.stem.removesuffix(FEATURE_MARK) or None
     return None
 
@@ -129,7 +143,8 @@ def find_features(folder: Path) -> dict[str, Path]:
         DataError: if there is none, or more than one of a modality.
     """
     found: dict[str, Path] = {}
-    for file in sorted(folder.iterdir()):
+    files = _visible(folder)
+    for file in files:
         if modality := _modality_of(file):
             if modality in found:
                 raise DataError(
@@ -137,6 +152,11 @@ def find_features(folder: Path) -> dict[str, Path]:
                 )
             found[modality] = file
     if not found:
+        if others := [file.name for file in files if file.stem.endswith(FEATURE_MARK)]:
+            raise DataError(
+                f"{folder} holds {listed(others)}, but features are read from {', '.join(FEATURE_SUFFIXES)}: save them "
+                "as one of these."
+            )
         raise DataError(
             f"{folder} holds no item features: put a MODALITY_feat.npy beside the table, "
             "or name a file with --features MODALITY=FILE."
@@ -246,7 +266,7 @@ def read_new_items(
         widths: feature width of each modality of the model.
         ids: text file with one item ID a line, for feature files whose rows go by position; with it,
             these are the items, else those that any of the files has.
-        zero_features: what an all-zero row is, an error or a missing one.
+        zero_features: what a row of zeros alone, or of NaN alone, is: an error or a missing one.
         item_column: name of the ID column in Parquet; by default it is found as in training.
 
     Raises:
@@ -293,9 +313,11 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
     if listed is not None:
         return _listed_rows(table, listed, "--item-ids")
     if item.dtype != pl.Int64:
+        text = item.filter(~is_integer(item))[0]
+        way = "write whole numbers without .0, or " if text.endswith(".0") else ""
         raise DataError(
             f"{table.source} says of no row which item it belongs to, and the interactions have text IDs such as "
-            f"{shown(item[0])}: list the IDs, one a line, in a file and name it with --item-ids."
+            f"{shown(text)}: {way}list the IDs, one a line, in a file and name it with --item-ids."
         )
     low, high = int(item.to_numpy().min()), int(item.to_numpy().max())
     if low < 0:
@@ -303,7 +325,8 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
     if high >= len(table):
         raise DataError(
             f"{table.source} has {len(table)} rows, but the interactions name item {high}, which needs row {high} "
-            "(rows count from 0)."
+            f"(rows count from 0; the lowest item is {low}): if the rows go by something else, list their item IDs, "
+            "one a line, in a file and name it with --item-ids."
         )
     return pl.Series("id", np.arange(len(table)))
 
@@ -359,7 +382,7 @@ class FeatureRows:
     Attributes:
         table: as the file has them.
         rows: the item ID of each row.
-        real: which rows are features, and not zeros that stand for missing ones.
+        real: which rows are features, and not zeros or NaN that stand for missing ones.
     """
 
     table: FeatureTable
@@ -369,15 +392,26 @@ class FeatureRows:
     @classmethod
     def of(cls, table: FeatureTable, ids: pl.Series, zero_features: ZeroFeatures) -> "FeatureRows":
         """Rows of ``table``, which belong to ``ids``."""
-        real = ~zero_rows(table.values) if zero_features == "missing" else torch.ones(len(table), dtype=torch.bool)
+        real = ~blank_rows(table.values) if zero_features == "missing" else torch.ones(len(table), dtype=torch.bool)
         return cls(table, Vocabulary(ids, "item"), real)
 
     def check_known(self, item: pl.Series) -> None:
-        """Raises :class:`DataError` if none of ``item`` has a row."""
-        if (self.rows.find(item) < 0).all():
+        """Raises :class:`DataError` if none of ``item`` has a row, and warns if most have none or zeros were lost."""
+        item = item.unique(maintain_order=True)
+        unknown = item.filter(self.rows.find(item) < 0)
+        ids = f"its item IDs are such as {shown(self.rows.ids[0])}, theirs such as "
+        if len(unknown) == len(item):
             raise DataError(
-                f"{self.table.source} has features for none of the items in the interactions: its item IDs are "
-                f"such as {shown(self.rows.ids[0])}, theirs such as {shown(item[0])}."
+                f"{self.table.source} has features for none of the items in the interactions: {ids}{shown(item[0])}."
+            )
+        bare = unknown.cast(pl.String).str.strip_chars_start("0")
+        shorn = unknown.filter(pl.Series(self.rows.find(bare) >= 0) & ~bare.is_in(item.cast(pl.String).implode()))
+        if len(shorn) or len(unknown) > len(item) / 2:
+            why = f"did {shown(shorn[0])} lose its zeros there?" if len(shorn) else f"{ids}{shown(unknown[0])}."
+            warnings.warn(
+                f"{self.table.source} has no features for {len(unknown)} of the {len(item)} items in the interactions: "
+                f"{why}",
+                stacklevel=3,
             )
 
     def select(self, items: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,12 +1,15 @@
 """What all readers of tables share: names of columns, reading the file, and checking columns of IDs."""
 
 import codecs
+import csv
 import gzip
+import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +17,15 @@ import polars as pl
 
 from lirdrec_pyg.errors import DataError
 
-# Names under which the columns are looked for when the user gives none, most common first.
+# Names, in small letters, under which the columns are looked for when the user gives none, most common first.
 USUAL_NAMES = {
-    "user": ("user_id", "userID", "userId", "user", "uid"),
-    "item": ("item_id", "itemID", "itemId", "item", "iid", "asin"),
+    "user": ("user_id", "userid", "user", "uid", "reviewerid"),
+    "item": ("item_id", "itemid", "item", "iid", "parent_asin", "asin"),
     "label": ("x_label", "split"),
-    "time": ("timestamp", "time", "date", "datetime"),
+    "time": ("timestamp", "time", "date", "datetime", "unixreviewtime"),
 }
+# RecBole's atomic files have the type after the name.
+_TYPE = re.compile(":(token|float)$")
 
 # To how much a small packed file may unpack, and how many times its size a large one.
 _UNPACKED_BYTES, _UNPACKED_RATIO = 2**30, 100
@@ -32,6 +37,7 @@ _MAX_SHOWN = 200
 _GZIP = b"\x1f\x8b"
 # What polars would unpack as well, without a bound: zstd and zlib.
 _OTHER_PACKERS = (b"\x28\xb5\x2f\xfd", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
@@ -113,15 +119,16 @@ def _names_damage(path: Path) -> Iterator[None]:
 
 
 def table_suffix(path: Path) -> str:
-    """The ending of ``path``, without ``.gz``."""
-    return Path(path.name.removesuffix(".gz")).suffix
+    """The ending of ``path`` in small letters, without ``.gz``."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
     """Reads a table as it is: CSV, TSV, JSON Lines (these may be gzipped) or Parquet.
 
     Args:
-        path: the file; ``.parquet`` and ``.jsonl`` are read as what they say, all else as text.
+        path: the file; ``.parquet``, ``.jsonl`` and ``.json`` (an object a line, too) are read as what they say, all
+            else as text.
         separator: of a text table; by default a comma in ``.csv``, else a tab.
 
     Returns:
@@ -132,7 +139,7 @@ def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
     """
     if not is_file(path):
         raise DataError(f"There is no file {path}.")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return read_parquet(path)
     suffix = table_suffix(path)
     if separator is None:
@@ -143,14 +150,37 @@ def read_table(path: Path, separator: str | None = None) -> pl.DataFrame:
         raise DataError(f"--separator is {separator!r}: it has to be one ASCII character.")
     try:
         source, head = _unpacked(path)
-        if suffix == ".jsonl":
+        if suffix in (".jsonl", ".json"):
             return _read_json_lines(path, source, head)
         _check_header(path, head, separator)
         frame = _read_text(source, separator)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, EOFError, zlib.error) as error:
-        advice = ": put a text with quotes into quotes, and double its own" if '"' in str(error) else ""
-        raise DataError(f"{path} is not a readable table ({first_line(error)}){advice}.") from error
+        if "more fields" in str(error) and (line := _too_long_line(source, separator)):
+            raise DataError(
+                f"Line {line} of {path} has more entries than the first line has names of columns: put a text with "
+                f"{separator!r} into quotes."
+            ) from error
+        raise DataError(f"{path} is not a readable table ({first_line(error)}){_advice(str(error))}.") from error
     return _without_blank_end(frame)
+
+
+def _advice(error: str) -> str:
+    """What to do about an error of polars, for the end of a sentence."""
+    if "utf-8" in error:
+        return ": save it as UTF-8"
+    if '"' in error:
+        return ": put a text with quotes into quotes, and double its own"
+    return ""
+
+
+def _too_long_line(source: Path | bytes, separator: str) -> int | None:
+    """The first line with more entries than there are names of columns, if it can be told."""
+    text = _content(source).decode(errors="replace")
+    with suppress(csv.Error, StopIteration):
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+        width = len(next(rows))
+        return next(rows.line_num for row in rows if len(row) > width)
+    return None
 
 
 def _read_text(source: Path | bytes, separator: str) -> pl.DataFrame:
@@ -199,6 +229,8 @@ def _unpacked(path: Path) -> tuple[Path | bytes, bytes]:
         file.seek(0)
         if head.startswith(_OTHER_PACKERS):
             raise DataError(f"{path} is packed in another way than by gzip: unpack it first.")
+        if head.startswith(_UTF16):
+            raise DataError(f"{path} is a text in UTF-16: save it as UTF-8.")
         if not head.startswith(_GZIP):
             return path, head
         limit = max(_TEXT_BYTES, _TEXT_RATIO * path.stat().st_size)
@@ -226,9 +258,9 @@ def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def find_column(role: str, columns: Iterable[str]) -> str | None:
-    """The first of the usual names for ``role`` that is among ``columns``."""
-    columns = set(columns)
-    return next((name for name in USUAL_NAMES[role] if name in columns), None)
+    """The one of ``columns`` with the first of the usual names for ``role``: their case plays no part."""
+    found = {_TYPE.sub("", name.strip().lower()): name for name in reversed([*columns])}
+    return next((found[name] for name in USUAL_NAMES[role] if name in found), None)
 
 
 def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
@@ -243,10 +275,15 @@ def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
     if ids.dtype == pl.Categorical or isinstance(ids.dtype, pl.Enum):
         ids = ids.cast(pl.String)
     if ids.dtype != pl.String:
-        raise DataError(f"{source} holds {ids.dtype}: IDs have to be integers or text.")
-    if ids.str.contains(_INTEGER).all():
+        raise DataError(f"{source} holds {shortened(str(ids.dtype))}: IDs have to be integers or text, so cast them.")
+    if is_integer(ids).all():
         return ids.cast(pl.Int64)
     return ids
+
+
+def is_integer(ids: pl.Series) -> pl.Series:
+    """Which of the texts ``ids`` are integers in canonical form, such as ``7``, but not ``007`` or ``7.0``."""
+    return ids.str.contains(_INTEGER)
 
 
 def missing_ids(ids: pl.Series) -> pl.Series:

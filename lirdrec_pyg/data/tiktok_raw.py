@@ -1,7 +1,7 @@
-"""TikTok's published raw form: pickled SciPy COO matrices.
+"""TikTok's published raw form: pickled sparse matrices of SciPy.
 
-A pickle is a program. It is run here by an unpickler that knows the names a COO matrix consists of, puts an
-inert class of its own in the place of each, and refuses everything else.
+A pickle is a program. It is run here by an unpickler that knows the names a COO, CSR or CSC matrix consists of, puts
+an inert class of its own in the place of each, and refuses everything else.
 """
 
 import io
@@ -33,11 +33,11 @@ def read_tiktok_raw(folder: Path) -> pl.DataFrame:
     """Reads the interactions: ``user``, ``item`` and ``label``.
 
     Raises:
-        DataError: if a file is missing, damaged, or a pickle asks for anything but a COO matrix.
+        DataError: if a file is missing, damaged, or a pickle asks for anything but a sparse matrix.
     """
     frames, shapes = [], set()
     for name, label in MATRIX_FILES.items():
-        user, item, shape = read_pickled_coo(folder / name)
+        user, item, shape = read_pickled_matrix(folder / name)
         shapes.add(shape)
         frames.append(pl.DataFrame({"user": user, "item": item}).with_columns(label=pl.lit(label, pl.Int8)))
     if len(shapes) > 1:
@@ -54,6 +54,42 @@ class _Sealed(type):
 
 class _Matrix(metaclass=_Sealed):
     """Takes the place of ``scipy.sparse.coo_matrix``: keeps the pickled state and does nothing."""
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each entry."""
+        state = vars(self)
+        row, col = state["coords"] if "coords" in state else (state["row"], state["col"])
+        return row.values, col.values
+
+
+class _CSRMatrix(_Matrix):
+    """Takes the place of ``scipy.sparse.csr_matrix``."""
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each entry."""
+        return self._compressed(vars(self)["_shape"][0])
+
+    def _compressed(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The index by which the entries are grouped, and the other, of each entry."""
+        start, index = vars(self)["indptr"].values, vars(self)["indices"].values
+        # The bounds come first: differences of larger numbers might wrap around.
+        if (
+            start.dtype.kind != "i"
+            or (len(start), start[0], start[-1]) != (size + 1, 0, len(index))
+            or start.max() > len(index)
+            or (count := np.diff(start)).min(initial=0) < 0
+        ):
+            raise pickle.UnpicklingError("its pointers don't fit its shape and indices")
+        return np.repeat(np.arange(size), count), index
+
+
+class _CSCMatrix(_CSRMatrix):
+    """Takes the place of ``scipy.sparse.csc_matrix``."""
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column of each entry."""
+        col, row = self._compressed(vars(self)["_shape"][1])
+        return row, col
 
 
 class _DType(metaclass=_Sealed):
@@ -100,10 +136,14 @@ class _FlatArray(_Array):
         self.__setstate__((1, shape, dtype, False, raw))
 
 
-class _COOUnpickler(pickle.Unpickler):
+class _MatrixUnpickler(pickle.Unpickler):
     _KNOWN: ClassVar[dict[tuple[str, str], type]] = {
-        ("scipy.sparse.coo", "coo_matrix"): _Matrix,
-        ("scipy.sparse._coo", "coo_matrix"): _Matrix,
+        **{
+            (f"scipy.sparse.{mark}{kind}", f"{kind}_{form}"): matrix
+            for kind, matrix in (("coo", _Matrix), ("csr", _CSRMatrix), ("csc", _CSCMatrix))
+            for mark in ("", "_")  # of SciPy before 1.8, and since
+            for form in ("matrix", "array")
+        },
         ("numpy.core.multiarray", "_reconstruct"): _Array,
         ("numpy._core.multiarray", "_reconstruct"): _Array,
         ("numpy.core.numeric", "_frombuffer"): _FlatArray,
@@ -132,8 +172,8 @@ def _check_size(content: bytes) -> None:
             raise pickle.UnpicklingError(f"it numbers an object {argument}")
 
 
-def read_pickled_coo(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """Rows, columns and shape of a pickled SciPy COO matrix.
+def read_pickled_matrix(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """Rows and columns of the entries other than zero, and shape, of a pickled COO, CSR or CSC matrix of SciPy.
 
     Raises:
         DataError: if the file is anything else; nothing it asks for is executed.
@@ -143,21 +183,22 @@ def read_pickled_coo(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, int
     try:
         content = path.read_bytes()
         _check_size(content)
-        matrix = _COOUnpickler(io.BytesIO(content)).load()
+        matrix = _MatrixUnpickler(io.BytesIO(content)).load()
         if not isinstance(matrix, _Matrix):
             raise pickle.UnpicklingError("it holds no matrix")
-        state = vars(matrix)
-        row, col = (a.values for a in (state["coords"] if "coords" in state else (state["row"], state["col"])))
-        num_rows, num_cols = (int(n) for n in state["_shape"])
+        entry, (num_rows, num_cols) = vars(matrix)["data"].values, (int(n) for n in vars(matrix)["_shape"])
+        row, col = matrix.places()
         for index, size in ((row, num_rows), (col, num_cols)):
             if index.ndim != 1 or index.dtype.kind != "i":
                 raise pickle.UnpicklingError("its indices are no integers")
             if len(index) and not 0 <= index.min() <= index.max() < size:
                 raise pickle.UnpicklingError("its indices lie outside of its shape")
-        if len(row) != len(col):
-            raise pickle.UnpicklingError("its lists of rows and of columns differ in length")
+        if not len(row) == len(col) == len(entry):
+            raise pickle.UnpicklingError("its lists of rows, columns and entries differ in length")
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(
-            f"{path} is refused, it is not a plain pickled SciPy COO matrix ({first_line(error)})."
+            f"{path} is refused, it is not a plain pickled SciPy matrix ({first_line(error)}): if you trust where it "
+            "comes from, load it and pickle scipy.sparse.coo_matrix(matrix)."
         ) from error
-    return row.astype(np.int64), col.astype(np.int64), (num_rows, num_cols)
+    stored = entry != 0  # a stored zero is no interaction
+    return row[stored].astype(np.int64), col[stored].astype(np.int64), (num_rows, num_cols)

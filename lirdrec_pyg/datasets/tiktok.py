@@ -6,7 +6,7 @@ from lirdrec_pyg.datasets.base import ManualDownload
 class TikTok(ManualDownload):
     """TikTok clicks with image and audio features (128 each), in the form that MMSSL published.
 
-    ``raw/`` has to hold ``trnMat.pkl``, ``valMat.pkl``, ``tstMat.pkl`` (pickled SciPy COO matrices,
+    ``raw/`` has to hold ``trnMat.pkl``, ``valMat.pkl``, ``tstMat.pkl`` (pickled SciPy matrices,
     read without executing what is in them), ``image_feat.npy`` and ``audio_feat.npy``; any other
     ``<modality>_feat.npy``, such as ``text_feat.npy``, is taken as well.
 

@@ -16,7 +16,7 @@ class FeatureCheck:
         source: where the features came from.
         rows: number of items.
         width: number of columns.
-        dtype: as the file has it.
+        dtype: as the features are held: half precision as in the file, all else as float32.
         has_ids: whether the file says which item a row belongs to.
         not_finite: rows that hold a NaN or an infinite number.
         zero: rows that are all zeros.

@@ -25,7 +25,7 @@ from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
 from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
 from lirdrec_pyg.data.checksums import checksum
-from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import Neighbourhood, Vectors, model_class
@@ -392,8 +392,8 @@ class Run:
         """The model's part of ``config.yaml``, of the class that belongs to the model."""
         # Runs from before there were other models don't name it.
         name = self.settings().get("model", LIRDRecConfig.model)
-        if name not in MODEL_CONFIGS:
-            raise RunError(f"{self.path / 'config.yaml'} names an unknown model, {name!r}: update lirdrec-pyg.")
+        if not isinstance(name, str) or name not in MODEL_CONFIGS:
+            raise RunError(f"{self.path / 'config.yaml'} names an unknown model, {shown(name)}: update lirdrec-pyg.")
         return self._config(MODEL_CONFIGS[name])
 
     def lirdrec_config(self) -> LIRDRecConfig:
@@ -509,15 +509,15 @@ class Run:
         """The model with the weights of the best epoch, for the graph of the run, in eval mode."""
         self._check_unchanged()
         config = self.model_config()
-        with torch.device("meta"):  # without start weights, which would take from the draws of the caller
-            model = model_class(config).from_config(config, data)
-        model.to_empty(device="cpu")
         path = self.path / "model.safetensors"
         try:
+            with torch.device("meta"):  # without start weights, which would take from the draws of the caller
+                model = model_class(config).from_config(config, data)
             with safe_open(path, framework="pt") as file:
                 # Clones are aligned in memory as trained weights are, so that sums round alike.
                 state = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
-            model.load_state_dict(state)
+            # Taken over, not copied: a wrong width in config.yaml is refused before it takes memory.
+            model.load_state_dict(state, assign=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"{path} does not hold the weights of this run's model ({reason}).") from error

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from lirdrec_pyg.data import features as module
 from lirdrec_pyg.data import read_features
-from lirdrec_pyg.data.features import check_features, fill_missing_rows, zero_rows
+from lirdrec_pyg.data.features import blank_rows, check_features, fill_missing_rows, finite_rows
 from lirdrec_pyg.errors import DataError
 
 MATRIX = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
@@ -295,6 +295,7 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "unknown ending": (lambda d: save_npy(d / "x.npy").rename(d / "x.csv"), "unknown ending"),
     "text in npy": (lambda d: save_npy(d / "x.npy", [["a"]]), "not numbers"),
     "dates in npy": (lambda d: save_npy(d / "x.npy", np.array([["2024"]], dtype="M8[D]")), "not numbers"),
+    "objects in npy": (lambda d: save_npy(d / "x.npy", MATRIX.astype(object)), "Python objects"),
     "records in npy": (lambda d: save_npy(d / "x.npy", np.zeros((2, 2), dtype=[("a", "f4")])), "not numbers"),
     "complex numbers in npy": (lambda d: save_npy(d / "x.npy", MATRIX.astype(complex)), "not numbers"),
     "npz named npy": (lambda d: save_npz(d / "x.npz", x=MATRIX).rename(d / "x.npy"), "not a readable .npy"),
@@ -302,6 +303,10 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "two matrices in npz": (lambda d: save_npz(d / "x.npz", a=MATRIX, b=MATRIX), "['a', 'b']"),
     "IDs alone in npz": (lambda d: save_npz(d / "x.npz", ids=np.arange(5)), "name the matrix of features"),
     "nothing in npz": (lambda d: save_npz(d / "x.npz"), "name the matrix of features"),
+    "objects for IDs in npz": (
+        lambda d: save_npz(d / "x.npz", features=MATRIX, ids=np.array(IDS, dtype=object)),
+        "IDs by astype(str)",
+    ),
     "duplicate IDs in npz": (
         lambda d: save_npz(d / "x.npz", features=MATRIX, ids=np.array(duplicated(IDS))),
         "the ID 'a' more than once",
@@ -403,7 +408,26 @@ def test_check_names_a_row_of_zeros(refuses: Any) -> None:
     x[4] = 0
     with refuses("shop.npy", "row 4", "--zero-features missing"):
         check_features(x, "shop.npy")
-    assert zero_rows(x).tolist() == [False, False, False, False, True]
+    assert blank_rows(x).tolist() == [False, False, False, False, True]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
+    x = TENSOR.clone()
+    x[2] = torch.finfo(torch.float32).max
+    check_features(x, "shop.npy")
+    x[3, 0], x[3, 1], x[4, 2] = np.inf, -np.inf, np.nan
+    assert finite_rows(x).tolist() == [True, True, True, False, False]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_check_names_a_row_of_nan(refuses: Any) -> None:
+    x = TENSOR.clone()
+    x[3] = np.nan
+    with refuses("shop.npy", "all NaN in row 3", "--zero-features missing"):
+        check_features(x, "shop.npy")
+    x[4, 1] = np.nan
+    assert blank_rows(x).tolist() == [False, False, False, True, False]
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -69,6 +69,44 @@ def test_mmrec_layout(tmp_path: Path) -> None:
     assert frame.schema == {"user": pl.Int64, "item": pl.Int64, "label": pl.Int8}
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["user_id:token,item_id:token,timestamp:float", "User_ID, ITEMID ,Time", "reviewerID,parent_asin,unixReviewTime"],
+)
+def test_usual_names_in_other_forms(head: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "T.CSV", head + "\n1,2,3\n")
+    assert columns(read_interactions(path)) == {"user": [1], "item": [2], "time": [3]}
+
+
+def test_of_two_columns_with_usual_names_the_more_usual_one_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "asin,USER_ID,parent_asin,user_id\n1,2,3,4\n")
+    assert columns(read_interactions(path)) == {"user": [2], "item": [3]}
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json", "t.json.gz"])
+def test_objects_of_json(name: str, tmp_path: Path) -> None:
+    lines = [
+        '{"reviewerID": "A1", "asin": "007", "text": "a\\nb"}',
+        '{"asin": "7", "reviewerID": "A2", "new": 1}',
+        "",
+    ]
+    content = "\n".join(lines).encode()
+    path = write(tmp_path / name, gzip.compress(content) if name.endswith(".gz") else content)
+    assert columns(read_interactions(path)) == {"user": ["A1", "A2"], "item": ["007", "7"]}
+
+
+def test_objects_of_json_are_named_by_their_lines(tmp_path: Path, refuses: Any) -> None:
+    path = write(tmp_path / "t.jsonl", '{"user": 1, "item": 2}\n{"user": 1}\n')
+    with refuses(path, "no 'item' in line 2"):
+        read_interactions(path)
+    path = write(tmp_path / "t.json", '[{"user": 1, "item": 2}]')
+    with refuses("Line 1 of", path):
+        read_interactions(path)
+    path = write(tmp_path / "one.jsonl", '{"who": 1}\n')
+    with refuses(path, "no column 'user_id'", "--user-column"):
+        read_interactions(path)
+
+
 def test_columns_and_separator_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "t.txt", 'who|what|when|which\na|"x|y"|3|test\n')
     options = ColumnConfig(
@@ -92,7 +130,13 @@ def test_words_for_nothing_are_ids(tmp_path: Path) -> None:
     assert columns(read_interactions(path)) == {"user": ["null", "None"], "item": ["NA", "nan"]}
 
 
-@pytest.mark.parametrize("labels", [["0", "1", "2", "2"], ["train", "valid", "test", "test"], [0, 1, 2, 2]])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *(["0", "1", "2", "2"], ["train", "valid", "test", "test"], ["train", "validation", "test", "test"]),
+        *([0, 1, 2, 2], [0.0, 1.0, 2.0, 2.0]),
+    ],
+)
 def test_labels(labels: list[Any], tmp_path: Path) -> None:
     path = parquet(tmp_path / "t.parquet", user=[1] * 4, item=[1, 2, 3, 4], x_label=labels)
     assert columns(read_interactions(path))["label"] == [0, 1, 2, 2]
@@ -127,15 +171,20 @@ BAD_TEXT: dict[str, tuple[str | bytes, str]] = {
     "header alone": (HEAD, "holds no interactions"),
     "header and blank lines": (HEAD + "\n\n", "holds no interactions"),
     "no item column": ("user_id,product\n1,2\n", "'item_id' for the item: its columns are 'user_id', 'product'"),
-    "tab in a .csv": ("user_id\titem_id\n1\t2\n", "--user-column"),
-    "too many fields": (HEAD + "1,2\n1,2,3\n", "not a readable table"),
+    "tab in a .csv": ("user_id\titem_id\n1\t2\n", "'user_id\\titem_id'; name the sign between the columns with --sep"),
+    "no header": ("A17,B9,5.0\nA18,B9,4.0\n", "give it a first line with names"),
+    "line ends of old": ("user_id,item_id\r1,2\r3,4\r", "end its lines as usual"),
+    "line ends of old, tabs in a .csv": ("user_id\titem_id\r1\t2\r", "end its lines as usual"),
+    "too many fields": (HEAD + "1,2\n1,2,3\n", "Line 3 of"),
+    "too many fields after a text of two lines": (HEAD + '1,"2\n2"\n3,4\n1,2,3\n', "Line 5 of"),
+    "a line before the header": ("# of May\n" + HEAD + "1,2\n", "Line 2 of"),
     "too few fields": (HEAD + "1,2\n1\n", "no 'item_id' in line 3"),
     "no user": (HEAD + "1,2\n,2\n", "no 'user_id' in line 3"),
     "quoted nothing": (HEAD + '1,2\n"",2\n', "no 'user_id' in line 3"),
     "blank line": (HEAD + "1,2\n\n3,4\n", "no 'user_id' in line 3"),
     "open quote": (HEAD + '"1,2\n3,4\n', "not a readable table"),
-    "latin-1": ((HEAD + "é,2\n").encode("latin-1"), "utf-8"),
-    "utf-16": ((HEAD + "1,2\n").encode("utf-16"), "no column 'user_id'"),
+    "latin-1": ((HEAD + "é,2\n").encode("latin-1"), "save it as UTF-8"),
+    "utf-16": ((HEAD + "1,2\n").encode("utf-16"), "save it as UTF-8"),
     "noise": (np.random.default_rng(0).bytes(500), "not a readable table"),
 }
 

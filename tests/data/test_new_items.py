@@ -117,7 +117,7 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "fewer rows": (NEW | {"text": NEW["text"][:3]}, {}, ("x_text of the new items", "(3, 2)", "(4, 2)")),
     "flat": (NEW | {"image": np.ones(3)}, {}, ("x_image of the new items", "(3,)")),
     "integers": (NEW | {"image": np.ones((4, 3), int)}, {}, ("x_image of the new items", "floating-point")),
-    "NaN": (NEW | {"image": NEW["image"] * np.nan}, {}, ("x_image of the new items holds nan in row 0",)),
+    "NaN": (NEW | {"image": NEW["image"] * np.nan}, {}, ("x_image of the new items is all NaN in row 0",)),
     "zeros": (
         NEW | {"text": NEW["text"] * [[1], [1], [0], [1]]},
         {},
@@ -273,7 +273,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str | None, ZeroFeatures, tuple[str, .
     "short list": ({"image": "image.npy"}, "short.txt", "error", ("image.npy has 4 rows", "--ids lists 2")),
     "gap in the list": ({"image": "image.npy"}, "gap.txt", "error", ("gap.txt", "line 2")),
     "twice in the list": ({"image": "image.npy"}, "twice.txt", "error", ("twice.txt", "'a' more than once")),
-    "NaN": ({"image": "nan.npy"}, "ids.txt", "error", ("nan.npy", "row 0, column 0")),
+    "NaN": ({"image": "nan.npy"}, "ids.txt", "error", ("nan.npy", "all NaN in row 0", "--zero-features missing")),
     "nothing but zeros": ({"image": "bare.npy"}, "ids.txt", "missing", ("'d'", "no features in any modality")),
     "listed and nowhere": ({"image": "image.npz"}, "ids.txt", "error", ("'d'", "no features in any modality")),
 }

@@ -1,3 +1,4 @@
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig
-from lirdrec_pyg.data import INTERACTS, RecommendationData, check_graph, held_out_edges, read_data
+from lirdrec_pyg.data import INTERACTS, RecommendationData, check_graph, held_out_edges, modalities, read_data
 from lirdrec_pyg.data.summary import summarize
 
 NUM_ITEMS = 6
@@ -55,6 +56,14 @@ def tiktok(folder: Path) -> None:
     save_image(folder, TEXT, "text_feat.npy")
 
 
+def lattice(folder: Path) -> None:
+    for name, label in {"train.json": 0, "val.json": 1, "test.json": 2}.items():
+        items = {user: [item for of_user, item, of in ROWS if (of_user, of) == (user, label)] for user in range(3)}
+        (folder / name).write_text(json.dumps(items))
+    save_image(folder)
+    save_image(folder, TEXT, "text_feat.npy")
+
+
 def csv_by_position(folder: Path) -> None:
     table().write_csv(folder / "clicks.csv")
     save_image(folder)
@@ -77,7 +86,7 @@ def tsv_with_names(folder: Path) -> None:
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {
-    layout.__name__: layout for layout in (mmrec, tiktok, csv_by_position, parquet_with_names, tsv_with_names)
+    layout.__name__: layout for layout in (mmrec, tiktok, lattice, csv_by_position, parquet_with_names, tsv_with_names)
 }
 
 
@@ -144,6 +153,38 @@ def test_an_inter_file_comes_before_other_tables(tmp_path: Path) -> None:
     assert read(tmp_path).facts["source"] == str(tmp_path / "shop.inter")
 
 
+def test_mmrec_tables_named_as_their_folder_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    mmrec(folder)
+    (folder / "another-shop.inter").write_text("not\tthe\tone\n")
+    assert read(folder).facts["source"] == str(folder / "shop.inter")
+    monkeypatch.chdir(folder)
+    assert read(Path(".")).facts["source"] == "shop.inter"
+
+
+def test_what_lies_beside_the_data_does_no_harm(tmp_path: Path) -> None:
+    """Files as published folders and macOS have them, some of which would not be read without harm."""
+    mmrec(tmp_path)
+    np.save(tmp_path / "user_graph_dict.npy", np.array({0: [[1], [2]]}, dtype=object))
+    for name in ("._shop.inter", "._image_feat.npy", ".DS_Store", "adj_10.pt", "README.md", "shop.yaml"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    for name in ("u_id_mapping.csv", "i_id_mapping.csv", "meta-shop.csv", "image_feat.csv"):
+        (tmp_path / name).write_text("a\tb\n1\t2\n")
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "sound_feat.npy").write_bytes(b"")
+    data = read(tmp_path)
+    assert data.facts["source"] == str(tmp_path / "shop.inter")
+    assert modalities(data.graph) == ("image", "text")
+
+
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    table().write_csv(tmp_path / "CLICKS.CSV")
+    with (tmp_path / "IMAGE_feat.NPY").open("wb") as file:
+        np.save(file, IMAGE)
+    assert modalities(read(tmp_path).graph) == ("IMAGE",)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_named_features_replace_those_of_the_folder(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path)
@@ -198,7 +239,7 @@ def test_users_and_items_that_nobody_has_in_training_are_kept(tmp_path: Path) ->
 
 def test_items_without_features_have_the_mean(tmp_path: Path) -> None:
     table(NAMES).write_csv(tmp_path / "clicks.csv")
-    known = [1, 2, 5]
+    known = [1, 2, 4, 5]
     pl.DataFrame({"item": [NAMES[n] for n in known], "vector": IMAGE[known].tolist()}).write_parquet(
         tmp_path / "image_feat.parquet"
     )
@@ -206,10 +247,10 @@ def test_items_without_features_have_the_mean(tmp_path: Path) -> None:
     data = read(tmp_path)
     item = data.graph["item"]
     assert [data.items.ids[n] for n in item.mask_image.nonzero().view(-1).tolist()] == sorted(NAMES[n] for n in known)
-    mean = torch.from_numpy(IMAGE[known].mean(axis=0)).expand(3, 3)
+    mean = torch.from_numpy(IMAGE[known].mean(axis=0)).expand(2, 3)
     torch.testing.assert_close(item.x_image[~item.mask_image], mean)
     assert "mask_text" not in item
-    assert data.facts["items without image"] == 3
+    assert data.facts["items without image"] == 2
 
 
 def test_zero_features_can_be_missing_ones(tmp_path: Path, refuses: Any) -> None:
@@ -222,6 +263,44 @@ def test_zero_features_can_be_missing_ones(tmp_path: Path, refuses: Any) -> None
     item = read(tmp_path, zero_features="missing").graph["item"]
     assert item.mask_image.tolist() == [True] * 4 + [False, True]
     torch.testing.assert_close(item.x_image[4], torch.from_numpy(IMAGE[[0, 1, 2, 3, 5]].mean(axis=0)))
+
+
+def test_a_row_of_nan_can_be_a_missing_one(tmp_path: Path, refuses: Any) -> None:
+    mmrec(tmp_path)
+    x = IMAGE.copy()
+    x[4] = np.nan
+    save_image(tmp_path, x)
+    with refuses("image_feat.npy", "all NaN in row 4", "--zero-features missing"):
+        read(tmp_path)
+    item = read(tmp_path, zero_features="missing").graph["item"]
+    assert item.mask_image.tolist() == [True] * 4 + [False, True]
+    torch.testing.assert_close(item.x_image[4], torch.from_numpy(IMAGE[[0, 1, 2, 3, 5]].mean(axis=0)))
+    x[1, 1] = np.nan
+    save_image(tmp_path, x)
+    with refuses("image_feat.npy", "row 1, column 1"):
+        read(tmp_path, zero_features="missing")
+
+
+def test_features_of_few_items_get_a_warning(tmp_path: Path) -> None:
+    table([f"i{n}" for n in range(NUM_ITEMS)]).write_csv(tmp_path / "clicks.csv")
+    pl.DataFrame({"item": ["i0", "i1"], "x": [1.0, 2.0]}).write_parquet(tmp_path / "image_feat.parquet")
+    with pytest.warns(UserWarning, match="no features for 3 of the 5 items .*: its item IDs are such as 'i0', theirs"):
+        read(tmp_path)
+
+
+def test_item_ids_that_lost_their_zeros_get_a_warning(tmp_path: Path) -> None:
+    ids = [90, 91, 100, 101, 102, 103]
+    table([f"{number:03}" for number in ids]).write_csv(tmp_path / "clicks.csv")
+    pl.DataFrame({"item": ids, "x": IMAGE[:, 0]}).write_parquet(tmp_path / "image_feat.parquet")
+    with pytest.warns(UserWarning, match="no features for 2 of the 5 items .*: did '090' lose its zeros there"):
+        read(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_differ_in_zeros_alone_get_no_warning(tmp_path: Path) -> None:
+    table(["007", "7", "8", "9", "10", "11"]).write_csv(tmp_path / "clicks.csv")
+    pl.DataFrame({"item": [7, 8, 9, 10, 11], "x": IMAGE[1:, 0]}).write_parquet(tmp_path / "image_feat.parquet")
+    assert read(tmp_path).facts["items without image"] == 1
 
 
 def test_duplicates_are_merged(tmp_path: Path) -> None:
@@ -317,13 +396,19 @@ def cut_features(folder: Path) -> None:
 def late_nan(folder: Path) -> None:
     """Rows of the file are in another order than the catalogue: a message has to name the file's row."""
     (folder / "image_feat.npy").unlink()
-    np.savez(folder / "image_feat.npz", features=[[1.0], [2.0], [np.nan]], ids=[4, 2, 0])
+    np.savez(folder / "image_feat.npz", features=[[1.0, 3.0], [2.0, 5.0], [np.nan, 1.0]], ids=[4, 2, 0])
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...]]] = {
     "no table": (without("shop.inter"), {}, ("no table of interactions",)),
     "two tables": (more_tables, {}, ("2 tables (b.inter, shop.inter)",)),
     "no features": (without("image_feat.npy", "text_feat.npy"), {}, ("no item features", "--features")),
+    "features of another ending": (
+        lambda folder: [file.rename(file.with_suffix(".pkl")) for file in folder.glob("*.npy")] and None,
+        {},
+        ("'image_feat.pkl', 'text_feat.pkl'", "read from .npy"),
+    ),
+    "whole numbers as floats": (add_line("0\t4.0\t0"), {}, ("'4.0'", "without .0", "--item-ids")),
     "no feature file": (keep_all, {"features": {"image": "nowhere.npy"}}, ("nowhere.npy",)),
     "two files of a modality": (
         lambda folder: np.savez(folder / "image_feat.npz", x=IMAGE),
@@ -333,7 +418,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...
     "too few rows": (
         cut_features,
         {},
-        ("image_feat.npy has 4 rows", "item 4"),
+        ("image_feat.npy has 4 rows", "item 4", "--item-ids"),
     ),
     "rows that differ": (features(IMAGE[:5]), {}, ("image_feat.npy has 5", "text_feat.npy has 6")),
     "flat features": (features(IMAGE[:, 0]), {}, ("image_feat.npy", "(6,)")),
@@ -344,7 +429,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...
     "zero vector": (features(IMAGE * (np.arange(6) != 3)[:, None]), {}, ("image_feat.npy", "row 3")),
     "all zero": (features(IMAGE * 0), {"zero_features": "missing"}, ("x_image",)),
     "negative item": (add_line("0\t-4\t0"), {}, ("-4 is negative", "image_feat.npy", "--item-ids")),
-    "text item": (add_line("0\tB00Z\t0"), {}, ("image_feat.npy", "--item-ids")),
+    "text item": (add_line("0\tB00Z\t0"), {}, ("image_feat.npy", "'B00Z'", "--item-ids")),
     "foreign IDs": (foreign_ids, {}, ("image_feat.parquet", "none of the items", "'sku-1'")),
     "bad label": (add_line("0\t1\t7"), {}, ("shop.inter", "'7'", "line 10")),
     "missing ID": (add_line("\t1\t0"), {}, ("shop.inter", "'userID'", "line 10")),
@@ -398,9 +483,11 @@ def test_an_item_that_only_the_features_name_counts(tmp_path: Path, refuses: Any
 def test_a_mean_of_zero_stands_for_missing_features(tmp_path: Path) -> None:
     mmrec(tmp_path)
     (tmp_path / "image_feat.npy").unlink()
-    np.savez(tmp_path / "image_feat.npz", features=[[1.0, -1.0], [-1.0, 1.0]], ids=[0, 2])
+    np.savez(
+        tmp_path / "image_feat.npz", features=[[1.0, -1.0], [-1.0, 1.0], [3.0, 2.0], [-3.0, -2.0]], ids=[0, 2, 4, 1]
+    )
     item = read(tmp_path).graph["item"]
-    assert item.mask_image.tolist() == [True, False, True, False, False, False]
+    assert item.mask_image.tolist() == [True, True, True, False, True, False]
     assert item.x_image[3].tolist() == [0, 0]
 
 

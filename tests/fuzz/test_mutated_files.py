@@ -91,6 +91,7 @@ FAULTS = {
     "YAML with a 13th month": ("config.yaml", "run", "data: 2024-13-01"),
     "YAML with 5000 digits": ("config.yaml", "run", "seed: " + "9" * 5000),
     "a number beyond floats": ("config.yaml", "run", None),
+    "a list for a model": ("config.yaml", "run", "model: [lirdrec]"),
     "options nested too deep": ("config.yaml", "config", "epochs: " + "[" * 5_000),
     "options with a 13th month": ("config.yaml", "config", "data: 2024-13-01"),
     "options with 5000 digits": ("config.yaml", "config", "seed: " + "9" * 5000),

@@ -1,6 +1,7 @@
 """A small good file of each form that a reader takes, to be mutated."""
 
 import gzip
+import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,15 +76,28 @@ def mmrec(folder: Path) -> None:
     np.save(folder / "text_feat.npy", X[:, :2].astype(np.float16))
 
 
-def tiktok(protocol: int) -> Callable[[Path], None]:
+def tiktok(protocol: int, form: str = "coo") -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         for name, label in {"trnMat.pkl": 0, "valMat.pkl": 1, "tstMat.pkl": 2}.items():
             user, item = np.array([(user, item) for user, item, of in ROWS if of == label]).T
             matrix = scipy.sparse.coo_matrix((np.ones(len(user)), (user, item)), shape=(5, NUM_ITEMS))
-            (folder / name).write_bytes(pickle.dumps(matrix, protocol))
+            (folder / name).write_bytes(pickle.dumps(matrix.asformat(form), protocol))
         np.save(folder / "image_feat.npy", X)
 
     return write
+
+
+def lattice(folder: Path) -> None:
+    for name, label in {"train.json": 0, "val.json": 1, "test.json": 2}.items():
+        items = {user: [item for of_user, item, of in ROWS if (of_user, of) == (user, label)] for user in range(5)}
+        (folder / name).write_text(json.dumps(items))
+    np.save(folder / "image_feat.npy", X)
+
+
+def reviews(folder: Path) -> None:
+    lines = [{"reviewerID": f"A{user}", "asin": NAMES[item], "split": label, "text": "x"} for user, item, label in ROWS]
+    (folder / "reviews.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    np.savez(folder / "image_feat.npz", features=X, ids=np.array(NAMES))
 
 
 def own_csv(folder: Path) -> None:
@@ -141,6 +155,10 @@ FORMS: dict[str, Form] = {
     "table in parquet": Form(own_parquet, "clicks.parquet", "data", ".", OWN_COLUMNS),
     "tiktok, protocol 3": Form(tiktok(3), "tstMat.pkl", "data", ".", mutations=TEXT),
     "tiktok, protocol 2": Form(tiktok(2), "trnMat.pkl", "data", "."),
+    "tiktok, CSR": Form(tiktok(4, "csr"), "trnMat.pkl", "data", "."),
+    "tiktok, CSC": Form(tiktok(4, "csc"), "tstMat.pkl", "data", "."),
+    "lattice": Form(lattice, "train.json", "data", ".", mutations=TEXT),
+    "JSON Lines": Form(reviews, "reviews.json", "data", "reviews.json", mutations=TEXT),
     "tiktok, protocol 5": Form(tiktok(5), "valMat.pkl", "data", "."),
     "npy": Form(lambda d: np.save(d / "x.npy", X), "x.npy", "features", mutations=TEXT),
     "npz": Form(lambda d: np.savez(d / "x.npz", features=X, ids=np.array(NAMES)), "x.npz", "features"),

@@ -24,7 +24,7 @@ from lirdrec_pyg.data import Vocabulary, check_graph, load_graph, read_data, rea
 from lirdrec_pyg.data.features import FeatureTable, row_blocks
 from lirdrec_pyg.data.interactions import read_interactions
 from lirdrec_pyg.data.readers import read_ids
-from lirdrec_pyg.data.tiktok_raw import read_pickled_coo
+from lirdrec_pyg.data.tiktok_raw import read_pickled_matrix
 from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.training.checkpoint import Checkpoint
 from lirdrec_pyg.training.run import Run
@@ -77,7 +77,7 @@ def ids(path: Path) -> None:
 
 
 def coo(path: Path) -> None:
-    row, column, (num_rows, num_columns) = read_pickled_coo(path)
+    row, column, (num_rows, num_columns) = read_pickled_matrix(path)
     assert len(row) == len(column)
     assert not len(row) or (0 <= row.min() <= row.max() < num_rows and 0 <= column.min() <= column.max() < num_columns)
 

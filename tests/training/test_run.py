@@ -271,6 +271,17 @@ def test_every_damaged_file_is_named(name: str, damage: Callable[[Path], None], 
     assert text.endswith(".")
 
 
+@pytest.mark.parametrize("width", [10**9, 10**12])
+def test_a_width_that_the_weights_have_not_is_refused_before_it_takes_memory(width: int, run: Path) -> None:
+    path = run / "config.yaml"
+    text = path.read_text()
+    assert "embedding_dim: 8\n" in text
+    path.write_text(text.replace("embedding_dim: 8\n", f"embedding_dim: {width}\n"))
+    opened = Run.open(run)
+    with pytest.raises(RunError, match="does not hold the weights"):
+        opened.model(opened.graph())
+
+
 @pytest.mark.parametrize("name", ["history.csv", "metrics.json", "checkpoint.safetensors"])
 def test_an_account_of_the_training_may_be_edited(name: str, run: Path) -> None:
     (run / name).unlink()

@@ -1,0 +1,50 @@
+"""The form in which LATTICE and MMSSL publish interactions: a file of JSON a split, with the items of each user."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec_pyg.data.interactions import TEST, TRAIN, VAL
+from lirdrec_pyg.data.tables import canonical_ids, first_line, is_file, missing_ids
+from lirdrec_pyg.errors import DataError
+
+SPLIT_FILES = {"train.json": TRAIN, "val.json": VAL, "test.json": TEST}
+
+
+def is_lattice(folder: Path) -> bool:
+    """Whether ``folder`` holds LATTICE's form."""
+    return all(is_file(folder / name) for name in SPLIT_FILES) and not any(folder.glob("*.inter"))
+
+
+def read_lattice(folder: Path) -> pl.DataFrame:
+    """Reads the interactions: ``user``, ``item`` and ``label``.
+
+    Raises:
+        DataError: if a file is missing, damaged, or anything but an object such as ``{"0": [3, 8], "1": []}``.
+    """
+    frame = pl.concat([_read_split(folder / name, label) for name, label in SPLIT_FILES.items()])
+    if frame.is_empty():
+        raise DataError(f"The files {', '.join(SPLIT_FILES)} in {folder} hold no interactions.")
+    return frame.with_columns(
+        canonical_ids(frame[role], f"The list of {role}s in {folder}").alias(role) for role in ("user", "item")
+    )
+
+
+def _read_split(path: Path, label: int) -> pl.DataFrame:
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+        if not isinstance(content, dict) or not all(
+            isinstance(items, list) and all(type(item) in (int, str) for item in items) for items in content.values()
+        ):
+            raise ValueError("it holds something else")
+        pairs = [(user, str(item)) for user, items in content.items() for item in items]
+        user, item = zip(*pairs) if pairs else ((), ())
+        frame = pl.DataFrame({"user": user, "item": item}, {"user": pl.String, "item": pl.String})
+        if any(missing_ids(frame[role]).any() for role in ("user", "item")):
+            raise ValueError("an ID is empty")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(
+            f'{path} is not JSON with the items of each user, such as {{"0": [3, 8]}} ({first_line(error)}).'
+        ) from error
+    return frame.with_columns(label=pl.lit(label, pl.Int8))

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from lirdrec_pyg.data.lattice import SPLIT_FILES, is_lattice, read_lattice
+
+SPLITS: dict[str, dict[str, list[Any]]] = {
+    "train.json": {"0": [1, 4], "2": [0]},
+    "val.json": {"0": [], "2": [3]},
+    "test.json": {"1": [3]},
+}
+WANTED = [(0, 1, 0), (0, 4, 0), (2, 0, 0), (2, 3, 1), (1, 3, 2)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, items in SPLITS.items():
+        (tmp_path / name).write_text(json.dumps(items))
+    return tmp_path
+
+
+def test_the_three_files_are_the_three_splits(folder: Path) -> None:
+    assert is_lattice(folder)
+    frame = read_lattice(folder)
+    assert frame.schema == {"user": pl.Int64, "item": pl.Int64, "label": pl.Int8}
+    assert frame.rows() == WANTED
+
+
+def test_ids_stay_texts_where_one_of_a_split_is(folder: Path) -> None:
+    (folder / "test.json").write_text('{"ü": ["007"]}')
+    assert read_lattice(folder).rows() == [*((str(u), str(i), of) for u, i, of in WANTED[:-1]), ("ü", "007", 2)]
+
+
+def test_a_folder_that_lacks_a_split_or_has_an_inter_file_is_none(folder: Path) -> None:
+    (folder / "shop.inter").write_text("")
+    assert not is_lattice(folder)
+    (folder / "shop.inter").unlink()
+    (folder / "val.json").unlink()
+    assert not is_lattice(folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "3", '{"0": 3}', '{"0": {"1": 2}}', '{"": [1]}', "[" * 100_000),
+        *(f'{{"0": [{entry}]}}' for entry in ("1.5", "null", "true", "[1]", "NaN", '""', '"\\ud800"', "9" * 5000)),
+        b'{"\xe9": [1]}',
+    ],
+)
+@pytest.mark.parametrize("name", SPLIT_FILES)
+def test_anything_but_items_of_users_is_refused(name: str, content: str | bytes, folder: Path, refuses: Any) -> None:
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with refuses(folder / name, "items of each user"):
+        read_lattice(folder)
+
+
+def test_files_without_interactions_are_refused(folder: Path, refuses: Any) -> None:
+    for name in SPLIT_FILES:
+        (folder / name).write_text("{}")
+    with refuses(folder, "hold no interactions"):
+        read_lattice(folder)
