@@ -391,6 +391,13 @@ class TrainingConfig(_Config):
     edge_dropout: float = _field(
         0.0, "Share of edges left out of each epoch, those of popular nodes first.", min=0, max=0.99
     )
+    negatives: int = _field(
+        1,
+        "Negatives of each triple. With several, LIRDRec learns from a softmax over them, which takes fewer epochs, "
+        "each a little longer, and on TikTok comes further.",
+        min=1,
+        max=256,
+    )
     popularity_alpha: float = _field(
         0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform.", min=0, max=4
     )

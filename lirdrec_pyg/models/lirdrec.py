@@ -267,13 +267,16 @@ class LIRDRec(nn.Module):
 
         Args:
             data: as for :meth:`forward`.
-            triples: users, positive items and negative items, int64, shape ``(3, N)``.
+            triples: users, positive items and negative items, int64, shape ``(3, N)``, or with further rows of
+                negatives.
             weight: of the triples, see :class:`~lirdrec_pyg.nn.BPRLoss`.
         """
         user, item = self(data)
         # Not user[u]: its gradient is summed in an order that changes from call to call.
-        x, (positive, negative) = F.embedding(triples[0], user), F.embedding(triples[1:], item)
-        return self.bpr_loss((x * positive).sum(dim=-1), (x * negative).sum(dim=-1), user, item, weight)
+        x, items = F.embedding(triples[0], user), F.embedding(triples[1:], item)
+        # One by one: the product of all would be as large as they are together.
+        positive, *negatives = [(x * rows).sum(dim=-1) for rows in items]
+        return self.bpr_loss(positive, torch.stack(negatives), user, item, weight)
 
     def start_epoch(self) -> None:
         """Has to be called once before each epoch of training."""

@@ -11,13 +11,18 @@ class BPRLoss(nn.Module):
         + \lambda \left( \mathrm{mean}(\mathbf{U} \odot \mathbf{U})
         + \mathrm{mean}(\mathbf{V} \odot \mathbf{V}) \right)
 
+    With several negatives of each positive, :math:`x_{uj}` is their :math:`\log \sum_j \exp x_{uj}`: the first
+    term is the cross entropy of a softmax over the positive and its negatives, so that those count most
+    that are ranked highest.
+
     Args:
         reg_weight: :math:`\lambda`.
 
     Shapes:
-        - **input:** scores of the positives and of the negatives, :math:`(N)` each; representations of
-          all users :math:`(|U|, F)` and of all items :math:`(|I|, F)`; a weight of the first term, 1 by
-          default, which a part of a batch has that several processes share
+        - **input:** scores of the positives :math:`(N)` and of the negatives, :math:`(N)` or with several of
+          each :math:`(n, N)`; representations of all users :math:`(|U|, F)` and of all items
+          :math:`(|I|, F)`; a weight of the first term, 1 by default, which a part of a batch has that
+          several processes share
         - **output:** a scalar
     """
 
@@ -26,6 +31,8 @@ class BPRLoss(nn.Module):
         self.reg_weight = reg_weight
 
     def forward(self, positive: Tensor, negative: Tensor, user: Tensor, item: Tensor, weight: float = 1.0) -> Tensor:
+        if negative.dim() > positive.dim():
+            negative = negative.logsumexp(dim=0)
         loss = -F.logsigmoid(positive - negative).mean()
         if weight != 1.0:
             loss = weight * loss

@@ -14,9 +14,9 @@ _BLOCK_ENTRIES = 2**22
 class BPRSampler:
     r"""Draws the triples (user, positive, negative) of an epoch in one go.
 
-    Each training interaction is the positive of one triple. Its negative is drawn from the items that
-    occur in training, uniformly or with probability proportional to :math:`\mathrm{popularity}^\alpha`,
-    and redrawn while the user has it in training. Everything happens on the device of ``edge_index``,
+    Each training interaction is the positive of one triple. Its negative, or each of several, is drawn from
+    the items that occur in training, uniformly or with probability proportional to
+    :math:`\mathrm{popularity}^\alpha`, and redrawn while the user has it in training. Everything happens on the device of ``edge_index``,
     without a loop over users.
 
     A user who has every item of the training set can have no negative; such a user's interactions
@@ -28,6 +28,7 @@ class BPRSampler:
         num_items: number of items.
         alpha: power of the popularity; 0 is uniform.
         generator: of the draws, on the device of ``edge_index``; by default torch's own.
+        num_negatives: of each positive, each drawn as if it were the only one.
 
     Raises:
         DataError: if there are no interactions, or none can have a negative.
@@ -40,12 +41,14 @@ class BPRSampler:
         num_items: int,
         alpha: float = 0.0,
         generator: torch.Generator | None = None,
+        num_negatives: int = 1,
     ) -> None:
         edge_index = edge_index.as_subclass(Tensor)
         if edge_index.size(1) == 0:
             raise DataError("There are no training interactions to draw from: give at least one pair of user and item.")
         self.num_items = num_items
         self.alpha = alpha
+        self.num_negatives = num_negatives
         self.generator = generator
 
         user, item = edge_index
@@ -119,12 +122,13 @@ class BPRSampler:
         return self.candidates[score.argmax(dim=1)]
 
     def sample_epoch(self) -> Tensor:
-        """Triples of one epoch in random order, int64, shape ``(3, len(self))``."""
+        """Triples of one epoch in random order, int64, shape ``(2 + num_negatives, len(self))``."""
         order = torch.randperm(len(self), generator=self.generator, device=self.positives.device)
         # Written in place: of many millions, a copy would be felt.
-        triples = self.positives.new_empty(3, len(self))
+        triples = self.positives.new_empty(2 + self.num_negatives, len(self))
         for row, index in zip(triples, self.positives, strict=False):
             torch.index_select(index, 0, order, out=row)
         del order
-        triples[2] = self.negatives(triples[0])
+        for negative in triples[2:]:
+            negative.copy_(self.negatives(triples[0]))
         return triples

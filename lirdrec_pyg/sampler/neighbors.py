@@ -161,7 +161,7 @@ class NeighborSampling:
         """Samples the neighbourhoods of batches, one after the other.
 
         Args:
-            batches: triples (user, positive, negative), int64, ``(3, N)`` each.
+            batches: triples (user, positive, negative), int64, ``(3, N)`` each, or with further rows of negatives.
             seeds: of the draws for each batch.
 
         Yields:
@@ -170,14 +170,14 @@ class NeighborSampling:
         for start in range(0, len(batches), _BATCHES_AT_ONCE):
             some = slice(start, start + _BATCHES_AT_ONCE)
             for sample in self._loader(batches[some], seeds[some]):
-                user, item = sample[_SEEDS].edge_label_index
-                yield self._sampled(sample), torch.stack([user[::2], item[::2], item[1::2]])
+                user, item = sample[_SEEDS].edge_label_index.unflatten(1, (-1, len(batches[0]) - 1))
+                yield self._sampled(sample), torch.cat([user.t()[:1], item.t()])
 
     def _loader(self, batches: Sequence[Tensor], seeds: Sequence[int]) -> "_SeededLoader":
         user, *items = torch.cat(list(batches), dim=1)
-        # The two pairs of a triple follow each other.
-        pairs = torch.stack([user.repeat_interleave(2), torch.stack(items, dim=1).flatten()])
-        stops = [0, *(2 * torch.tensor([batch.size(1) for batch in batches])).cumsum(0).tolist()]
+        # The pairs of a triple follow each other.
+        pairs = torch.stack([user.repeat_interleave(len(items)), torch.stack(items, dim=1).flatten()])
+        stops = [0, *(len(items) * torch.tensor([batch.size(1) for batch in batches])).cumsum(0).tolist()]
         spans = [range(*span) for span in pairwise(stops)]
         return _SeededLoader(
             {span.start: seed for span, seed in zip(spans, seeds, strict=True)},

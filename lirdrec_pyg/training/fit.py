@@ -307,6 +307,11 @@ def check_settings(model_config: ModelConfig, training_config: TrainingConfig) -
     resolve_device(training_config.device)
     CacheAdjacency(training_config.sparse_backend)
     check_search(getattr(model_config, "knn_search", "auto"))
+    if training_config.negatives > 1 and not isinstance(model_config, LIRDRecConfig):
+        raise ConfigError(
+            f"--negatives {training_config.negatives} is for --model lirdrec: --model {model_config.model} learns from "
+            "one negative of each triple, as its paper has it."
+        )
     _check_sampling(model_config, training_config)
 
 

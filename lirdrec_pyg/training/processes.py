@@ -83,13 +83,12 @@ def share_of(triples: Tensor, rank: int, processes: int) -> tuple[Tensor, float]
     The mean over the processes of the weighted means of the parts is the mean over the batch.
 
     Args:
-        triples: a batch, shape ``(3, N)``.
+        triples: a batch, shape ``(3, N)`` or with further rows of negatives.
         rank: number of the process, from 0.
         processes: how many there are.
 
     Returns:
-        Triples of shape ``(3, n)`` with ``n`` at least 1, and their weight, 0 if the batch has none for
-        this process.
+        At least one of the triples, and the weight of these, 0 if the batch has none for this process.
     """
     part = triples.tensor_split(processes, dim=1)[rank]
     if part.size(1) == 0:

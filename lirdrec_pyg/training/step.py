@@ -56,7 +56,7 @@ def training_step(
     Args:
         model: in training mode.
         data: the training graph.
-        triples: users, positives and negatives, int64, shape ``(3, N)``.
+        triples: users, positives and negatives, int64, shape ``(3, N)``, or with further rows of negatives.
         optimizer: of the model's parameters, or several, each of some of them.
         backward: ``Fabric.backward`` when Fabric runs the training.
         autocast: ``Fabric.autocast`` then; the loss is computed in its precision.

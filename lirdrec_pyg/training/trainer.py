@@ -36,7 +36,7 @@ class TrainingDivergedError(LIRDRecError):
     Attributes:
         epoch: in which, counted from 1.
         step: in which first, counted from 1.
-        triples: of that step, int64, shape ``(3, N)``.
+        triples: of that step, int64, shape ``(3, N)`` or with further rows of negatives.
     """
 
     exit_code = 1
@@ -100,6 +100,7 @@ class Trainer:
             data["item"].num_nodes,
             alpha=config.popularity_alpha,
             generator=self.generator,
+            num_negatives=config.negatives,
         )
         self.task = RankingTask.from_graph(self.data, "val")
         self.result = FitResult(0, {})
@@ -309,8 +310,12 @@ class Trainer:
 
 
 def _source(model: nn.Module, data: HeteroData, config: TrainingConfig, device: torch.device) -> FullPass | SampledPass:
+    if not isinstance(model, LIRDRec):
+        if config.negatives > 1:
+            raise ConfigError(f"--negatives {config.negatives} can't train {type(model).__name__}: take --negatives 1.")
+        if config.sampling != "full":
+            raise ConfigError(f"--sampling neighbors can't train {type(model).__name__}: take --sampling full.")
     if config.sampling == "full":
         return FullPass(data, config, device)
-    if not isinstance(model, LIRDRec):
-        raise ConfigError(f"--sampling neighbors can't train {type(model).__name__}: take --sampling full.")
+    assert isinstance(model, LIRDRec)
     return SampledPass(model, data, config, device)

@@ -25,9 +25,10 @@ KINDS: list[Any] = [
     {},
     {"edge_dropout": 0.3},
     {"popularity_alpha": 0.75},
+    {"negatives": 3},
     {"precision": "bf16-mixed"},
     {"weight_decay": 1e-4},
-    pytest.param({"sampling": "neighbors", "fanout": "3,2"}, marks=needs_torch_sparse),
+    pytest.param({"sampling": "neighbors", "fanout": "3,2", "negatives": 2}, marks=needs_torch_sparse),
     pytest.param({"sampling": "neighbors", "user_gradients": "sparse"}, marks=needs_torch_sparse),
 ]
 

@@ -169,14 +169,16 @@ def test_forward_equals_the_dense_equations(
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_loss_and_its_gradients_equal_the_closed_form() -> None:
+@pytest.mark.parametrize("num_negatives", [1, 3])
+def test_loss_and_its_gradients_equal_the_closed_form(num_negatives: int) -> None:
     graph = make_graph()
     model = make_model(graph)
-    triples = torch.tensor([[0, 1, 1, 5], [0, 2, 3, 6], [5, 6, 0, 1]])
+    triples = torch.tensor([[0, 1, 1, 5], [0, 2, 3, 6], [5, 6, 0, 1], [4, 3, 2, 0], [6, 0, 5, 5]])[: 2 + num_negatives]
 
     user, item = DenseLIRDRec(model, graph, 3, SHARES[2]).forward(2, 1)
-    gap = torch.stack([user[u] @ item[j] - user[u] @ item[i] for u, i, j in triples.T.tolist()])
-    expected = gap.exp().log1p().mean() + 0.05 * (user.square().mean() + item.square().mean())
+    gaps = torch.stack([item[j] @ user[u] - item[i] @ user[u] for u, i, *js in triples.T.tolist() for j in js])
+    terms = gaps.exp().view(-1, num_negatives).sum(dim=1).log1p()
+    expected = terms.mean() + 0.05 * (user.square().mean() + item.square().mean())
 
     actual = model.loss(graph, triples)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lirdrec_pyg.nn import BPRLoss
@@ -19,6 +20,23 @@ def test_matches_the_closed_form(reg_weight: float) -> None:
     squares = [sum(v**2 for v in x.flatten().tolist()) / x.numel() for x in (user, item)]
     assert BPRLoss(reg_weight)(positive, negative, user, item).item() == pytest.approx(
         ranking + reg_weight * sum(squares)
+    )
+
+
+def test_several_negatives_are_a_softmax_over_them_and_the_positive() -> None:
+    positive, negative, user, item = double(7), double(4, 7), double(4, 3), double(5, 3)
+    scores = torch.cat([positive.unsqueeze(0), negative]).T
+    expected = F.cross_entropy(scores, torch.zeros(7, dtype=torch.long))
+    actual = BPRLoss()(positive, negative, user, item)
+    torch.testing.assert_close(actual, expected)
+    leaves = (positive, negative)
+    torch.testing.assert_close(torch.autograd.grad(actual, leaves), torch.autograd.grad(expected, leaves))
+
+
+def test_one_negative_may_have_a_dimension_of_its_own() -> None:
+    positive, negative, user, item = double(7), double(7), double(4, 3), double(5, 3)
+    assert torch.equal(
+        BPRLoss(0.1)(positive, negative.unsqueeze(0), user, item), BPRLoss(0.1)(positive, negative, user, item)
     )
 
 

@@ -33,9 +33,11 @@ edge_sets = st.sets(st.tuples(st.integers(0, NUM_USERS - 1), st.integers(0, NUM_
 
 
 @settings(max_examples=60, deadline=None)
-@given(edges=edge_sets, alpha=st.sampled_from([0.0, 0.75, -0.5]), seed=st.integers(0, 9))
+@given(
+    edges=edge_sets, alpha=st.sampled_from([0.0, 0.75, -0.5]), seed=st.integers(0, 9), num_negatives=st.integers(1, 3)
+)
 def test_an_epoch_has_every_usable_pair_once_and_only_true_negatives(
-    edges: set[tuple[int, int]], alpha: float, seed: int
+    edges: set[tuple[int, int]], alpha: float, seed: int, num_negatives: int
 ) -> None:
     occurring = {item for _, item in edges}
     saturated = {u for u in range(NUM_USERS) if {i for v, i in edges if v == u} == occurring}
@@ -44,14 +46,24 @@ def test_an_epoch_has_every_usable_pair_once_and_only_true_negatives(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sampler = BPRSampler(torch.tensor(list(edges)).T, NUM_USERS, NUM_ITEMS, alpha, seeded(seed))
+        sampler = BPRSampler(torch.tensor(list(edges)).T, NUM_USERS, NUM_ITEMS, alpha, seeded(seed), num_negatives)
     triples = sampler.sample_epoch()
 
     assert triples.dtype == torch.long
-    assert triples.shape == (3, len(sampler))
+    assert triples.shape == (2 + num_negatives, len(sampler))
     assert pairs(triples[:2]) == usable
-    assert not set(pairs(triples[[0, 2]])) & edges
-    assert set(triples[2].tolist()) <= occurring
+    for negative in triples[2:]:
+        assert not set(pairs(torch.stack([triples[0], negative]))) & edges
+        assert set(negative.tolist()) <= occurring
+
+
+def test_each_of_several_negatives_is_drawn_for_itself() -> None:
+    edge_index = torch.stack([torch.arange(2000), torch.arange(2000) % 50])
+    one, several = (BPRSampler(edge_index, 2000, 50, generator=seeded(), num_negatives=n) for n in (1, 3))
+    triples = several.sample_epoch()
+    assert torch.equal(triples[:3], one.sample_epoch())
+    for other in (triples[3], triples[4]):
+        assert (other == triples[2]).float().mean() == pytest.approx(1 / 49, abs=0.02)
 
 
 @settings(max_examples=30, deadline=None)

@@ -46,6 +46,7 @@ def gradients(model: LIRDRec, data: HeteroData | SampledGraph, triples: Tensor) 
     return loss.detach(), {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
 
 
+@pytest.mark.parametrize("num_negatives", [1, 2])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize(
     "settings",
@@ -64,7 +65,7 @@ def gradients(model: LIRDRec, data: HeteroData | SampledGraph, triples: Tensor) 
     ids=str,
 )
 def test_with_all_neighbours_a_batch_has_the_loss_and_the_gradients_of_a_full_pass(
-    graph: HeteroData, triples: Tensor, settings: dict[str, Any], sparse: bool
+    graph: HeteroData, triples: Tensor, settings: dict[str, Any], sparse: bool, num_negatives: int
 ) -> None:
     config = LIRDRecConfig(**{**vars(MODEL), "reg_weight": 0.0, **settings})
     data = LIRDRec.sampling_transform(config)(LIRDRec.graph_transform(config)(small_graph()))
@@ -72,6 +73,7 @@ def test_with_all_neighbours_a_batch_has_the_loss_and_the_gradients_of_a_full_pa
     model = LIRDRec.from_config(config, data).double()
     model.start_epoch()
     sampling = NeighborSampling(data, [-1] * config.num_layers, config.num_item_layers)
+    triples = torch.cat([triples, triples[2:].flip([1])])[: 2 + num_negatives]
     for batch in triples.split(40, dim=1)[:3]:
         expected, wanted = gradients(model, data, batch)
         model.sparse_user_gradients = sparse
