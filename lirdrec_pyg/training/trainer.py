@@ -254,6 +254,7 @@ class Trainer:
             seconds=self._seconds,
             generator=self._generator_before if self._step else self.generator.get_state(),
             random=torch.get_rng_state(),
+            precision=self.fabric.strategy.precision.state_dict(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -281,6 +282,8 @@ class Trainer:
             self.generator.manual_seed(self.config.seed + len(checkpoint.history))
         self._generator_before = self.generator.get_state()
         torch.set_rng_state(checkpoint.random)
+        if checkpoint.precision:
+            self.fabric.strategy.precision.load_state_dict(checkpoint.precision)
 
     def _fits(self, checkpoint: Checkpoint) -> bool:
         shapes = {name: value.shape for name, value in self.model.state_dict().items()}
