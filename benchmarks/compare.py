@@ -37,7 +37,7 @@ from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from lirdrec_pyg.config import MODEL_CONFIGS, PRESETS, DataConfig, Preset, TrainingConfig
-from lirdrec_pyg.data import modalities
+from lirdrec_pyg.data import REPORTED_SPLITS, modalities
 from lirdrec_pyg.datasets import load_data
 from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
@@ -170,7 +170,7 @@ def train(graph: HeteroData, entry: Entry, settings: Settings, seed: int, protoc
         data, epochs, best_epoch = trainer.data, len(result.history), result.best_epoch
     seconds = time.perf_counter() - start
     ranker = model.ranker(data)
-    tasks = {name: RankingTask.from_graph(data, split) for name, split in (("valid", "val"), ("test", "test"))}
+    tasks = {name: RankingTask.from_graph(data, split) for name, split in REPORTED_SPLITS.items()}
     return {
         "seconds": seconds,
         "epochs": epochs,

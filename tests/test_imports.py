@@ -24,7 +24,7 @@ LAYERS = [
     {"nn"},
     {"data"},
     {"config"},
-    {"errors", "_version"},
+    {"errors", "environment", "_version"},
 ]
 ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerate(LAYERS) for part in layer}
 # These stand beside the layers.

@@ -3,11 +3,11 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from lirdrec_pyg.data.files import whole_file
 from lirdrec_pyg.errors import RunError
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ class AnalysisFolder:
         return self._draws
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
-        try:
+        # With the ending, by which a figure's format is known.
+        with whole_file(self.path / name, self.path / f".unfinished.{name}") as unfinished:
             self.path.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=".unfinished-", dir=self.path) as beside:
-                write(Path(beside) / name)
-                os.replace(Path(beside) / name, self.path / name)
-        except OSError as error:
-            raise RunError(f"{self.path / name} can't be written ({error}).") from error
+            write(unfinished)

@@ -1,7 +1,6 @@
 """The command line: ``lirdrec-pyg``."""
 
 import logging
-import os
 import warnings
 from typing import Any
 
@@ -20,14 +19,12 @@ from lirdrec_pyg.cli.info import info
 from lirdrec_pyg.cli.recommend import recommend
 from lirdrec_pyg.cli.similar import similar
 from lirdrec_pyg.cli.tune import tune
+from lirdrec_pyg.environment import is_first_process
 from lirdrec_pyg.errors import LIRDRecError
-
-# Of several processes that train together only the first one speaks.
-_SPEAKS = os.environ.get("RANK", "0") == "0"
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if _SPEAKS:
+    if is_first_process():
         click.echo(f"Warning: {message}", err=True)
 
 
@@ -46,7 +43,7 @@ class _Commands(click.Group):
         logger, log = logging.getLogger("lirdrec_pyg"), _Log()
         level = logger.level
         logger.setLevel(logging.INFO)
-        if _SPEAKS:
+        if is_first_process():  # of several that train together only this one speaks
             logger.addHandler(log)
         try:
             with warnings.catch_warnings():
@@ -56,7 +53,7 @@ class _Commands(click.Group):
             click.echo("Stopped.", err=True)
             ctx.exit(130)
         except LIRDRecError as error:
-            if _SPEAKS:
+            if is_first_process():
                 click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
         finally:

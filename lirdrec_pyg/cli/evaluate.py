@@ -9,16 +9,17 @@ from lirdrec_pyg.cli.run_options import device_option, run_argument
 from lirdrec_pyg.cli.tables import cold_start_table, metric_table, table
 
 if TYPE_CHECKING:
-    from lirdrec_pyg.data.graph import Split
     from lirdrec_pyg.evaluation import Bucket
-
-SPLITS: "dict[str, Split]" = {"valid": "val", "test": "test"}
 
 
 @click.command()
 @run_argument
 @click.option(
-    "--split", type=click.Choice([*SPLITS, "both"]), default="test", show_default=True, help="What to evaluate on."
+    "--split",
+    type=click.Choice(["valid", "test", "both"]),
+    default="test",
+    show_default=True,
+    help="What to evaluate on.",
 )
 @click.option("--buckets", is_flag=True, help="Also by the activity of users and by the popularity of items.")
 @device_option
@@ -30,23 +31,24 @@ def evaluate(run: Path, split: str, buckets: bool, device: str, as_json: bool) -
     the best epoch by validation. If --split cold-items of fit held out whole items, they are ranked
     too: apart, and among all items.
     """
-    from lirdrec_pyg.data import new_item_edges
+    from lirdrec_pyg.data import REPORTED_SPLITS, new_item_edges
     from lirdrec_pyg.training import RunEvaluator
 
     evaluator = RunEvaluator(run, device)
     saved = evaluator.run.metrics() or {}
     found: dict[str, Any] = {}
-    for name in SPLITS if split == "both" else [split]:
-        found[name] = evaluator.metrics(SPLITS[name])
+    for name in REPORTED_SPLITS if split == "both" else [split]:
+        part = REPORTED_SPLITS[name]
+        found[name] = evaluator.metrics(part)
         _show(f"{name}, all items ranked:\n{metric_table(found[name])}", as_json)
         _show(_agreement(found[name], saved.get(name)), as_json)
-        if new_item_edges(evaluator.data, SPLITS[name]) is not None:
-            cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(SPLITS[name])
+        if new_item_edges(evaluator.data, part) is not None:
+            cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(part)
             _show(f"{name}, items held out:\n{cold_start_table(cold)}\n", as_json)
         if buckets:
-            parts = evaluator.buckets(SPLITS[name])
-            found.setdefault("buckets", {})[name] = [part._asdict() for part in parts]
-            _show(f"{name}, by training interactions:\n{_bucket_table(parts)}\n", as_json)
+            rows = evaluator.buckets(part)
+            found.setdefault("buckets", {})[name] = [row._asdict() for row in rows]
+            _show(f"{name}, by training interactions:\n{_bucket_table(rows)}\n", as_json)
     if as_json:
         click.echo(json.dumps(found, indent=2))
 

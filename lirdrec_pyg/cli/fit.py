@@ -14,6 +14,7 @@ from lirdrec_pyg.cli.options import config_file_option, config_options, preset_o
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.cli.tables import cold_start_table, metric_table
 from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.environment import is_first_process
 
 # What may be changed when a training goes on.
 _CHANGEABLE = ("epochs", "patience", "lr", "device")
@@ -60,7 +61,7 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resumed: Path | N
       versions.json, SHA256SUMS      what it was computed with; checksums
     """
     from lirdrec_pyg.datasets import load_data
-    from lirdrec_pyg.training import Hooks, Trainer, check_before, is_first_process
+    from lirdrec_pyg.training import Hooks, Trainer, check_before
     from lirdrec_pyg.training import fit as train
     from lirdrec_pyg.training import resume as train_on
 

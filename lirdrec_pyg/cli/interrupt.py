@@ -4,6 +4,8 @@ from typing import Any
 
 import click
 
+from lirdrec_pyg.environment import is_first_process
+
 
 class Interrupt:
     """Turns the first SIGINT or SIGTERM after :meth:`listen` into a wish to stop.
@@ -27,7 +29,8 @@ class Interrupt:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
-        click.echo("\nStopping: saving what was learned so far.", err=True)
+        if is_first_process():
+            click.echo("\nStopping: saving what was learned so far.", err=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

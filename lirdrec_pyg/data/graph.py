@@ -45,6 +45,8 @@ NEW_ITEM = "new_item"
 Split = Literal["val", "test"]
 
 SPLIT_NAMES: dict[Split, str] = {"val": "validation", "test": "test"}
+# As figures of them are called.
+REPORTED_SPLITS: dict[str, Split] = {"valid": "val", "test": "test"}
 
 _FEATURE_PREFIX = "x_"
 _FORMAT = "lirdrec-pyg graph 1"

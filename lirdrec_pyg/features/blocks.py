@@ -16,6 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec_pyg.data.files import whole_file
 from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.errors import DataError, LIRDRecError, RunError
 from lirdrec_pyg.features.catalogue import Entries
@@ -299,19 +300,9 @@ def write_whole(path: Path, write: Callable[[Path], Any], flush: bool = True) ->
     Raises:
         RunError: if it can't be written.
     """
-    unfinished = path.with_name(f".{path.name}.partial")
-    try:
-        try:
-            write(unfinished)
-            # Without this, the new name might be on the disk before the content when the power is cut.
-            if flush:
-                with unfinished.open("rb") as file:
-                    os.fsync(file.fileno())
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path} can't be written ({error}).") from error
+    # Always by the same name, so that the next run overwrites what a kill leaves, which may be large.
+    with whole_file(path, path.with_name(f".{path.name}.partial"), flush) as unfinished:
+        write(unfinished)
 
 
 def no_vectors(source: Source, failures: pl.DataFrame) -> DataError:

@@ -16,8 +16,8 @@ class BPRSampler:
 
     Each training interaction is the positive of one triple. Its negative, or each of several, is drawn from
     the items that occur in training, uniformly or with probability proportional to
-    :math:`\mathrm{popularity}^\alpha`, and redrawn while the user has it in training. Everything happens on the device of ``edge_index``,
-    without a loop over users.
+    :math:`\mathrm{popularity}^\alpha`, and redrawn while the user has it in training. Everything happens
+    on the device of ``edge_index``, without a loop over users.
 
     A user who has every item of the training set can have no negative; such a user's interactions
     give no triples, and a warning says how many there are.

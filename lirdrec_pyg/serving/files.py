@@ -1,10 +1,9 @@
 """Writing what came out: tables in portions, and vectors with their IDs."""
 
 import glob
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -13,6 +12,7 @@ import polars as pl
 import torch
 
 from lirdrec_pyg.config import ExportFormat
+from lirdrec_pyg.data.files import whole_file
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.serving.recommender import Recommender
@@ -43,7 +43,7 @@ def write_table(frames: Iterable[pl.DataFrame], path: Path) -> int:
     """
     check_table_path(path)
     write = _write_parquet if path.suffix == ".parquet" else _write_text
-    with _finished(path) as unfinished:
+    with whole_file(path) as unfinished:
         num_rows = write(frames, unfinished, path.suffix)
         if num_rows is None:
             raise RunError(f"There is nothing to write to {path}.")
@@ -85,20 +85,6 @@ def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
             held = []
     if held:
         yield pl.concat(held)
-
-
-@contextmanager
-def _finished(path: Path) -> Iterator[Path]:
-    """A name to write under, which takes the place of ``path`` when all went well."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            yield unfinished
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunError(f"{path} can't be written ({error}).") from error
 
 
 def export_vectors(recommender: Recommender, out: Path, form: ExportFormat) -> list[Path]:
@@ -154,9 +140,9 @@ def export_vectors(recommender: Recommender, out: Path, form: ExportFormat) -> l
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{out} can't be made ({error}).") from error
-    for name, write in writers.items():
-        with _finished(out / name) as unfinished:
-            write(unfinished)
+    with ExitStack() as files:  # all of them take their places at the end, or none
+        for name, write in writers.items():
+            write(files.enter_context(whole_file(out / name)))
     return [out / name for name in writers]
 
 
@@ -166,8 +152,12 @@ def _plain_array(ids: pl.Series) -> np.ndarray:
 
 
 def _npy_writer(array: np.ndarray) -> Callable[[Path], None]:
+    array = np.ascontiguousarray(array)
+
     def write(path: Path) -> None:
-        with path.open("wb") as file:  # np.save would add an ending to the name
-            np.save(file, array, allow_pickle=False)
+        # np.save does not notice that the end of an array found no place on the disk.
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
 
     return write

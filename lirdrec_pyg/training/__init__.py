@@ -3,7 +3,7 @@
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.evaluate import RunEvaluator
 from lirdrec_pyg.training.fit import Hooks, check_before, check_settings, fit, resume
-from lirdrec_pyg.training.processes import is_first_process, make_fabric, resolve_device
+from lirdrec_pyg.training.processes import ProcessLostError, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Run
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
 from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
@@ -14,6 +14,7 @@ __all__ = [
     "EpochResult",
     "FitResult",
     "Hooks",
+    "ProcessLostError",
     "Run",
     "RunEvaluator",
     "Trainable",
@@ -22,7 +23,6 @@ __all__ = [
     "check_before",
     "check_settings",
     "fit",
-    "is_first_process",
     "make_fabric",
     "make_optimizer",
     "resolve_device",

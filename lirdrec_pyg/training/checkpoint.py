@@ -1,8 +1,9 @@
 """Where a training stands, as a file that it can go on from."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import RunError
 
-_FORMAT = "lirdrec-pyg checkpoint 1"
+_FORMAT, _CHECKSUM = "lirdrec-pyg checkpoint 1", "sha256"
 
 State = Mapping[str, Tensor]
 
@@ -55,6 +56,7 @@ class Checkpoint:
         seconds: that these have taken.
         generator: state of the draws before that epoch, uint8.
         random: state of torch's own draws, uint8.
+        precision: state of the loss scale of ``16-mixed``, empty for the other precisions.
     """
 
     model: State
@@ -66,6 +68,7 @@ class Checkpoint:
     seconds: float
     generator: Tensor
     random: Tensor
+    precision: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes a ``.safetensors`` file."""
@@ -77,14 +80,15 @@ class Checkpoint:
             "generator": self.generator,
             "random": self.random,
         }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {
             "format": _FORMAT,
             "best_epoch": str(self.best_epoch),
             "seconds": repr(self.seconds),
             "history": json.dumps([asdict(result) for result in self.history]),
+            "precision": json.dumps(self.precision),
         }
-        # The format has no two tensors in one piece of memory, and knows no GPU.
-        save_tensors({name: value.detach().cpu().clone() for name, value in tensors.items()}, path, metadata)
+        save_tensors(tensors, path, {**metadata, _CHECKSUM: _checksum(tensors, metadata)})
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -100,6 +104,9 @@ class Checkpoint:
                     raise RunError(f"{path} is of the format {metadata.get('format')!r}, which can't be gone on from.")
                 # Clones are aligned in memory as trained weights are, so that sums round alike.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # Those of earlier releases have none.
+            if metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors, metadata)):
+                raise ValueError("it is not as it was written")
             return cls(
                 model=_part(tensors, "model/"),
                 optimizer=_numbered(_part(tensors, "optimizer/")),
@@ -110,11 +117,21 @@ class Checkpoint:
                 seconds=float(metadata["seconds"]),
                 generator=tensors["generator"],
                 random=tensors["random"],
+                precision=json.loads(metadata.get("precision", "{}")),
             )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, RunError):
                 raise
             raise RunError(f"{path} can't be read ({first_line(error)}): it may be damaged or cut short.") from error
+
+
+def _checksum(tensors: State, metadata: Mapping[str, str]) -> str:
+    """By which a flipped bit is noticed: weights would show nothing of it."""
+    found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(f"{name} {value.dtype} {[*value.shape]}".encode())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def _part(tensors: State, prefix: str) -> dict[str, Tensor]:

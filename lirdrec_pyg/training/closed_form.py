@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.data import INTERACTS, RecommendationData
+from lirdrec_pyg.data import INTERACTS, REPORTED_SPLITS, RecommendationData
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import model_class
 from lirdrec_pyg.training.run import Configs, Run
@@ -38,7 +38,7 @@ def compute(
     kind = model_class(config)
     graph = kind.input_transform(config)(graph)
     model = kind.from_config(config, graph).to(graph[INTERACTS].edge_index.device)
-    tasks = {"valid": RankingTask.from_graph(graph, "val"), "test": RankingTask.from_graph(graph, "test")}
+    tasks = {name: RankingTask.from_graph(graph, split) for name, split in REPORTED_SPLITS.items()}
     start = time.perf_counter()
     model.fit(graph, progress=True)
     seconds = time.perf_counter() - start

@@ -1,6 +1,5 @@
 import copy
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +13,8 @@ from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, RecommendationData, has_new_items
-from lirdrec_pyg.data.graph import Split
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, REPORTED_SPLITS, RecommendationData, has_new_items
+from lirdrec_pyg.environment import is_first_process, num_processes
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranking
 from lirdrec_pyg.models import Neighbourhood, Vectors, attach_items, model_class
@@ -23,7 +22,7 @@ from lirdrec_pyg.sampler import check_sampling
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
 from lirdrec_pyg.training.closed_form import compute, peak_memory
 from lirdrec_pyg.training.passes import input_transform
-from lirdrec_pyg.training.processes import is_first_process, leave, make_fabric, resolve_device
+from lirdrec_pyg.training.processes import leave, make_fabric, resolve_device
 from lirdrec_pyg.training.run import Configs, Run
 from lirdrec_pyg.training.trainer import MONITOR, Trainer, TrainingDivergedError
 from lirdrec_pyg.transforms import CacheAdjacency, check_search
@@ -131,6 +130,8 @@ def resume(path: str | Path, changes: Mapping[str, Any] | None = None, hooks: Ho
     run = Run.open(path)
     with Run.locked(run.path) if is_first_process() else nullcontext():
         checkpoint = run.checkpoint()
+        if run.is_sealed:  # what is damaged would be sealed anew at the end
+            run.verify()
         training_config = replace(run.training_config(), **(changes or {}))
         fabric = make_fabric(training_config)
         metrics = _resume_on(fabric, run, checkpoint, training_config, hooks)
@@ -275,8 +276,8 @@ def _train(
 def _cold_start(data: HeteroData, vectors: Vectors) -> dict[str, Any]:
     if not has_new_items(data):
         return {}
-    splits: dict[str, Split] = {"valid": "val", "test": "test"}
-    return {"cold_start": {name: evaluate_cold_start(data, vectors, split) for name, split in splits.items()}}
+    figures = {name: evaluate_cold_start(data, vectors, split) for name, split in REPORTED_SPLITS.items()}
+    return {"cold_start": figures}
 
 
 def _account(history: list[EpochResult], best_epoch: int, stopped: str) -> dict[str, Any]:
@@ -347,5 +348,5 @@ def _check_sampling(model_config: ModelConfig, config: TrainingConfig) -> None:
         )
     if config.user_gradients == "sparse" and config.weight_decay:
         raise ConfigError("--weight-decay can't go with --user-gradients sparse: SparseAdam has none.")
-    if config.user_gradients == "sparse" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if config.user_gradients == "sparse" and num_processes() > 1:
         raise ConfigError("--user-gradients sparse works in one process only: take dense with several.")

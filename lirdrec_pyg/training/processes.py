@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from lirdrec_pyg.config import Device, TrainingConfig
 from lirdrec_pyg.data.tables import first_line
+from lirdrec_pyg.environment import num_processes
 from lirdrec_pyg.errors import ConfigError, LIRDRecError
 
 
@@ -28,11 +31,6 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def is_first_process() -> bool:
-    """Whether this process is the only one, or the one of several that speaks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def make_fabric(config: TrainingConfig) -> Fabric:
     """What the training runs on: one device, or those of all processes that ``torchrun`` or ``fabric run``
     started, which talk by ``torch.distributed``.
@@ -41,7 +39,7 @@ def make_fabric(config: TrainingConfig) -> Fabric:
         LIRDRecError: if there is no such device.
     """
     place = resolve_device(config.device)
-    processes, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    processes, here = num_processes(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if place == "cuda" and torch.cuda.device_count() < here:
         raise LIRDRecError(
             f"{here} processes were started on a machine with {torch.cuda.device_count()} CUDA devices: "
@@ -64,6 +62,37 @@ def make_fabric(config: TrainingConfig) -> Fabric:
     if processes > 1 and os.environ.get("LT_CLI_USED", "0") == "0":
         fabric.launch()
     return fabric
+
+
+class ProcessLostError(LIRDRecError):
+    """Another of several processes has ended, so that this one can't go on."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Another of the processes has ended, and said why if it could: once that is mended, --resume goes on "
+            "from where the training stood."
+        )
+
+
+# Of gloo, whose errors have no class of their own; under NCCL the launcher ends who waits.
+_LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Has the loss of another process end this one by a sentence.
+
+    Raises:
+        ProcessLostError: in place of what ``torch.distributed`` raises then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _LOST):
+            raise ProcessLostError from error
+        raise
 
 
 def leave(fabric: Fabric) -> None:

@@ -25,6 +25,7 @@ from lirdrec_pyg._version import __version__
 from lirdrec_pyg.config import MODEL_CONFIGS, DataConfig, LIRDRecConfig, ModelConfig, TrainingConfig
 from lirdrec_pyg.data import NEW_ITEM, RecommendationData, Vocabulary, load_graph, save_graph, without_new_items
 from lirdrec_pyg.data.checksums import checksum
+from lirdrec_pyg.data.files import whole_file
 from lirdrec_pyg.data.tables import first_line, shown
 from lirdrec_pyg.data.tensors import save_tensors
 from lirdrec_pyg.errors import ConfigError, RunError
@@ -309,7 +310,7 @@ class Run:
                 )
             way_out = (
                 "if add-items made it, go on with the run that the items were added to"
-                if (self.path / CHECKSUMS).is_file()
+                if self.is_sealed
                 else "start its training anew, with --out and --overwrite"
             )
             raise RunError(f"{self.path} has no {_CHECKPOINT} to go on from: {way_out}.")
@@ -426,6 +427,11 @@ class Run:
         except ConfigError as error:
             raise RunError(f"{self.path / 'config.yaml'} has a wrong entry: {error}") from error
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the run has been finished, and nothing has gone on with it since."""
+        return (self.path / CHECKSUMS).is_file()
+
     def verify(self) -> bool:
         """Reads all that the model is used by, and compares it with its checksums.
 
@@ -435,7 +441,7 @@ class Run:
         Raises:
             RunError: naming the file that is missing or not as it was written, or if there is no model.
         """
-        if not (self.path / CHECKSUMS).is_file():
+        if not self.is_sealed:
             if not (self.path / "model.safetensors").is_file():
                 raise RunError(
                     f"{self.path} has no model: its training was cut off before the first epoch was finished."
@@ -526,15 +532,11 @@ class Run:
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         folder = self.path / _UNFINISHED
         try:
-            folder.mkdir(exist_ok=True)
-            try:
-                write(folder / name)
-                _flush(folder / name)
-                os.replace(folder / name, self.path / name)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{self.path / name} can't be written ({error}).") from error
+            with whole_file(self.path / name, folder / name) as unfinished:
+                folder.mkdir(exist_ok=True)
+                write(unfinished)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, lambda file: file.write_text(json.dumps(content, indent=2) + "\n"))
@@ -547,12 +549,6 @@ class Run:
         if not isinstance(content, dict):
             raise RunError(f"{self.path / name} holds no settings.")
         return content
-
-
-def _flush(path: Path) -> None:
-    """Without this, the new name might be on the disk before the content when the power is cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _link(source: Path, target: Path) -> None:

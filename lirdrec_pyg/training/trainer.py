@@ -18,7 +18,7 @@ from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.sampler import BPRSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.passes import FullPass, SampledPass
-from lirdrec_pyg.training.processes import make_fabric, share_of
+from lirdrec_pyg.training.processes import make_fabric, noticing_losses, share_of
 from lirdrec_pyg.training.step import make_optimizers, training_step
 
 MONITOR = "recall@20"
@@ -119,6 +119,7 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.sampler) / self.config.batch_size)
 
+    @noticing_losses()
     def fit(
         self,
         on_step: Callable[[int, int], None] | None = None,
@@ -134,6 +135,7 @@ class Trainer:
 
         Raises:
             TrainingDivergedError: if the loss turns infinite or NaN.
+            ProcessLostError: if another of several processes has ended.
         """
         result = self.result
         while True:
@@ -255,6 +257,7 @@ class Trainer:
             seconds=self._seconds,
             generator=self._generator_before if self._step else self.generator.get_state(),
             random=torch.get_rng_state(),
+            precision=self.fabric.strategy.precision.state_dict(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -282,6 +285,8 @@ class Trainer:
             self.generator.manual_seed(self.config.seed + len(checkpoint.history))
         self._generator_before = self.generator.get_state()
         torch.set_rng_state(checkpoint.random)
+        if checkpoint.precision:
+            self.fabric.strategy.precision.load_state_dict(checkpoint.precision)
 
     def _fits(self, checkpoint: Checkpoint) -> bool:
         shapes = {name: value.shape for name, value in self.model.state_dict().items()}

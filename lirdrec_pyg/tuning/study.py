@@ -1,10 +1,9 @@
 import copy
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import modalities
+from lirdrec_pyg.data.files import whole_file
 from lirdrec_pyg.data.tables import first_line
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.models import LIRDRec
@@ -275,13 +275,8 @@ class Study:
         return head + yaml.safe_dump(settings, sort_keys=False)
 
     def _write(self, name: str, write: Callable[[Path], object]) -> None:
-        beside = self.path / f".{name}.{self._worker}"
-        try:
-            write(beside)
-            os.replace(beside, self.path / name)
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
+        with whole_file(self.path / name, self.path / f".{name}.{self._worker}") as unfinished:
+            write(unfinished)
 
 
 def _optuna() -> Any:

@@ -127,6 +127,7 @@ def test_there_is_nothing_to_go_on_with_in_a_model_that_is_computed_at_once(shop
         (["--model=bpr-mf", "--preset", "fast"], ["--preset", "bpr-mf"]),
         (["--model", "ease", "--l2", 0], ["--l2"]),
         (["--model", "vbpr", "--nonsense"], ["--nonsense"]),
+        (["--model", "bpr-mf", "--negatives", 4], ["--negatives 4", "bpr-mf", "lirdrec"]),
     ],
 )
 def test_options_of_another_model_are_refused(shop: Path, tmp_path: Path, given: list[Any], named: list[str]) -> None:

@@ -288,6 +288,17 @@ def test_a_damaged_checkpoint_is_named(cut_short: Path) -> None:
     assert contents(cut_short) == before
 
 
+@pytest.mark.parametrize("name", ["graph.safetensors", "items.parquet", "config.yaml"])
+def test_a_finished_run_that_was_damaged_is_not_finished_anew(undisturbed: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(undisturbed, tmp_path / "run")
+    content = bytearray((tmp_path / "run" / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "run" / name).write_bytes(content)
+    before = contents(tmp_path / "run")
+    assert_refused(lirdrec("fit", "--resume", tmp_path / "run", "--epochs", 9), name, "is not as it was written")
+    assert contents(tmp_path / "run") == before
+
+
 def test_two_trainings_do_not_share_a_folder(cut_short: Path, shop: Path) -> None:
     before = contents(cut_short)
     with FileLock(cut_short / ".lock"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import WITH_TORCH_SPARSE
 
@@ -37,11 +38,11 @@ def small_graph() -> HeteroData:
     return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
 
 
-def make_trainer(graph: HeteroData, **settings: Any) -> Trainer:
+def make_trainer(graph: HeteroData, fabric: Fabric | None = None, **settings: Any) -> Trainer:
     config = TrainingConfig(**{"epochs": 3, "batch_size": BATCH, "lr": 0.01, "device": "cpu", "seed": 1, **settings})
     torch.manual_seed(config.seed)
     data = input_transform(MODEL, config)(graph)
-    return Trainer(LIRDRec.from_config(MODEL, data), data, config)
+    return Trainer(LIRDRec.from_config(MODEL, data), data, config, fabric)
 
 
 @contextmanager

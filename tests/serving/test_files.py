@@ -1,6 +1,8 @@
 """Tables in portions, and exported vectors."""
 
+import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -165,17 +167,34 @@ def test_an_unknown_format_and_a_file_for_a_folder_are_refused(recommender: Reco
     assert (tmp_path / "file").read_text() == ""
 
 
-@pytest.mark.parametrize("form", FORMATS)
-def test_a_full_disk_leaves_no_half_written_file(
-    recommender: Recommender, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full_disk(*_: object) -> None:
-        raise OSError("No space left on device")
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """As on a disk that is nearly full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr("lirdrec_pyg.serving.files.os.replace", full_disk)
-    with pytest.raises(RunError, match="No space left"):
-        export_vectors(recommender, tmp_path, form)
-    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_full_disk_leaves_no_file_of_an_export(recommender: Recommender, tmp_path: Path, form: str) -> None:
+    files = export_vectors(recommender, tmp_path / "all", form)
+    sizes = sorted(file.stat().st_size for file in files)
+    with no_file_larger_than(sizes[-1] - 1), pytest.raises(RunError, match="can't be written"):
+        export_vectors(recommender, tmp_path / "out", form)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_a_table_that_a_full_disk_cuts_leaves_the_earlier_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    path.write_text("earlier")
+    with no_file_larger_than(20), pytest.raises(RunError, match="can't be written"):
+        write_table(frames(), path)
+    assert path.read_text() == "earlier"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 @pytest.mark.parametrize("form", FORMATS)

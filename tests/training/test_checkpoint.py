@@ -5,6 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -64,6 +69,29 @@ def test_a_training_goes_on_as_if_it_had_never_stopped(
     going_on.fit(on_step=lambda *step: steps.append(step))
     assert steps[0] == (stop_at[0], stop_at[1] + 1)
     assert_same(undisturbed, going_on)
+
+
+def half_precision() -> Fabric:
+    """``16-mixed``, which Fabric has on a GPU only, with a loss scale that goes up and down."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=2)
+    return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+
+
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 3)])
+def test_the_scale_of_the_loss_goes_on_too(graph: HeteroData, stop_at: tuple[int, int], tmp_path: Path) -> None:
+    undisturbed, stopped, going_on = (make_trainer(graph, half_precision()) for _ in range(3))
+    undisturbed.fit()
+    steps: list[tuple[int, int]] = []
+    stopped.fit(on_step=lambda *step: steps.append(step), should_stop=lambda: steps[-1:] == [stop_at])
+    checkpoint = stopped.checkpoint()
+    assert checkpoint.precision["scale"] < 2.0**30
+    checkpoint.save(tmp_path / "checkpoint.safetensors")
+    going_on.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    going_on.fit()
+    assert going_on.checkpoint().precision == undisturbed.checkpoint().precision
+    assert_same(undisturbed, going_on)
+    # On a device without such a scale it is not needed.
+    make_trainer(graph).restore(checkpoint)
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 2])
@@ -136,10 +164,34 @@ def test_a_damaged_checkpoint_is_named(saved: Path, size: int) -> None:
         Checkpoint.load(saved)
 
 
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_flipped_bit_is_noticed_or_changes_nothing(saved: Path, data: st.DataObject) -> None:
+    content = bytearray(saved.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    flipped = saved.with_name("flipped.safetensors")
+    flipped.write_bytes(content)
+    try:
+        found = Checkpoint.load(flipped)
+    except RunError:
+        return
+    expected = Checkpoint.load(saved)
+    assert repr(found) == repr(expected)
+    assert all(torch.equal(found.model[name], value) for name, value in expected.model.items())
+
+
+def test_a_checkpoint_without_a_checksum_is_read(saved: Path) -> None:
+    """Those of earlier releases have none."""
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    for key in ("sha256", "precision"):
+        del metadata[key]
+    save_file(load_file(saved), saved, metadata)
+    assert Checkpoint.load(saved).precision == {}
+
+
 @pytest.mark.parametrize("name", ["losses", "generator", "random"])
 def test_a_checkpoint_that_lacks_something_is_named(saved: Path, name: str) -> None:
-    from safetensors import safe_open
-
     with safe_open(saved, "pt") as file:
         metadata = file.metadata()
     tensors = load_file(saved)

@@ -1,12 +1,16 @@
 """Several processes train as one."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -136,3 +140,49 @@ def test_a_mistake_is_named_once(launcher: list[str], named: str, alone: Path, t
     (message,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert named in message
     assert not (tmp_path / "run").exists()
+
+
+def test_what_only_the_first_process_meets_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".lock"):
+        command = [*TORCHRUN, "-m", "lirdrec_pyg", "fit", *OPTIONS, "--out", str(tmp_path / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT, timeout=100)
+    assert done.returncode != 0
+    (message,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert "is in use by another training" in message
+    assert "[rank1]" not in done.stderr
+
+
+def two_disturbed(out: Path, disturb: Callable[[subprocess.Popen[str]], None]) -> str:
+    """What two processes say that meet something after the first of many epochs."""
+    command = [*TORCHRUN, "-m", "lirdrec_pyg", "fit", *OPTIONS, "--epochs", "999", "--patience", "999"]
+    with subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+    ) as launcher:
+        deadline = time.monotonic() + 60
+        while not (out / "history.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        disturb(launcher)
+        return launcher.communicate(timeout=60)[0]
+
+
+def test_a_signal_to_the_launcher_saves_what_was_learned(tmp_path: Path) -> None:
+    output = two_disturbed(tmp_path / "run", lambda launcher: launcher.send_signal(signal.SIGTERM))
+    metrics = Run.open(tmp_path / "run").metrics()
+    assert metrics is not None
+    assert metrics["stopped"] == "interrupted"
+    assert output.count("Stopping: ") == output.count("Go on with: ") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="the system does not tell the processes apart")
+def test_a_process_that_is_killed_ends_the_other_by_a_sentence(tmp_path: Path) -> None:
+    def kill_second(launcher: subprocess.Popen[str]) -> None:
+        started = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        (second,) = [pid for pid in started if b"\0RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+        os.kill(int(second), signal.SIGKILL)
+
+    output = two_disturbed(tmp_path / "run", kill_second)
+    assert output.count("Error: Another of the processes has ended") == 1
+    assert "[rank0]" not in output
+    # There is something to go on from.
+    assert Run.open(tmp_path / "run").checkpoint().losses.isfinite().all()

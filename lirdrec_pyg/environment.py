@@ -1,0 +1,13 @@
+"""What ``torchrun`` and ``fabric run`` tell each of the processes that they start."""
+
+import os
+
+
+def num_processes() -> int:
+    """How many work together, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process is the only one, or the one of several that speaks and writes."""
+    return int(os.environ.get("RANK", "0")) == 0
