@@ -393,8 +393,8 @@ class TrainingConfig(_Config):
     )
     negatives: int = _field(
         1,
-        "Negatives of each triple. With several, LIRDRec learns from a softmax over them, which takes fewer epochs, "
-        "each a little longer, and on TikTok comes further.",
+        "Negatives of each triple. With several, LIRDRec learns from a softmax over them, which may take fewer epochs "
+        "and come further, but each takes longer.",
         min=1,
         max=256,
     )
