@@ -10,4 +10,5 @@ def num_processes() -> int:
 
 def is_first_process() -> bool:
     """Whether this process is the only one, or the one of several that speaks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
+    # As a text: other programs may have a RANK of another kind.
+    return os.environ.get("RANK", "0") == "0"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -33,7 +34,7 @@ def read_lattice(folder: Path) -> pl.DataFrame:
 
 def _read_split(path: Path, label: int) -> pl.DataFrame:
     try:
-        content = json.loads(path.read_text("utf-8-sig"))
+        content = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=_without_repetition)
         if not isinstance(content, dict) or not all(
             isinstance(items, list) and all(type(item) in (int, str) for item in items) for items in content.values()
         ):
@@ -48,3 +49,10 @@ def _read_split(path: Path, label: int) -> pl.DataFrame:
             f'{path} is not JSON with the items of each user, such as {{"0": [3, 8]}} ({first_line(error)}).'
         ) from error
     return frame.with_columns(label=pl.lit(label, pl.Int8))
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it has a user twice")
+    return found

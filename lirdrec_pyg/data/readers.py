@@ -70,7 +70,7 @@ def read_data(config: DataConfig | str | Path, seed: int = 999) -> Recommendatio
 
     * a folder with a ``.inter`` file: MMRec layout, ``<name>.inter`` and ``<modality>_feat.npy``;
     * a folder with ``trnMat.pkl``: TikTok's published raw form;
-    * a folder with ``train.json``: LATTICE's form;
+    * a folder with ``train.json``, ``val.json`` and ``test.json``: LATTICE's form;
     * any other folder: one table of interactions beside ``<modality>_feat.*`` files;
     * a file: a table of interactions.
 
@@ -151,12 +151,13 @@ def find_features(folder: Path) -> dict[str, Path]:
                     f"{folder} holds both {found[modality].name} and {file.name}: name one with --features."
                 )
             found[modality] = file
+    others = [file for file in files if file.stem.endswith(FEATURE_MARK)]
+    if unread := [file.name for file in others if file.stem.removesuffix(FEATURE_MARK) not in found]:
+        text = f"{folder} holds {listed(unread)}, but features are read from {', '.join(FEATURE_SUFFIXES)}"
+        if not found:
+            raise DataError(f"{text}: save them as one of these.")
+        warnings.warn(f"{text}: there will be {listed([*found])} only.", stacklevel=2)
     if not found:
-        if others := [file.name for file in files if file.stem.endswith(FEATURE_MARK)]:
-            raise DataError(
-                f"{folder} holds {listed(others)}, but features are read from {', '.join(FEATURE_SUFFIXES)}: save them "
-                "as one of these."
-            )
         raise DataError(
             f"{folder} holds no item features: put a MODALITY_feat.npy beside the table, "
             "or name a file with --features MODALITY=FILE."

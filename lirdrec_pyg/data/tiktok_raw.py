@@ -72,11 +72,11 @@ class _CSRMatrix(_Matrix):
     def _compressed(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """The index by which the entries are grouped, and the other, of each entry."""
         start, index = vars(self)["indptr"].values, vars(self)["indices"].values
-        # The bounds come first: differences of larger numbers might wrap around.
+        # The bounds come first: differences of other numbers might wrap around, and NumPy write beyond its memory.
         if (
             start.dtype.kind != "i"
             or (len(start), start[0], start[-1]) != (size + 1, 0, len(index))
-            or start.max() > len(index)
+            or not 0 <= start.min() <= start.max() <= len(index)
             or (count := np.diff(start)).min(initial=0) < 0
         ):
             raise pickle.UnpicklingError("its pointers don't fit its shape and indices")
@@ -193,7 +193,7 @@ def read_pickled_matrix(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[int, 
                 raise pickle.UnpicklingError("its indices are no integers")
             if len(index) and not 0 <= index.min() <= index.max() < size:
                 raise pickle.UnpicklingError("its indices lie outside of its shape")
-        if not len(row) == len(col) == len(entry):
+        if not row.shape == col.shape == entry.shape:
             raise pickle.UnpicklingError("its lists of rows, columns and entries differ in length")
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(

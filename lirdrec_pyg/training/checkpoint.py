@@ -104,7 +104,7 @@ class Checkpoint:
                     raise RunError(f"{path} is of the format {metadata.get('format')!r}, which can't be gone on from.")
                 # Clones are aligned in memory as trained weights are, so that sums round alike.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            # Those of earlier releases have none.
+            # Those of earlier versions have none.
             if metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors, metadata)):
                 raise ValueError("it is not as it was written")
             return cls(

@@ -310,8 +310,8 @@ def check_settings(model_config: ModelConfig, training_config: TrainingConfig) -
     check_search(getattr(model_config, "knn_search", "auto"))
     if training_config.negatives > 1 and not isinstance(model_config, LIRDRecConfig):
         raise ConfigError(
-            f"--negatives {training_config.negatives} is for --model lirdrec: --model {model_config.model} learns from "
-            "one negative of each triple, as its paper has it."
+            f"--negatives {training_config.negatives} is for --model lirdrec: --model {model_config.model} is trained "
+            "as its paper has it, with one negative of each triple or none."
         )
     _check_sampling(model_config, training_config)
 

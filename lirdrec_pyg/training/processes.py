@@ -71,8 +71,8 @@ class ProcessLostError(LIRDRecError):
 
     def __init__(self) -> None:
         super().__init__(
-            "Another of the processes has ended, and said why if it could: once that is mended, --resume goes on "
-            "from where the training stood."
+            "Another of the processes has ended; what the launcher prints says how. Once that is mended, --resume goes "
+            "on from where the training stood."
         )
 
 
@@ -90,7 +90,7 @@ def noticing_losses() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if any(sign in str(error) for sign in _LOST):
+        if num_processes() > 1 and any(sign in str(error) for sign in _LOST):
             raise ProcessLostError from error
         raise
 

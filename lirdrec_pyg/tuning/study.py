@@ -139,7 +139,10 @@ class Study:
         earlier = self._study.user_attrs.get("settings")
         if earlier is None:
             self._study.set_user_attr("settings", settings)
-        elif other := [name for name in settings if earlier.get(name) != settings[name]]:
+            return
+        # Settings that came after the study was begun have their defaults there.
+        earlier = {key: value for config in self.configs for key, value in asdict(type(config)()).items()} | earlier
+        if other := [name for name in settings if earlier.get(name) != settings[name]]:
             name = other[0] if other[0].startswith("--") else "--" + other[0].replace("_", "-")
             raise ConfigError(
                 f"{self.path} has trials with another {name}: their figures can't be compared, "

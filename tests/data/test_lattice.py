@@ -45,7 +45,7 @@ def test_a_folder_that_lacks_a_split_or_has_an_inter_file_is_none(folder: Path) 
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "3", '{"0": 3}', '{"0": {"1": 2}}', '{"": [1]}', "[" * 100_000),
+        *("", "{", "[]", "3", '{"0": 3}', '{"0": {"1": 2}}', '{"0": [1], "0": [2]}', '{"": [1]}', "[" * 100_000),
         *(f'{{"0": [{entry}]}}' for entry in ("1.5", "null", "true", "[1]", "NaN", '""', '"\\ud800"', "9" * 5000)),
         b'{"\xe9": [1]}',
     ],

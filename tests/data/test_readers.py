@@ -178,6 +178,13 @@ def test_what_lies_beside_the_data_does_no_harm(tmp_path: Path) -> None:
     assert modalities(data.graph) == ("image", "text")
 
 
+def test_features_of_another_kind_beside_others_are_named(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    (tmp_path / "sound_feat.csv").write_text("1,2\n")
+    with pytest.warns(UserWarning, match=r"holds 'sound_feat\.csv', but features are read from .*'image', 'text' only"):
+        assert modalities(read(tmp_path).graph) == ("image", "text")
+
+
 def test_endings_in_capitals(tmp_path: Path) -> None:
     table().write_csv(tmp_path / "CLICKS.CSV")
     with (tmp_path / "IMAGE_feat.NPY").open("wb") as file:

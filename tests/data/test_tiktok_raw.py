@@ -163,7 +163,11 @@ def test_attributes_of_known_names_are_refused(name: str, path: Path, refuses: A
         pytest.param(
             csr_with(_shape=(4, 4), indptr=np.array([0, 2**31 - 1, -(2**31), -1, 4], np.int32)), id="pointers that wrap"
         ),
+        pytest.param(
+            csr_with(_shape=(4, 4), indptr=np.array([0, 5, -(2**63), -1, 4])), id="pointers whose differences wrap"
+        ),
         pytest.param(csr_with(indptr=np.array([0, 1, 2, 4.0])), id="floats for pointers"),
+        pytest.param(csr_with(data=np.ones((4, 2))), id="entries in two dimensions"),
         pytest.param(csr_with(indices=np.array([1, 3, 0, 4])), id="index of CSR too large"),
         pytest.param(with_state(coords=(np.array(ROW), np.array(COLUMN, dtype=object))), id="objects for indices"),
         pytest.param(with_state(coords=(np.array(ROW), np.array(list("abcd")))), id="texts for indices"),

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,15 @@ def test_a_trial_that_diverges_is_one_that_failed(graph: HeteroData, tmp_path: P
 def test_trials_of_other_settings_are_not_mixed(whole: Study, configs: Any, space: Space, named: str) -> None:
     with pytest.raises(ConfigError, match=f"has trials with another {named}"):
         Study(whole.path, configs, space)
+
+
+def test_a_study_from_before_a_setting_has_its_default(whole: Study) -> None:
+    settings = whole._study.user_attrs["settings"]
+    whole._study.set_user_attr("settings", {name: value for name, value in settings.items() if name != "negatives"})
+    Study(whole.path, CONFIGS, SPACE)
+    several = (*CONFIGS[:2], dataclasses.replace(CONFIGS[2], negatives=2))
+    with pytest.raises(ConfigError, match="has trials with another --negatives"):
+        Study(whole.path, several, SPACE)
 
 
 def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
