@@ -48,6 +48,10 @@ class Source:
         return {"encoder": self.encoder.describe(), "catalogue": self.entries.facts}
 
 
+class OtherWidth(RunError):
+    """Vectors of another width than those that are there, as of a server that has changed its model."""
+
+
 class Blocks:
     """The vectors of one modality in the making: a folder of Parquet files, each of some rows in their order.
 
@@ -106,7 +110,9 @@ class Blocks:
 
         Raises:
             RunError: if a block can't be written, or the device has too little memory.
+            OtherWidth: if the vectors have another width than those that are there; of these nothing is lost.
         """
+        width = self.width()
         pool = ThreadPoolExecutor(min(_MAX_LOADERS, os.cpu_count() or 1))
         try:
             for number, part in enumerate(source.entries.frame.iter_slices(BLOCK_ROWS)):
@@ -115,6 +121,7 @@ class Blocks:
                 batches = [*self._batches(number)]
                 done = {row for batch in batches for row in batch["row"]}
                 for batch in _encoded(source, part["entry"].to_list(), done, pool):
+                    width = _checked_width(batch, width, source.modality)
                     write_whole(self._batch(number, batch), partial(write_parquet, batch), flush=False)
                     batches.append(batch)
                     on_rows(len(batch))
@@ -125,6 +132,15 @@ class Blocks:
                     file.unlink()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def width(self) -> int | None:
+        """Length of the vectors that are there, ``None`` if there are none."""
+        for file in (*self.files(), *sorted(self.path.glob("*.batch"))):
+            with suppress(pl.exceptions.PolarsError):
+                features = pl.read_parquet(file, columns=["features"], glob=False)["features"].drop_nulls()
+                if len(features):
+                    return len(features[0])
+        return None
 
     def num_done(self, total: int) -> int:
         """How many of ``total`` rows are in blocks that are there."""
@@ -252,6 +268,17 @@ def _encoded_batch(source: Source, loading: "dict[int, Future[Any]]") -> pl.Data
     good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features, "sha256": sha256})
     bad = pl.DataFrame({"row": list(reasons), "reason": list(reasons.values())}, schema_overrides=_REASONS)
     return pl.concat([good, bad], how="diagonal")
+
+
+def _checked_width(batch: pl.DataFrame, width: int | None, modality: str) -> int | None:
+    """``width``, or that of the vectors of ``batch`` if it is the first that has any."""
+    for found in batch["features"].list.len().drop_nulls().unique().to_list():
+        if found != (width := width or found):
+            raise OtherWidth(
+                f"The model of {modality} makes vectors of width {found}, where those that are there have {width}: it "
+                "is another one now; make them anew with --overwrite."
+            )
+    return width
 
 
 _REASONS = {"row": pl.Int64, "reason": pl.String}

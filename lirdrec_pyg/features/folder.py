@@ -20,7 +20,7 @@ from lirdrec_pyg.data.provenance import read_provenance
 from lirdrec_pyg.data.readers import FEATURE_MARK
 from lirdrec_pyg.data.tables import shown
 from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.features.blocks import BLOCK_ROWS, Blocks, Source, no_vectors, write_whole
+from lirdrec_pyg.features.blocks import BLOCK_ROWS, Blocks, OtherWidth, Source, no_vectors, write_whole
 from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
 
@@ -179,6 +179,7 @@ class _Work:
         anew: whether nothing of it is there yet, or what is there is to be replaced.
         is_done: whether there is nothing left to do.
         earlier: record of the features of which some may be taken over, if any.
+        overwrite: whether the user wants no vectors that are there already.
     """
 
     folder: FeatureFolder
@@ -189,6 +190,7 @@ class _Work:
     anew: bool
     is_done: bool
     earlier: Mapping[str, Any] | None
+    overwrite: bool
 
     @classmethod
     def plan(
@@ -211,6 +213,8 @@ class _Work:
         begun, difference = blocks.settings(), None
         if begun is not None and not blocks.num_done(len(source.entries)):
             begun = None  # a first try that came to nothing
+        if begun is not None and overwrite and "taken_over" in begun:
+            begun = None  # an update, which keeps what is not to be kept
         if begun is not None:
             begun["postprocessing"] = settings["postprocessing"]  # which comes after
             difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
@@ -230,7 +234,8 @@ class _Work:
             folder.check_unprocessed(modality)
         is_done = begun is None and record is not None and not overwrite and not has_changed
         anew = not is_done and (begun is None or difference is not None)
-        return cls(folder, source, postprocessing, settings, blocks, anew, is_done, record if has_changed else None)
+        earlier = record if has_changed else None
+        return cls(folder, source, postprocessing, settings, blocks, anew, is_done, earlier, overwrite)
 
     def finish(self, hooks: Hooks) -> dict[str, Any]:
         """Encodes what is left, and writes the file and its record."""
@@ -247,10 +252,20 @@ class _Work:
                     *(f"{count:,}", modality),
                 )
         else:
-            self.blocks.encode(self.source, hooks.on_rows)
+            self._encode(hooks)
             record = self._write(self.blocks)
         hooks.on_end(modality, record)
         return record
+
+    def _encode(self, hooks: Hooks) -> None:
+        try:
+            self.blocks.encode(self.source, hooks.on_rows)
+        except OtherWidth:
+            if not self.overwrite or self.anew:
+                raise
+            self.blocks.begin(self.settings)
+            hooks.on_start(self.source.modality, len(self.source.entries), 0)
+            self.blocks.encode(self.source, hooks.on_rows)
 
     def _begin(self, hooks: Hooks) -> None:
         if self.earlier is None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -336,6 +337,49 @@ def test_an_update_that_was_stopped_follows_what_has_changed_since(tmp_path: Pat
     assert encoded(newer) == sorted([*CHANGED, "3000 last"])
     make_features([entries({**NEW, "last": "3000 last"})], tmp_path / "whole")
     assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
+
+
+class Wide(Letters):
+    """A model that was replaced by another, which its name doesn't tell."""
+
+    def encode(self, batch: Sequence[str]) -> Tensor:
+        return torch.cat([super().encode(batch), torch.ones(len(batch), 1)], dim=1)
+
+
+def stop(*_: object) -> None:
+    raise Stop
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_vectors_of_another_width_are_not_put_beside_those_that_are_there(tmp_path: Path, finished: bool) -> None:
+    wide = Source("text", entries(NEW).entries, Wide())
+    if finished:
+        make_features([entries(OLD)], tmp_path / "out")
+    else:
+        with pytest.raises(Stop):
+            make_features([entries(NEW)], tmp_path / "out", hooks=Hooks(on_rows=stop))
+    before = contents(tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"width 4, where those that are there have 3.*--overwrite"):
+            make_features([wide], tmp_path / "out", update=finished)
+    assert contents(tmp_path / "out") == before
+    copy = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    # With the right model the work goes on, and --overwrite takes the new one.
+    make_features([entries(NEW)], tmp_path / "out", update=finished)
+    make_features([entries(NEW)], tmp_path / "whole")
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
+    record = make_features([wide], copy, overwrite=True)["text"]
+    assert (record["width"], record["rows"]) == (4, len(NEW) - 2)
+    assert "taken_over" not in record
+
+
+def test_overwriting_keeps_nothing_of_an_update_that_was_stopped(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    with pytest.raises(Stop):
+        make_features([entries(NEW)], tmp_path, hooks=Hooks(on_start=stop), update=True)
+    work = entries(NEW)
+    assert "taken_over" not in make_features([work], tmp_path, overwrite=True)["text"]
+    assert len(encoded(work)) == len(NEW) - 2
 
 
 def test_an_update_knows_numbers_that_became_texts(tmp_path: Path) -> None:
