@@ -75,31 +75,47 @@ class Blocks:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / _SETTINGS} can't be read ({error}): begin anew with --overwrite.") from error
 
-    def begin(self, settings: dict[str, Any], known: Iterable[pl.DataFrame] = ()) -> None:
-        """Makes the folder anew.
+    def begin(
+        self,
+        settings: dict[str, Any],
+        known: Iterable[pl.DataFrame] = (),
+        of_known: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Makes the folder anew, beside its place, so that ``known`` may come from what is there.
 
         Args:
             settings: what is made, and how.
             known: rows that are there from the beginning, with ``row`` (among all), ``features`` and ``sha256``. Their
                 number becomes the entry ``taken_over`` of the settings.
+            of_known: more entries of the settings if there are such rows.
         """
-        self.clear()
-        self.path.mkdir(parents=True)
+        new, old = Blocks(self._beside("new")), self._beside("old")
+        shutil.rmtree(new.path, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        new.path.mkdir(parents=True)
         count = 0
         for rows in known:
             count += len(rows)
             row, block = pl.col("row") % BLOCK_ROWS, pl.col("row") // BLOCK_ROWS
             rows = rows.select(row, "features", "sha256", reason=pl.lit(None, pl.String), block=block)
             for (number, *_), batch in rows.group_by("block"):
-                write_parquet(batch.drop("block"), self._batch(number, batch))
+                write_parquet(batch.drop("block"), new._batch(number, batch))
         if count:
-            settings = {**settings, "taken_over": count}
+            settings = {**settings, **(of_known or {}), "taken_over": count}
         # At last, since what has settings is gone on with.
-        write_whole(self.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
+        write_whole(new.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
+        if self.path.exists():
+            self.path.rename(old)
+        new.path.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for path in (self.path, self._beside("new"), self._beside("old")):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ending}")
 
     def encode(self, source: Source, on_rows: Callable[[int], None] = lambda count: None) -> None:
         """Makes the blocks that are not there yet, and of one that was begun the rows that it lacks.
@@ -135,12 +151,19 @@ class Blocks:
 
     def width(self) -> int | None:
         """Length of the vectors that are there, ``None`` if there are none."""
+        vectors = (rows["features"].drop_nulls() for rows in self.rows())
+        return next((len(features[0]) for features in vectors if len(features)), None)
+
+    def rows(self) -> Iterator[pl.DataFrame]:
+        """``features`` and ``sha256`` of all rows that are there, a file at a time."""
         for file in (*self.files(), *sorted(self.path.glob("*.batch"))):
-            with suppress(pl.exceptions.PolarsError):
-                features = pl.read_parquet(file, columns=["features"], glob=False)["features"].drop_nulls()
-                if len(features):
-                    return len(features[0])
-        return None
+            with suppress(pl.exceptions.PolarsError):  # as in a batch that is not flushed
+                yield pl.read_parquet(file, columns=["features", "sha256"], glob=False)
+
+    def checksums(self) -> pl.DataFrame:
+        """``item_id`` and ``sha256`` of the rows that have vectors, in their order."""
+        blocks = pl.scan_parquet(self.files(), glob=False).filter(pl.col("features").is_not_null())
+        return blocks.select("item_id", "sha256").collect()
 
     def num_done(self, total: int) -> int:
         """How many of ``total`` rows are in blocks that are there."""

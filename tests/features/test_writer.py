@@ -382,6 +382,35 @@ def test_overwriting_keeps_nothing_of_an_update_that_was_stopped(tmp_path: Path)
     assert len(encoded(work)) == len(NEW) - 2
 
 
+def test_an_update_tries_again_what_could_not_be_used(tmp_path: Path) -> None:
+    class Picky(Letters):
+        def load(self, entry: str) -> str:
+            if entry.startswith("40 "):
+                raise DataError("the server fails")
+            return super().load(entry)
+
+    texts = entries({n: text(n) for n in range(30, 50)})
+    assert make_features([Source("text", texts.entries, Picky())], tmp_path)["text"]["missing"] == 1
+    make_features([texts], tmp_path)
+    assert not encoded(texts)
+    record = make_features([texts], tmp_path, update=True)["text"]
+    assert encoded(texts) == [text(40)]
+    assert (record["rows"], record["missing"], record["taken_over"]) == (20, 0, 19)
+
+
+def test_features_without_checksums_of_their_texts_are_not_updated(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    file, path = tmp_path / "text_feat.parquet", tmp_path / "provenance.json"
+    pl.read_parquet(file).drop("sha256").write_parquet(file)
+    content = json.loads(path.read_text())
+    content["modalities"]["text"]["sha256"] = checksum(file)
+    path.write_text(json.dumps(content))
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match=r"before vectors had checksums.*--overwrite"):
+        make_features([entries(NEW)], tmp_path, update=True)
+    assert contents(tmp_path) == before
+
+
 def test_an_update_knows_numbers_that_became_texts(tmp_path: Path) -> None:
     make_features([entries({n: text(n) for n in range(30, 40)})], tmp_path)
     work = entries({str(n): text(n) for n in range(30, 40)} | {"A7": text(40)})
