@@ -225,25 +225,22 @@ class _Work:
             begun = None  # an update, which keeps what is not to be kept
         unfinished = earlier = None
         if begun is not None:
-            begun["postprocessing"] = settings["postprocessing"]  # which comes after
-            difference = _difference(_identity(begun), _identity(settings))
+            difference = _differs(begun, settings, "postprocessing")  # which comes after
             if update and (difference or source.entries.are_files):
-                difference = _difference(_identity(begun), _identity({**settings, "catalogue": begun["catalogue"]}))
+                difference = _differs(begun, settings, "postprocessing", "catalogue")
                 if difference is None:
                     unfinished, earlier = begun, _addable(folder, record, settings, modality)
                 elif record is not None:
                     begun = difference = None  # something else was begun, which is given up
         is_done = False
         if begun is None and record is not None and not overwrite:
-            finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
-            difference, verb = _difference(_identity(record), _identity(finished)), "made"
-            is_done = True
+            # What was made stays good when versions change.
+            difference, verb, is_done = _differs(record, settings, "versions"), "made", True
             if update:
                 # What could not be used may be by now; that alone is no reason to refuse what is finished.
                 tries_again = record.get("rows") != len(source.entries) and not record.get("postprocessing")
                 is_done = not (source.entries.are_files or difference or tries_again)
-                finished["catalogue"] = record.get("catalogue")
-                difference = _difference(_identity(record), _identity(finished))
+                difference = _differs(record, settings, "versions", "catalogue")
         if difference and not overwrite:
             raise RunError(_refusal(folder.path, modality, verb, difference))
         if begun is None and record is not None and not overwrite and not is_done:
@@ -356,9 +353,7 @@ class _Work:
 
     def _record_that_holds(self) -> dict[str, Any] | None:
         """The earlier record, if an update has found nothing that has changed."""
-        if self.earlier is None or _difference(
-            _identity(self.earlier), _identity({**self.settings, "versions": self.earlier.get("versions")})
-        ):
+        if self.earlier is None or _differs(self.earlier, self.settings, "versions"):
             return None
         before = pl.read_parquet(self.folder.file(self.source.modality), columns=["item_id", "sha256"], glob=False)
         return dict(self.earlier) if self.blocks.checksums().equals(before) else None
@@ -405,6 +400,11 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _differs(old: Mapping[str, Any], new: Mapping[str, Any], *ignored: str) -> str | None:
+    """The first setting that is another one now, in words, but for those of the names ``ignored``."""
+    return _difference(_identity(old), _identity({**new, **{name: old.get(name) for name in ignored}}))
+
+
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> str | None:
     """The first entry in which two descriptions differ, in words."""
     for key in new:
@@ -422,10 +422,7 @@ def _addable(
     folder: FeatureFolder, record: Mapping[str, Any] | None, settings: Mapping[str, Any], modality: str
 ) -> Mapping[str, Any] | None:
     """``record``, if vectors of its file may be taken over."""
-    if record is None:
-        return None
-    same = {key: record.get(key) for key in ("catalogue", "versions")}
-    if _difference(_identity(record), _identity({**settings, **same})):
+    if record is None or _differs(record, settings, "versions", "catalogue"):
         return None
     try:
         folder.check_unprocessed(modality)
