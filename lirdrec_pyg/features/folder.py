@@ -100,6 +100,20 @@ def make_features(
         return {work.source.modality: work.finish(hooks) for work in works}
 
 
+def check_features(
+    sources: Sequence[Source],
+    out: str | Path,
+    postprocessing: Postprocessing | None = None,
+    overwrite: bool = False,
+    update: bool = False,
+) -> None:
+    """Raises the :class:`RunError` with which :func:`make_features` would refuse its arguments; changes nothing."""
+    folder = FeatureFolder(Path(out))
+    folder.check_writable()
+    for source in sources:
+        _Work.plan(folder, source, postprocessing or Postprocessing(), overwrite, update)
+
+
 class FeatureFolder:
     """The folder that :func:`make_features` writes."""
 

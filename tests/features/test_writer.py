@@ -507,10 +507,10 @@ def test_nothing_is_encoded_twice_if_the_catalogue_changes_while_work_is_stopped
     tmp_path: Path, rows: int, first: bool
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
-    texts: dict[int | str, str | None] = {n: text(n) for n in range(3000, 3000 + 2 * BLOCK_ROWS)}
+    texts: dict[int | str, str | None] = {f"i{n}": text(n) for n in range(3000, 3000 + 2 * BLOCK_ROWS)}
     if not first:
-        make_features([entries({n: text(n) for n in range(4000, 4100)})], out)
-        texts |= {n: text(n) for n in range(4010, 4200)}
+        make_features([entries({f"i{n}": text(n) for n in range(4040, 4100)})], out)
+        texts |= {f"i{n}": text(n) for n in range(4050, 4200)}
     begun, seen = entries(texts), 0 if first else -len(texts)
 
     def stop_late(count: int) -> None:
