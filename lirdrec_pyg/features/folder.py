@@ -71,10 +71,11 @@ def make_features(
     Modalities of the folder that are not among ``sources`` stay as they are.
 
     With ``update``, items whose text or file is as it was keep their vectors, and only what is new or has changed is
-    encoded, with what could not be used. The result is that of encoding all anew, but for rounding: what goes through
-    a model with other entries may differ by some 1e-6. The provenance has the number of rows that were kept
-    (``taken_over``) and, if other versions of the libraries have made some, these (``earlier``). An update that was
-    stopped can be followed by another one, of a catalogue that has changed again: nothing is encoded twice.
+    encoded, with what could not be used. Equal texts or files are known by their SHA-256, whatever items they are of.
+    The result is that of encoding all anew, but for rounding: what goes through a model with other entries may differ
+    by some 1e-6. The provenance has the number of rows that were kept (``taken_over``) and, if other versions of the
+    libraries have made some, these (``earlier``). An update can follow one that was stopped, or a first call, when the
+    catalogue has changed again: nothing is encoded twice.
 
     Args:
         sources: one for each modality.
@@ -82,7 +83,7 @@ def make_features(
         postprocessing: steps after the encoding; by default none.
         overwrite: makes modalities anew that the folder has already, or that were begun otherwise.
         hooks: for progress.
-        update: follows a catalogue that has changed.
+        update: follows a catalogue that has changed; of no effect with ``overwrite``.
 
     Returns:
         The record of each modality.
@@ -225,12 +226,7 @@ class _Work:
         """
         modality = source.modality
         folder.check_own(modality)
-        settings = {
-            **source.settings(),
-            "postprocessing": postprocessing.describe(),
-            "versions": versions(source.encoder.packages),
-        }
-        settings = json.loads(json.dumps(settings))  # as it is read again
+        settings = _settings(source, postprocessing)
         blocks, record = folder.blocks(modality), folder.record(modality)
         begun, difference, verb = blocks.settings(), None, "begun"
         if begun is not None and not blocks.num_done(len(source.entries)):
@@ -240,7 +236,7 @@ class _Work:
         unfinished = earlier = None
         if begun is not None:
             difference = _differs(begun, settings, "postprocessing")  # which comes after
-            if update and (difference or source.entries.are_files):
+            if update and not overwrite and (difference or source.entries.are_files):
                 difference = _differs(begun, settings, "postprocessing", "catalogue")
                 if difference is None:
                     unfinished, earlier = begun, _addable(folder, record, settings, modality)
@@ -332,7 +328,10 @@ class _Work:
             for start in range(0, before.select(pl.len()).collect().item(), _ROWS):
                 yield before.slice(start, _ROWS).select(pl.col("features").arr.to_list(), "sha256").collect()
         if self.unfinished is not None:
-            yield from self.blocks.rows()
+            # These may be of a model that was replaced by one of another width.
+            width = self.blocks.width() if self.earlier is None else self.earlier["width"]
+            for rows in self.blocks.rows():
+                yield rows.filter(pl.col("features").list.len() == width)
 
     def _num_changed(self, record: Mapping[str, Any]) -> int:
         """How many files were written since they were encoded, or came since they were missing."""
@@ -402,6 +401,17 @@ class _Work:
         if transform is None:
             return first.size(1), blocks
         return transform(first).size(1), blocks.mapped(transform, blocks.path.with_suffix(".processed"))
+
+
+def _settings(source: Source, postprocessing: Postprocessing) -> dict[str, Any]:
+    """All that decides the features of ``source``, as it is read again."""
+    settings = {
+        **source.settings(),
+        "postprocessing": postprocessing.describe(),
+        "versions": versions(source.encoder.packages),
+    }
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -534,6 +534,16 @@ def test_nothing_is_encoded_twice_if_the_catalogue_changes_while_work_is_stopped
     assert not (out / ".unfinished").exists()
 
 
+def test_an_update_takes_no_vectors_of_another_width_from_work_that_was_stopped(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    wide = Source("text", entries(NEW).entries, Wide())
+    with pytest.raises(Stop):
+        make_features([wide], tmp_path, hooks=Hooks(on_end=stop, on_rows=stop), overwrite=True)
+    newer = entries({**NEW, "last": "3000 last"})
+    record = make_features([newer], tmp_path, update=True)["text"]
+    assert (record["width"], record["taken_over"]) == (3, KEPT)
+
+
 def test_an_update_goes_on_from_one_that_was_stopped_before_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
