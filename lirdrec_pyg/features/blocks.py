@@ -48,6 +48,10 @@ class Source:
         return {"encoder": self.encoder.describe(), "catalogue": self.entries.facts}
 
 
+class OtherWidth(RunError):
+    """Vectors of another width than those that are there, as of a server that has changed its model."""
+
+
 class Blocks:
     """The vectors of one modality in the making: a folder of Parquet files, each of some rows in their order.
 
@@ -71,31 +75,47 @@ class Blocks:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.path / _SETTINGS} can't be read ({error}): begin anew with --overwrite.") from error
 
-    def begin(self, settings: dict[str, Any], known: Iterable[pl.DataFrame] = ()) -> None:
-        """Makes the folder anew.
+    def begin(
+        self,
+        settings: dict[str, Any],
+        known: Iterable[pl.DataFrame] = (),
+        of_known: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Makes the folder anew, beside its place, so that ``known`` may come from what is there.
 
         Args:
             settings: what is made, and how.
             known: rows that are there from the beginning, with ``row`` (among all), ``features`` and ``sha256``. Their
                 number becomes the entry ``taken_over`` of the settings.
+            of_known: more entries of the settings if there are such rows.
         """
-        self.clear()
-        self.path.mkdir(parents=True)
+        new, old = Blocks(self._beside("new")), self._beside("old")
+        shutil.rmtree(new.path, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        new.path.mkdir(parents=True)
         count = 0
         for rows in known:
             count += len(rows)
             row, block = pl.col("row") % BLOCK_ROWS, pl.col("row") // BLOCK_ROWS
             rows = rows.select(row, "features", "sha256", reason=pl.lit(None, pl.String), block=block)
             for (number, *_), batch in rows.group_by("block"):
-                write_parquet(batch.drop("block"), self._batch(number, batch))
+                write_parquet(batch.drop("block"), new._batch(number, batch))
         if count:
-            settings = {**settings, "taken_over": count}
+            settings = {**settings, **(of_known or {}), "taken_over": count}
         # At last, since what has settings is gone on with.
-        write_whole(self.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
+        write_whole(new.path / _SETTINGS, lambda file: file.write_text(json.dumps(settings), "utf-8"))
+        if self.path.exists():
+            self.path.rename(old)
+        new.path.rename(self.path)
+        shutil.rmtree(old, ignore_errors=True)
 
     def clear(self) -> None:
         """Removes the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for path in (self.path, self._beside("new"), self._beside("old")):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _beside(self, ending: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{ending}")
 
     def encode(self, source: Source, on_rows: Callable[[int], None] = lambda count: None) -> None:
         """Makes the blocks that are not there yet, and of one that was begun the rows that it lacks.
@@ -106,7 +126,9 @@ class Blocks:
 
         Raises:
             RunError: if a block can't be written, or the device has too little memory.
+            OtherWidth: if the vectors have another width than those that are there; of these nothing is lost.
         """
+        width = self.width()
         pool = ThreadPoolExecutor(min(_MAX_LOADERS, os.cpu_count() or 1))
         try:
             for number, part in enumerate(source.entries.frame.iter_slices(BLOCK_ROWS)):
@@ -115,6 +137,7 @@ class Blocks:
                 batches = [*self._batches(number)]
                 done = {row for batch in batches for row in batch["row"]}
                 for batch in _encoded(source, part["entry"].to_list(), done, pool):
+                    width = _checked_width(batch, width, source.modality)
                     write_whole(self._batch(number, batch), partial(write_parquet, batch), flush=False)
                     batches.append(batch)
                     on_rows(len(batch))
@@ -125,6 +148,22 @@ class Blocks:
                     file.unlink()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def width(self) -> int | None:
+        """Length of the vectors that are there, ``None`` if there are none."""
+        vectors = (rows["features"].drop_nulls() for rows in self.rows())
+        return next((len(features[0]) for features in vectors if len(features)), None)
+
+    def rows(self) -> Iterator[pl.DataFrame]:
+        """``features`` and ``sha256`` of all rows that are there, a file at a time."""
+        for file in (*self.files(), *sorted(self.path.glob("*.batch"))):
+            with suppress(pl.exceptions.PolarsError):  # as in a batch that is not flushed
+                yield pl.read_parquet(file, columns=["features", "sha256"], glob=False)
+
+    def checksums(self) -> pl.DataFrame:
+        """``item_id`` and ``sha256`` of the rows that have vectors, in their order."""
+        blocks = pl.scan_parquet(self.files(), glob=False).filter(pl.col("features").is_not_null())
+        return blocks.select("item_id", "sha256").collect()
 
     def num_done(self, total: int) -> int:
         """How many of ``total`` rows are in blocks that are there."""
@@ -252,6 +291,17 @@ def _encoded_batch(source: Source, loading: "dict[int, Future[Any]]") -> pl.Data
     good = pl.DataFrame({"row": pl.Series(rows, dtype=pl.Int64), "features": features, "sha256": sha256})
     bad = pl.DataFrame({"row": list(reasons), "reason": list(reasons.values())}, schema_overrides=_REASONS)
     return pl.concat([good, bad], how="diagonal")
+
+
+def _checked_width(batch: pl.DataFrame, width: int | None, modality: str) -> int | None:
+    """``width``, or that of the vectors of ``batch`` if it is the first that has any."""
+    for found in batch["features"].list.len().drop_nulls().unique().to_list():
+        if found != (width := width or found):
+            raise OtherWidth(
+                f"The model of {modality} makes vectors of width {found}, where those that are there have {width}: it "
+                "is another one now; make them anew with --overwrite."
+            )
+    return width
 
 
 _REASONS = {"row": pl.Int64, "reason": pl.String}

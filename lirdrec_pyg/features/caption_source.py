@@ -8,20 +8,31 @@ import polars as pl
 
 from lirdrec_pyg.config import CaptionConfig, FeaturesConfig
 from lirdrec_pyg.data.tables import shown
-from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.features.blocks import Source
 from lirdrec_pyg.features.captioners import MAX_NEW_TOKENS, Captioner, LocalCaptioner, ServerCaptioner
-from lirdrec_pyg.features.captions import CAPTION, CAPTIONS, CaptionReport, Hooks, caption_entries, make_captions
+from lirdrec_pyg.features.captions import (
+    CAPTION,
+    CAPTIONS,
+    CaptionFile,
+    CaptionReport,
+    Hooks,
+    caption_entries,
+    make_captions,
+)
 from lirdrec_pyg.features.catalogue import Catalogue, Entries
 from lirdrec_pyg.features.causal import CausalEncoder
 from lirdrec_pyg.features.chat import URL_VARIABLE, Server
 from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.features.endpoint import EndpointEncoder
 from lirdrec_pyg.features.folder import FeatureFolder
+from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.pretrained import Pretrained
 from lirdrec_pyg.features.prompt import Prompt
 from lirdrec_pyg.features.provenance import now, read_report, versions, write_record, write_report
 from lirdrec_pyg.features.text import TextEncoder
+
+_NO_CAPTION = "it has no caption"
 
 
 @dataclass
@@ -92,8 +103,10 @@ class CaptionWork:
                 self.captions.recaption,
                 hooks,
             )
-            self._failures = {str(item): f"it has no caption: {reason}" for item, reason in report.failures.items()}
-            self._failures |= {str(item): "it has no picture" for item in self._pictures.missing.to_list()}
+            self._failures = {str(item): f"{_NO_CAPTION}: {reason}" for item, reason in report.failures.items()}
+            captioned = CaptionFile(self.out / CAPTIONS)  # also by hand
+            without = (str(item) for item in self._pictures.missing.to_list() if item not in captioned)
+            self._failures |= dict.fromkeys(without, "it has no picture")
             self.explain_report()
         if not report.made + report.kept:
             item = self._pictures.frame["item_id"][0]
@@ -102,6 +115,23 @@ class CaptionWork:
                 f"{report.failures[item]}."
             )
         return report
+
+    def check_features(self, postprocessing: Postprocessing, update: bool) -> None:
+        """Raises :class:`RunError` if the features that are there can't follow captions that are made now.
+
+        Without ``update`` they are made anew; with it, vectors are added to those that are there.
+        """
+        folder = FeatureFolder(self.out)
+        record = folder.record(CAPTION)
+        if self.captions.caption is None or self.captions.embed_captions is None or not update or record is None:
+            return
+        if record.get("postprocessing", {}) != postprocessing.describe():
+            raise RunError(
+                f"The features of captions in {self.out} went through other steps after the encoding than those that "
+                "are asked for now, so that no vectors can be added: make them anew with --overwrite."
+            )
+        if folder.blocks(CAPTION).settings() is None:
+            folder.check_unprocessed(CAPTION)
 
     def source(self) -> Source | None:
         """What the modality ``caption`` is made of; ``None`` if it was not asked for.
@@ -126,11 +156,13 @@ class CaptionWork:
         if self.captions.caption is None:
             return
         reasons = {}
-        if (
-            FeatureFolder(self.out).record(CAPTION) is not None
-        ):  # whose lines may also be of captions that no model took
+        # Where there are features, lines may also be of captions that no model took.
+        if FeatureFolder(self.out).record(CAPTION) is not None:
             lines = read_report(self.out).filter(pl.col("modality") == CAPTION)
-            reasons = dict(lines.select("item_id", "reason").iter_rows())
+            captioned = CaptionFile(self.out / CAPTIONS)
+            for item, reason in lines.select("item_id", "reason").iter_rows():
+                is_old = item in captioned and reason.startswith(_NO_CAPTION)
+                reasons[item] = "its caption was made after the features" if is_old else reason
         reasons |= self._failures
         lacking = pl.DataFrame({"item_id": list(reasons), "reason": list(reasons.values())})
         write_report(self.out, CAPTION, lacking.cast(pl.String))

@@ -348,7 +348,8 @@ def _seconds(text: str) -> float:
     parts = _TIME.findall(text)
     if "".join(number + unit for number, unit in parts) != text.strip():
         return 0.0
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return seconds if math.isfinite(seconds) else 0.0
 
 
 def _error_of(content: bytes) -> tuple[str, str | None, str | None]:

@@ -21,8 +21,8 @@ class EndpointEncoder(Encoder):
     Rows are ordered by the ``index`` of the answer. An answer with another number of vectors, an index that occurs
     twice, vectors of another width than before or entries that are no finite numbers is asked for again, as one that
     is cut off. If a batch is refused, or fails for good, its halves are sent by themselves, until those texts are found
-    that the server doesn't take, such as one that is too long; a plain word is sent first, to tell their faults from
-    those of the server.
+    that the server doesn't take, such as one that is too long; a plain word is sent at first, and again before a text
+    is given up, to tell their faults from those of the server.
 
     Args:
         server: that is asked.
@@ -59,7 +59,7 @@ class EndpointEncoder(Encoder):
         try:
             return list(self._embed(texts))
         except RequestError as error:
-            if not is_half:
+            if not is_half or len(texts) == 1:  # the server may have gone down since the first half
                 self._check_server(error)
             if len(texts) == 1:
                 return [str(error).rstrip(".")]

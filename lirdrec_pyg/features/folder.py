@@ -20,7 +20,7 @@ from lirdrec_pyg.data.provenance import read_provenance
 from lirdrec_pyg.data.readers import FEATURE_MARK
 from lirdrec_pyg.data.tables import shown
 from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.features.blocks import BLOCK_ROWS, Blocks, Source, no_vectors, write_whole
+from lirdrec_pyg.features.blocks import BLOCK_ROWS, Blocks, OtherWidth, Source, no_vectors, write_whole
 from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.provenance import now, versions, write_record, write_report
 
@@ -71,9 +71,11 @@ def make_features(
     Modalities of the folder that are not among ``sources`` stay as they are.
 
     With ``update``, items whose text or file is as it was keep their vectors, and only what is new or has changed is
-    encoded. The result is that of encoding all anew, but for rounding: what goes through a model with other entries
-    may differ by some 1e-6. The provenance has the number of rows that were kept (``taken_over``) and, if other
-    versions of the libraries have made them, these (``earlier``).
+    encoded, with what could not be used. Equal texts or files are known by their SHA-256, whatever items they are of.
+    The result is that of encoding all anew, but for rounding: what goes through a model with other entries may differ
+    by some 1e-6. The provenance has the number of rows that were kept (``taken_over``) and, if other versions of the
+    libraries have made some, these (``earlier``). An update can follow one that was stopped, or a first call, when the
+    catalogue has changed again: nothing is encoded twice.
 
     Args:
         sources: one for each modality.
@@ -81,14 +83,14 @@ def make_features(
         postprocessing: steps after the encoding; by default none.
         overwrite: makes modalities anew that the folder has already, or that were begun otherwise.
         hooks: for progress.
-        update: follows a catalogue that has changed.
+        update: follows a catalogue that has changed; of no effect with ``overwrite``.
 
     Returns:
         The record of each modality.
 
     Raises:
         RunError: if the folder is in use, can't be written, or holds such a modality that was made otherwise, or that
-            is to be updated after steps that go by all vectors.
+            is to be updated after steps that followed the encoding.
         DataError: if none of the entries of a modality can be used.
     """
     postprocessing, hooks = postprocessing or Postprocessing(), hooks or Hooks()
@@ -97,6 +99,20 @@ def make_features(
     with folder.locked():
         works = [_Work.plan(folder, source, postprocessing, overwrite, update) for source in sources]
         return {work.source.modality: work.finish(hooks) for work in works}
+
+
+def check_features(
+    sources: Sequence[Source],
+    out: str | Path,
+    postprocessing: Postprocessing | None = None,
+    overwrite: bool = False,
+    update: bool = False,
+) -> None:
+    """Raises the :class:`RunError` with which :func:`make_features` would refuse its arguments; changes nothing."""
+    folder = FeatureFolder(Path(out))
+    folder.check_writable()
+    for source in sources:
+        _Work.plan(folder, source, postprocessing or Postprocessing(), overwrite, update)
 
 
 class FeatureFolder:
@@ -141,6 +157,11 @@ class FeatureFolder:
             )
         if checksum(file) != record.get("sha256"):
             raise RunError(f"{file} is not as it was made, so that no vectors can be added: --overwrite makes it anew.")
+        if "sha256" not in pl.read_parquet_schema(file):
+            raise RunError(
+                f"{file} was made before vectors had checksums, so that none can be told to be as it was: make them "
+                "anew with --overwrite."
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -179,6 +200,8 @@ class _Work:
         anew: whether nothing of it is there yet, or what is there is to be replaced.
         is_done: whether there is nothing left to do.
         earlier: record of the features of which some may be taken over, if any.
+        unfinished: settings of ``blocks``, if some of what was begun there may be taken over.
+        overwrite: whether the user wants no vectors that are there already.
     """
 
     folder: FeatureFolder
@@ -189,6 +212,8 @@ class _Work:
     anew: bool
     is_done: bool
     earlier: Mapping[str, Any] | None
+    unfinished: Mapping[str, Any] | None
+    overwrite: bool
 
     @classmethod
     def plan(
@@ -201,36 +226,38 @@ class _Work:
         """
         modality = source.modality
         folder.check_own(modality)
-        settings = {
-            **source.settings(),
-            "postprocessing": postprocessing.describe(),
-            "versions": versions(source.encoder.packages),
-        }
-        settings = json.loads(json.dumps(settings))  # as it is read again
+        settings = _settings(source, postprocessing)
         blocks, record = folder.blocks(modality), folder.record(modality)
-        begun, difference = blocks.settings(), None
+        begun, difference, verb = blocks.settings(), None, "begun"
         if begun is not None and not blocks.num_done(len(source.entries)):
             begun = None  # a first try that came to nothing
+        if begun is not None and overwrite and "taken_over" in begun:
+            begun = None  # an update, which keeps what is not to be kept
+        unfinished = earlier = None
         if begun is not None:
-            begun["postprocessing"] = settings["postprocessing"]  # which comes after
-            difference, verb = _difference(_identity(begun), _identity(settings)), "begun"
-        if difference and update and record is not None:
-            begun = None  # an update to a catalogue that has changed again
-        has_changed = False
+            difference = _differs(begun, settings, "postprocessing")  # which comes after
+            if update and not overwrite and (difference or source.entries.are_files):
+                difference = _differs(begun, settings, "postprocessing", "catalogue")
+                if difference is None:
+                    unfinished, earlier = begun, _addable(folder, record, settings, modality)
+                elif record is not None:
+                    begun = difference = None  # something else was begun, which is given up
+        is_done = False
         if begun is None and record is not None and not overwrite:
-            finished = {**settings, "versions": record.get("versions")}  # what was made stays good when these change
-            difference, verb = _difference(_identity(record), _identity(finished)), "made"
+            # What was made stays good when versions change.
+            difference, verb, is_done = _differs(record, settings, "versions"), "made", True
             if update:
-                has_changed = source.entries.are_files or difference is not None
-                finished["catalogue"] = record.get("catalogue")
-                difference = _difference(_identity(record), _identity(finished))
+                # What could not be used may be by now; that alone is no reason to refuse what is finished.
+                tries_again = record.get("rows") != len(source.entries) and not record.get("postprocessing")
+                is_done = not (source.entries.are_files or difference or tries_again)
+                difference = _differs(record, settings, "versions", "catalogue")
         if difference and not overwrite:
             raise RunError(_refusal(folder.path, modality, verb, difference))
-        if has_changed:
+        if begun is None and record is not None and not overwrite and not is_done:
             folder.check_unprocessed(modality)
-        is_done = begun is None and record is not None and not overwrite and not has_changed
-        anew = not is_done and (begun is None or difference is not None)
-        return cls(folder, source, postprocessing, settings, blocks, anew, is_done, record if has_changed else None)
+            earlier = record
+        anew = not is_done and (begun is None or unfinished is not None or difference is not None)
+        return cls(folder, source, postprocessing, settings, blocks, anew, is_done, earlier, unfinished, overwrite)
 
     def finish(self, hooks: Hooks) -> dict[str, Any]:
         """Encodes what is left, and writes the file and its record."""
@@ -247,35 +274,64 @@ class _Work:
                     *(f"{count:,}", modality),
                 )
         else:
-            self.blocks.encode(self.source, hooks.on_rows)
-            record = self._write(self.blocks)
+            self._encode(hooks)
+            record = self._write()
         hooks.on_end(modality, record)
         return record
 
+    def _encode(self, hooks: Hooks) -> None:
+        try:
+            self.blocks.encode(self.source, hooks.on_rows)
+        except OtherWidth:
+            if not self.overwrite or self.anew:
+                raise
+            self.blocks.begin(self.settings)
+            hooks.on_start(self.source.modality, len(self.source.entries), 0)
+            self.blocks.encode(self.source, hooks.on_rows)
+
     def _begin(self, hooks: Hooks) -> None:
-        if self.earlier is None:
+        if self.earlier is None and self.unfinished is None:
             self.blocks.begin(self.settings)
             return
-        made = {key: self.earlier.get(key) for key in ("date", "versions")}
-        others = [x for x in (*self.earlier.get("earlier", ()), made) if x["versions"] != self.settings["versions"]]
-        self.blocks.begin({**self.settings, **({"earlier": others} if others else {})}, self._unchanged(hooks))
+        made = [*(self.unfinished or {}).get("earlier", ())]
+        if self.earlier is not None:
+            made += [*self.earlier.get("earlier", ()), {key: self.earlier.get(key) for key in ("date", "versions")}]
+        others: list[Any] = []
+        for one in made:
+            if one["versions"] != self.settings["versions"] and one not in others:
+                others.append(one)
+        self.blocks.begin(self.settings, self._unchanged(hooks), {"earlier": others} if others else {})
 
     def _unchanged(self, hooks: Hooks) -> Iterator[pl.DataFrame]:
-        """Rows of the file that is there whose entries are as they were, some at a time."""
-        entries, file = self.source.entries, self.folder.file(self.source.modality)
+        """Rows whose entries were encoded earlier, some at a time."""
+        entries = self.source.entries
         hooks.on_compare(self.source.modality, len(entries))
         checksums: list[str | None] = []
         with ThreadPoolExecutor() as pool:
             for part in entries.frame["entry"].to_frame().iter_slices(BLOCK_ROWS):
                 checksums += pool.map(entries.checksum, part["entry"])
                 hooks.on_rows(len(part))
-        as_text = pl.col("item_id").cast(pl.String)  # one new ID makes texts of those that were numbers
-        sha256 = pl.Series(checksums, dtype=pl.String)
-        now = entries.frame.select(as_text, sha256=sha256).with_row_index("row").cast({"row": pl.Int64})
-        before = pl.scan_parquet(file, glob=False)
-        for start in range(0, before.select(pl.len()).collect().item(), _ROWS):
-            rows = before.slice(start, _ROWS).collect()
-            yield rows.with_columns(as_text, pl.col("features").arr.to_list()).join(now, on=["item_id", "sha256"])
+        left = pl.DataFrame({"sha256": pl.Series(checksums, dtype=pl.String)})
+        left = left.with_row_index("row").cast({"row": pl.Int64})
+        for known in self._known():
+            # Equal entries have equal vectors, whatever items they are of.
+            known = known.drop_nulls().unique("sha256")
+            found = left.join(known, on="sha256", how="semi")
+            left = left.join(known, on="sha256", how="anti")
+            for rows in found.iter_slices(_ROWS):
+                yield rows.join(known, on="sha256")
+
+    def _known(self) -> Iterator[pl.DataFrame]:
+        """``features`` and ``sha256`` of what was encoded earlier, some rows at a time."""
+        if self.earlier is not None:
+            before = pl.scan_parquet(self.folder.file(self.source.modality), glob=False)
+            for start in range(0, before.select(pl.len()).collect().item(), _ROWS):
+                yield before.slice(start, _ROWS).select(pl.col("features").arr.to_list(), "sha256").collect()
+        if self.unfinished is not None:
+            # These may be of a model that was replaced by one of another width.
+            width = self.blocks.width() if self.earlier is None else self.earlier["width"]
+            for rows in self.blocks.rows():
+                yield rows.filter(pl.col("features").list.len() == width)
 
     def _num_changed(self, record: Mapping[str, Any]) -> int:
         """How many files were written since they were encoded, or came since they were missing."""
@@ -296,42 +352,66 @@ class _Work:
                 count += (found.st_mtime if is_encoded else max(found.st_mtime, found.st_ctime)) >= made + 1
         return count
 
-    def _write(self, blocks: Blocks) -> dict[str, Any]:
-        path, entries, modality = self.folder.path, self.source.entries, self.source.modality
-        failures = blocks.failures()
+    def _write(self) -> dict[str, Any]:
+        entries, failures = self.source.entries, self.blocks.failures()
         if len(failures) == len(entries):
-            blocks.clear()
+            self.blocks.clear()
             raise no_vectors(self.source, failures)
-        width, processed = self._postprocessed(blocks)
-        file = self.folder.file(modality)
-        write_whole(file, lambda unfinished: processed.join(unfinished, width))
-        if processed is not blocks:
-            processed.clear()
+        record = self._record_that_holds() or self._write_file(len(failures))
         nothing = f"there is nothing in {' and '.join(entries.facts['columns'])}"
         missing = pl.DataFrame({"item_id": entries.missing}).with_columns(reason=pl.lit(nothing))
-        write_report(path, modality, pl.concat([missing, failures]))
+        write_report(self.folder.path, self.source.modality, pl.concat([missing, failures]))
+        self.blocks.clear()
+        return record
+
+    def _record_that_holds(self) -> dict[str, Any] | None:
+        """The earlier record, if an update has found nothing that has changed."""
+        if self.earlier is None or _differs(self.earlier, self.settings, "versions"):
+            return None
+        before = pl.read_parquet(self.folder.file(self.source.modality), columns=["item_id", "sha256"], glob=False)
+        return dict(self.earlier) if self.blocks.checksums().equals(before) else None
+
+    def _write_file(self, num_failures: int) -> dict[str, Any]:
+        """Writes the file and its record."""
+        entries, modality = self.source.entries, self.source.modality
+        width, processed = self._postprocessed()
+        file = self.folder.file(modality)
+        write_whole(file, lambda unfinished: processed.join(unfinished, width))
+        if processed is not self.blocks:
+            processed.clear()
         record = {
             "file": file.name,
             "sha256": checksum(file),
-            "rows": len(entries) - len(failures),
+            "rows": len(entries) - num_failures,
             "width": width,
             "dtype": "float32",
-            "missing": len(entries.missing) + len(failures),
-            **(blocks.settings() or {}),
+            "missing": len(entries.missing) + num_failures,
+            **(self.blocks.settings() or {}),
             **self.settings,
             "date": now(),
         }
-        write_record(path, modality, record)
-        blocks.clear()
+        write_record(self.folder.path, modality, record)
         return record
 
-    def _postprocessed(self, blocks: Blocks) -> tuple[int, Blocks]:
+    def _postprocessed(self) -> tuple[int, Blocks]:
         """Width of the vectors after all steps, and these."""
+        blocks = self.blocks
         transform = self.postprocessing.fit(blocks.vectors, self.source.modality)
         first = next(blocks.vectors())[:1]
         if transform is None:
             return first.size(1), blocks
         return transform(first).size(1), blocks.mapped(transform, blocks.path.with_suffix(".processed"))
+
+
+def _settings(source: Source, postprocessing: Postprocessing) -> dict[str, Any]:
+    """All that decides the features of ``source``, as it is read again."""
+    settings = {
+        **source.settings(),
+        "postprocessing": postprocessing.describe(),
+        "versions": versions(source.encoder.packages),
+    }
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,6 +422,11 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(found.get(part), dict) and found[part].get(content):
             found[part] = {name: value for name, value in found[part].items() if name not in names}
     return found
+
+
+def _differs(old: Mapping[str, Any], new: Mapping[str, Any], *ignored: str) -> str | None:
+    """The first setting that is another one now, in words, but for those of the names ``ignored``."""
+    return _difference(_identity(old), _identity({**new, **{name: old.get(name) for name in ignored}}))
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") -> str | None:
@@ -357,8 +442,21 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "") 
     return None
 
 
+def _addable(
+    folder: FeatureFolder, record: Mapping[str, Any] | None, settings: Mapping[str, Any], modality: str
+) -> Mapping[str, Any] | None:
+    """``record``, if vectors of its file may be taken over."""
+    if record is None or _differs(record, settings, "versions", "catalogue"):
+        return None
+    try:
+        folder.check_unprocessed(modality)
+    except RunError:  # what was begun is enough to go on from
+        return None
+    return record
+
+
 def _refusal(path: Path, modality: str, verb: str, difference: str) -> str:
-    can_follow = verb == "made" and difference.startswith("catalogue ")
+    can_follow = difference.startswith("catalogue ")
     return (
         f"{path} has features of {modality} that were {verb} with {difference}: name another folder with --out, "
         + ("encode what has changed with --update, " if can_follow else "")

@@ -1,6 +1,7 @@
 """Captions by the command line: pictures to words to features."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,60 @@ def test_an_update_embeds_only_what_was_corrected(catalogue: Path, server: OpenA
     assert "caption: 9 vectors of width 6, 8 of them as they were" in result.output
     (seen,) = server.seen
     assert seen.body["input"] == ["A red lamp."]
+
+
+def test_an_update_that_has_to_be_refused_is_so_before_captions_are_made(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    assert by_server(catalogue, server, *embed, "--pca", 2).exit_code == 0
+    Image.new("RGB", (30, 20), "red").save(catalogue.parent / "pictures/10.png")
+    server.seen.clear()
+    before = captions(catalogue)
+    refused = by_server(catalogue, server, *embed, "--pca", 2, "--update")
+    assert_refused(refused, "caption_feat.parquet went through pca", "--overwrite")
+    assert_refused(by_server(catalogue, server, *embed, "--update"), "other steps", "--overwrite")
+    command = (catalogue, "--image-col", "picture", "--text-cols", "title", "--text-model", MINILM, "--no-image")
+    command += ("--out", catalogue.parent / "out", "--caption", server.model, "--caption-url", server.url)
+    (catalogue.parent / "out/text_feat.npy").touch()
+    assert_refused(lirdrec("features", *command), "text_feat.npy is there already")
+    assert not server.seen
+    assert captions(catalogue) == before
+
+
+def test_an_update_follows_captions_that_were_corrected_while_their_embedding_was_stopped(
+    catalogue: Path, server: OpenAIServer
+) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint", "--batch-size", 2)
+    embed += ("--caption-concurrency", 1)
+    server.faults = lambda seen, before: error(401) if sum("input" in one.body for one in server.seen) > 2 else None
+    assert by_server(catalogue, server, *embed).exit_code == 1
+    server.faults = lambda seen, before: None
+    path = catalogue.parent / "out/captions.jsonl"
+    path.write_text(path.read_text().replace("A blue thing.", "A blue lamp.", 1))
+    result = by_server(catalogue, server, *embed, "--update")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"caption: 9 vectors of width 6, [1-9] of them as they were", result.output)
+
+
+def test_the_report_follows_captions_that_are_made_after_the_features(catalogue: Path, server: OpenAIServer) -> None:
+    embed = ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    Image.new("RGB", (30, 20), "red").save(catalogue.parent / "pictures/10.png")
+    assert by_server(catalogue, server).exit_code == 0
+    assert report(catalogue)["10"] == "its caption was made after the features"
+    assert "it has no caption" in report(catalogue)["9"]
+    assert by_server(catalogue, server, *embed).exit_code == 0
+    assert report(catalogue).keys() == {"9", "11"}
+
+
+def test_an_item_without_a_picture_that_has_a_caption_is_not_in_the_report(
+    catalogue: Path, server: OpenAIServer
+) -> None:
+    out = catalogue.parent / "out"
+    out.mkdir()
+    (out / "captions.jsonl").write_text('{"id": 11, "caption": "a lamp"}\n')
+    result = by_server(catalogue, server, "--embed-captions", server.model, "--embed-captions-by", "endpoint")
+    assert "10 vectors of width 6; 2 items have none" in result.output
+    assert report(catalogue).keys() == {"9", "10"}
 
 
 def test_a_caption_that_an_endpoint_refuses_is_in_the_report(catalogue: Path, server: OpenAIServer) -> None:

@@ -252,6 +252,7 @@ def test_no_request_of_any_thread_comes_before_the_moment_the_server_names(
         ("1s?", 0),
         ("-1s", 0),
         ("1.2.3s", 0),
+        (f"{'9' * 400}s", 0),
     ],
 )
 def test_times_in_which_limits_are_told(text: str, seconds: float) -> None:

@@ -133,6 +133,18 @@ def test_a_server_that_refuses_everything_ends_the_work_at_once(
     assert len(server.seen) == 2
 
 
+def test_no_text_is_given_up_for_a_server_that_goes_down_meanwhile(
+    encoder: EndpointEncoder, server: OpenAIServer
+) -> None:
+    def faults(seen: object, before: int) -> Fault | None:
+        is_plain_word = seen.body["input"] == ["chair"]  # type: ignore[attr-defined]
+        return None if is_plain_word and len(server.seen) < 10 else error(500)
+
+    server.faults = faults
+    with pytest.raises(ServerError, match="no text will fare better"):
+        encoder.encode(TEXTS)
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404])
 def test_what_no_text_would_survive_ends_the_work_at_once(
     status: int, encoder: EndpointEncoder, server: OpenAIServer

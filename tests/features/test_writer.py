@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -338,6 +339,78 @@ def test_an_update_that_was_stopped_follows_what_has_changed_since(tmp_path: Pat
     assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
 
 
+class Wide(Letters):
+    """A model that was replaced by another, which its name doesn't tell."""
+
+    def encode(self, batch: Sequence[str]) -> Tensor:
+        return torch.cat([super().encode(batch), torch.ones(len(batch), 1)], dim=1)
+
+
+def stop(*_: object) -> None:
+    raise Stop
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_vectors_of_another_width_are_not_put_beside_those_that_are_there(tmp_path: Path, finished: bool) -> None:
+    wide = Source("text", entries(NEW).entries, Wide())
+    if finished:
+        make_features([entries(OLD)], tmp_path / "out")
+    else:
+        with pytest.raises(Stop):
+            make_features([entries(NEW)], tmp_path / "out", hooks=Hooks(on_rows=stop))
+    before = contents(tmp_path / "out")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"width 4, where those that are there have 3.*--overwrite"):
+            make_features([wide], tmp_path / "out", update=finished)
+    assert contents(tmp_path / "out") == before
+    copy = shutil.copytree(tmp_path / "out", tmp_path / "copy")
+    # With the right model the work goes on, and --overwrite takes the new one.
+    make_features([entries(NEW)], tmp_path / "out", update=finished)
+    make_features([entries(NEW)], tmp_path / "whole")
+    assert contents(tmp_path / "out")["text_feat.parquet"] == contents(tmp_path / "whole")["text_feat.parquet"]
+    record = make_features([wide], copy, overwrite=True)["text"]
+    assert (record["width"], record["rows"]) == (4, len(NEW) - 2)
+    assert "taken_over" not in record
+
+
+def test_overwriting_keeps_nothing_of_an_update_that_was_stopped(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    with pytest.raises(Stop):
+        make_features([entries(NEW)], tmp_path, hooks=Hooks(on_start=stop), update=True)
+    work = entries(NEW)
+    assert "taken_over" not in make_features([work], tmp_path, overwrite=True)["text"]
+    assert len(encoded(work)) == len(NEW) - 2
+
+
+def test_an_update_tries_again_what_could_not_be_used(tmp_path: Path) -> None:
+    class Picky(Letters):
+        def load(self, entry: str) -> str:
+            if entry.startswith("40 "):
+                raise DataError("the server fails")
+            return super().load(entry)
+
+    texts = entries({n: text(n) for n in range(30, 50)})
+    assert make_features([Source("text", texts.entries, Picky())], tmp_path)["text"]["missing"] == 1
+    make_features([texts], tmp_path)
+    assert not encoded(texts)
+    record = make_features([texts], tmp_path, update=True)["text"]
+    assert encoded(texts) == [text(40)]
+    assert (record["rows"], record["missing"], record["taken_over"]) == (20, 0, 19)
+
+
+def test_features_without_checksums_of_their_texts_are_not_updated(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    file, path = tmp_path / "text_feat.parquet", tmp_path / "provenance.json"
+    pl.read_parquet(file).drop("sha256").write_parquet(file)
+    content = json.loads(path.read_text())
+    content["modalities"]["text"]["sha256"] = checksum(file)
+    path.write_text(json.dumps(content))
+    before = contents(tmp_path)
+    with pytest.raises(RunError, match=r"before vectors had checksums.*--overwrite"):
+        make_features([entries(NEW)], tmp_path, update=True)
+    assert contents(tmp_path) == before
+
+
 def test_an_update_knows_numbers_that_became_texts(tmp_path: Path) -> None:
     make_features([entries({n: text(n) for n in range(30, 40)})], tmp_path)
     work = entries({str(n): text(n) for n in range(30, 40)} | {"A7": text(40)})
@@ -360,35 +433,141 @@ def test_an_update_tells_by_what_the_rows_that_stay_were_made(tmp_path: Path) ->
     assert [(made["date"][:4], made["versions"]["torch"]) for made in record["earlier"]] == [("2020", "1.0")]
     again = make_features([entries({**OLD, "more": "99 most"})], tmp_path, update=True)["text"]
     assert again["earlier"] == record["earlier"]
+    others = entries({1: "98 other", 2: "97 others"})
+    assert "earlier" not in make_features([others], tmp_path, update=True)["text"]
     assert "earlier" not in make_features([entries(OLD)], tmp_path, overwrite=True)["text"]
 
 
+class Files(Letters):
+    def load(self, entry: str) -> str:
+        if not Path(entry).is_file():
+            raise DataError("there is no such file")
+        return f"{len(Path(entry).read_text())} {Path(entry).read_text()}"
+
+
+def files(folder: Path) -> Source:
+    paths = pl.Series([str(folder / name) for name in "abc"])
+    texts = Entries.of(pl.Series([1, 2, 3]), paths, Path("c.csv"), ["a"])
+    return Source("text", Entries(texts.frame, texts.missing, texts.facts, are_files=True), Files())
+
+
 def test_an_update_reads_files_and_not_their_times(tmp_path: Path) -> None:
-    class Files(Letters):
-        def load(self, entry: str) -> str:
-            if not Path(entry).is_file():
-                raise DataError("there is no such file")
-            return f"{len(Path(entry).read_text())} {Path(entry).read_text()}"
-
-    def files() -> Source:
-        paths = pl.Series([str(tmp_path / name) for name in "abc"])
-        texts = Entries.of(pl.Series([1, 2, 3]), paths, Path("c.csv"), ["a"])
-        return Source("text", Entries(texts.frame, texts.missing, texts.facts, are_files=True), Files())
-
     for name, content in (("a", "one"), ("b", "three")):
         (tmp_path / name).write_text(content)
     os.mkfifo(tmp_path / "c")
-    assert make_features([files()], tmp_path / "out")["text"]["missing"] == 1
+    assert make_features([files(tmp_path)], tmp_path / "out")["text"]["missing"] == 1
     later = time.time() + 100
     os.utime(tmp_path / "a", (later, later))
     (tmp_path / "b").write_text("seven")
     os.utime(tmp_path / "b", (0, 0))
     (tmp_path / "c").unlink()
     (tmp_path / "c").write_text("fourth")
-    work = files()
+    work = files(tmp_path)
     record = make_features([work], tmp_path / "out", update=True)["text"]
     assert encoded(work) == ["5 seven", "6 fourth"]
     assert (record["taken_over"], record["missing"]) == (1, 0)
+
+
+def test_an_update_without_changes_leaves_file_and_record(tmp_path: Path) -> None:
+    for name, content in (("a", "one"), ("b", "three")):
+        (tmp_path / name).write_text(content)
+    out = tmp_path / "out"
+    record = make_features([files(tmp_path)], out)["text"]
+    before = (contents(out), (out / "text_feat.parquet").stat().st_ino)
+    assert make_features([files(tmp_path)], out, update=True)["text"] == record
+    assert (contents(out), (out / "text_feat.parquet").stat().st_ino) == before
+    assert not (out / ".unfinished").exists()
+    # No file is new, but each is of another item.
+    for name, content in (("b", "one"), ("a", "three")):
+        (tmp_path / name).write_text(content)
+    work = files(tmp_path)
+    assert make_features([work], out, update=True)["text"]["taken_over"] == 2
+    assert not encoded(work)
+    assert read_features(out / "text_feat.parquet").values.tolist() == [[5, 7, 1], [3, 5, 1]]
+
+
+def test_files_that_change_while_an_update_is_stopped_are_read_again(tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    out = tmp_path / "out"
+    make_features([files(tmp_path)], out)
+    (tmp_path / "a").write_text("changed")
+    with pytest.raises(Stop):
+        make_features([files(tmp_path)], out, hooks=Hooks(on_start=stop), update=True)
+    (tmp_path / "b").write_text("changed too")
+    work = files(tmp_path)
+    assert make_features([work], out, update=True)["text"]["taken_over"] == 1
+    assert encoded(work) == ["11 changed too", "7 changed"]
+    assert read_features(out / "text_feat.parquet").values[:, 0].tolist() == [7, 11, 1]
+
+
+@pytest.mark.parametrize("rows", [7, BLOCK_ROWS, BLOCK_ROWS + 200])
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_is_encoded_twice_if_the_catalogue_changes_while_work_is_stopped(
+    tmp_path: Path, rows: int, first: bool
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    texts: dict[int | str, str | None] = {f"i{n}": text(n) for n in range(3000, 3000 + 2 * BLOCK_ROWS)}
+    if not first:
+        make_features([entries({f"i{n}": text(n) for n in range(4040, 4100)})], out)
+        texts |= {f"i{n}": text(n) for n in range(4050, 4200)}
+    begun, seen = entries(texts), 0 if first else -len(texts)
+
+    def stop_late(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if seen >= rows:
+            raise Stop
+
+    with pytest.raises(Stop):
+        make_features([begun], out, hooks=Hooks(on_rows=stop_late), update=True)
+    changed = {"first": "5000 new", **dict([*texts.items()][5:]), "last": "5001 new"}
+    with pytest.raises(RunError, match=r"begun with catalogue.*--update"):
+        make_features([entries(changed)], out)
+    done = entries(changed)
+    record = make_features([done], out, update=True)["text"]
+    both = encoded(begun) + encoded(done)
+    assert len(both) == len(set(both))
+    make_features([entries(changed)], whole)
+    assert contents(out)["text_feat.parquet"] == contents(whole)["text_feat.parquet"]
+    assert record["taken_over"] == len(changed) - len(encoded(done))
+    assert not (out / ".unfinished").exists()
+
+
+def test_an_update_takes_no_vectors_of_another_width_from_work_that_was_stopped(tmp_path: Path) -> None:
+    make_features([entries(OLD)], tmp_path)
+    wide = Source("text", entries(NEW).entries, Wide())
+    with pytest.raises(Stop):
+        make_features([wide], tmp_path, hooks=Hooks(on_end=stop, on_rows=stop), overwrite=True)
+    newer = entries({**NEW, "last": "3000 last"})
+    record = make_features([newer], tmp_path, update=True)["text"]
+    assert (record["width"], record["taken_over"]) == (3, KEPT)
+
+
+def test_an_update_goes_on_from_one_that_was_stopped_before_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_features([entries(OLD)], tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("lirdrec_pyg.features.folder.write_record", stop)
+        with pytest.raises(Stop):
+            make_features([entries(NEW)], tmp_path, update=True)
+    newer = entries({**NEW, "last": "3000 last"})
+    make_features([newer], tmp_path, update=True)
+    assert encoded(newer) == ["3000 last"]
+
+
+def test_a_stop_while_rows_are_taken_over_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = entries(OLD)
+    with pytest.raises(Stop):
+        make_features([begun], tmp_path, hooks=Hooks(on_rows=stop))
+    with monkeypatch.context() as patch:
+        patch.setattr("lirdrec_pyg.features.blocks.write_whole", stop)
+        with pytest.raises(Stop):
+            make_features([entries(NEW)], tmp_path, update=True)
+    done = entries(NEW)
+    make_features([done], tmp_path, update=True)
+    assert not {*encoded(begun)} & {*encoded(done)}
 
 
 @pytest.mark.parametrize("case", ["processed", "replaced", "other model", "other steps"])
