@@ -65,8 +65,8 @@ def features(catalogue: Path, out: Path, overwrite: bool, update: bool, **values
         Hooks,
         Postprocessing,
         catalogue_sources,
+        check_before,
         check_captions,
-        check_features,
         make_features,
     )
     from lirdrec_pyg.features.folder import FeatureFolder
@@ -86,8 +86,8 @@ def features(catalogue: Path, out: Path, overwrite: bool, update: bool, **values
     sources = catalogue_sources(catalogue, encoded, device) if has_others or words is None else []
     postprocessing = Postprocessing(config.pca, config.whiten, config.normalize)
     if words is not None:  # before the long work of describing pictures
-        check_features(sources, out, postprocessing, overwrite, update)
-        words.check_features(postprocessing, update)
+        check_before(sources, out, postprocessing, overwrite, update)
+        words.check_before(postprocessing, update)
     with RowProgress() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # a broken picture is in the report
 

@@ -102,15 +102,16 @@ def _find_column(frame: pl.DataFrame, role: str, columns: ColumnConfig, path: Pa
 
 def _way_to_column(role: str, columns: list[str], path: Path) -> str:
     """What to do if there is no such column, for the end of a sentence."""
+    by_name = f"name the right one with --{role}-column"
     if table_suffix(path) in _NO_TEXT:
-        return f"name the right one with --{role}-column"
+        return by_name
     if any("\r" in name for name in columns):
         return "end its lines as usual, with a line feed"
     if len(columns) == 1:
         return "name the sign between the columns with --separator"
     if any(_NUMBER.match(name) for name in columns):
-        return f"give it a first line with names, if that holds data, or name the right one with --{role}-column"
-    return f"name the right one with --{role}-column"
+        return f"give it a first line with names, if that holds data, or {by_name}"
+    return by_name
 
 
 def _is_needed(role: str, name: str, path: Path, columns: ColumnConfig, split: SplitStrategy) -> bool:

@@ -152,12 +152,13 @@ def find_features(folder: Path) -> dict[str, Path]:
                 )
             found[modality] = file
     others = [file for file in files if file.stem.endswith(FEATURE_MARK)]
-    if unread := [file.name for file in others if file.stem.removesuffix(FEATURE_MARK) not in found]:
-        text = f"{folder} holds {listed(unread)}, but features are read from {', '.join(FEATURE_SUFFIXES)}"
-        if not found:
-            raise DataError(f"{text}: save them as one of these.")
+    unread = [file.name for file in others if file.stem.removesuffix(FEATURE_MARK) not in found]
+    text = f"{folder} holds {listed(unread)}, but features are read from {', '.join(FEATURE_SUFFIXES)}"
+    if unread and found:
         warnings.warn(f"{text}: there will be {listed([*found])} only.", stacklevel=2)
-    if not found:
+    elif unread:
+        raise DataError(f"{text}: save them as one of these.")
+    elif not found:
         raise DataError(
             f"{folder} holds no item features: put a MODALITY_feat.npy beside the table, "
             "or name a file with --features MODALITY=FILE."

@@ -6,7 +6,7 @@ from lirdrec_pyg.features.caption_source import CaptionWork, check_captions
 from lirdrec_pyg.features.captions import Hooks as CaptionHooks
 from lirdrec_pyg.features.catalogue import Catalogue, Entries
 from lirdrec_pyg.features.encoder import Encoder
-from lirdrec_pyg.features.folder import Hooks, check_features, make_features
+from lirdrec_pyg.features.folder import Hooks, check_before, make_features
 from lirdrec_pyg.features.image import ImageEncoder
 from lirdrec_pyg.features.postprocess import Postprocessing
 from lirdrec_pyg.features.sources import catalogue_sources
@@ -25,7 +25,7 @@ __all__ = [
     "Source",
     "TextEncoder",
     "catalogue_sources",
+    "check_before",
     "check_captions",
-    "check_features",
     "make_features",
 ]

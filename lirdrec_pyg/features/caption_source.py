@@ -116,7 +116,7 @@ class CaptionWork:
             )
         return report
 
-    def check_features(self, postprocessing: Postprocessing, update: bool) -> None:
+    def check_before(self, postprocessing: Postprocessing, update: bool) -> None:
         """Raises :class:`RunError` if the features that are there can't follow captions that are made now.
 
         Without ``update`` they are made anew; with it, vectors are added to those that are there.

@@ -101,14 +101,14 @@ def make_features(
         return {work.source.modality: work.finish(hooks) for work in works}
 
 
-def check_features(
+def check_before(
     sources: Sequence[Source],
     out: str | Path,
     postprocessing: Postprocessing | None = None,
     overwrite: bool = False,
     update: bool = False,
 ) -> None:
-    """Raises the :class:`RunError` with which :func:`make_features` would refuse its arguments; changes nothing."""
+    """Raises what :func:`make_features` would raise before it encodes anything; changes nothing."""
     folder = FeatureFolder(Path(out))
     folder.check_writable()
     for source in sources:

@@ -81,7 +81,7 @@ _LOST = ("closed by peer", "reset by peer", "Broken pipe", "Connection refused")
 
 
 @contextmanager
-def noticing_losses() -> Iterator[None]:
+def noticing_lost_processes() -> Iterator[None]:
     """Has the loss of another process end this one by a sentence.
 
     Raises:

@@ -18,7 +18,7 @@ from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.sampler import BPRSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.passes import FullPass, SampledPass
-from lirdrec_pyg.training.processes import make_fabric, noticing_losses, share_of
+from lirdrec_pyg.training.processes import make_fabric, noticing_lost_processes, share_of
 from lirdrec_pyg.training.step import make_optimizers, training_step
 
 MONITOR = "recall@20"
@@ -119,7 +119,7 @@ class Trainer:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.sampler) / self.config.batch_size)
 
-    @noticing_losses()
+    @noticing_lost_processes()
     def fit(
         self,
         on_step: Callable[[int, int], None] | None = None,

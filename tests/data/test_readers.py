@@ -260,24 +260,13 @@ def test_items_without_features_have_the_mean(tmp_path: Path) -> None:
     assert data.facts["items without image"] == 2
 
 
-def test_zero_features_can_be_missing_ones(tmp_path: Path, refuses: Any) -> None:
+@pytest.mark.parametrize(("value", "named"), [(0.0, "all zeros in row 4"), (np.nan, "all NaN in row 4")])
+def test_blank_features_can_be_missing_ones(tmp_path: Path, value: float, named: str, refuses: Any) -> None:
     mmrec(tmp_path)
     x = IMAGE.copy()
-    x[4] = 0
+    x[4] = value
     save_image(tmp_path, x)
-    with refuses("image_feat.npy", "row 4", "--zero-features missing"):
-        read(tmp_path)
-    item = read(tmp_path, zero_features="missing").graph["item"]
-    assert item.mask_image.tolist() == [True] * 4 + [False, True]
-    torch.testing.assert_close(item.x_image[4], torch.from_numpy(IMAGE[[0, 1, 2, 3, 5]].mean(axis=0)))
-
-
-def test_a_row_of_nan_can_be_a_missing_one(tmp_path: Path, refuses: Any) -> None:
-    mmrec(tmp_path)
-    x = IMAGE.copy()
-    x[4] = np.nan
-    save_image(tmp_path, x)
-    with refuses("image_feat.npy", "all NaN in row 4", "--zero-features missing"):
+    with refuses("image_feat.npy", named, "--zero-features missing"):
         read(tmp_path)
     item = read(tmp_path, zero_features="missing").graph["item"]
     assert item.mask_image.tolist() == [True] * 4 + [False, True]
