@@ -1,41 +1,64 @@
-"""Errors a user can mend. The text of each is one sentence that names the culprit and the way out."""
+"""Errors that a user can fix, and how values look in their messages.
+
+A message names a Python parameter in backticks, alone or with a value: `` `out` ``, `` `split='cold-items'` ``. The
+command line shows these as options: ``--out``, ``--split cold-items``.
+"""
 
 import re
+from collections.abc import Iterable
 
-# Entries of files find their way into messages: whatever would break the line, steer a terminal or can't be printed.
+# Entries of files get into messages: escape whatever would break the line, control a terminal or cannot be printed.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _HEAD, _TAIL = 600, 400
 
 
-def _in_one_line(message: str) -> str:
-    # The way out stands at the end.
-    short = message if len(message) <= _HEAD + _TAIL else f"{message[:_HEAD]} ... {message[-_TAIL:]}"
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], short)
-
-
 class LIRDRecError(Exception):
-    """Base of all errors this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     Args:
-        message: the sentence; the middle of a very long one is left out.
+        message: one or two sentences with the problem, the culprit and the fix; the middle of a very long one is left
+            out.
 
     Attributes:
-        exit_code: with which the command line ends: 2 if the input is at fault.
+        exit_code: exit code of the command line; 2 if the input is at fault.
     """
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        super().__init__(_in_one_line(message))
+        if len(message) > _HEAD + _TAIL:  # the fix stands at the end
+            message = f"{message[:_HEAD]} ... {message[-_TAIL:]}"
+        super().__init__(_UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class DataError(LIRDRecError, ValueError):
-    """A file, a table, a feature matrix or a graph that can't be used as it is."""
+    """Invalid file, table, feature matrix or graph."""
 
 
 class ConfigError(LIRDRecError, ValueError):
-    """An option or a configuration file that can't be used as it is."""
+    """Invalid parameter, option or configuration file."""
 
 
 class RunError(LIRDRecError, ValueError):
-    """A run folder that is missing, incomplete or of another format."""
+    """Missing, incomplete or damaged run folder, or a file that cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the message of ``error`` without the context that libraries print below it."""
+    return shortened(str(error).strip().split("\n", 1)[0]) or type(error).__name__
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """Cut ``text`` after ``length`` characters: an entry of a file may be of any length."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def shown(value: object) -> str:
+    """Format an entry of a file for a message."""
+    return shortened(repr(value), 80)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Format the first of ``names`` for a message."""
+    names = list(names)
+    return ", ".join(map(shown, names[:10])) + (f", ... ({len(names)} in total)" if len(names) > 10 else "")
