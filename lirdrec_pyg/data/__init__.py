@@ -1,11 +1,12 @@
 """Interactions and item features: files, IDs, splits and the graph."""
 
-from lirdrec_pyg.data.features import FeatureTable, read_features
+from lirdrec_pyg.data.dataset import DataConfig, Dataset
+from lirdrec_pyg.data.feature_files import read_features
+from lirdrec_pyg.data.features import FeatureTable
 from lirdrec_pyg.data.graph import (
     INTERACTED_BY,
     INTERACTS,
     NEW_ITEM,
-    REPORTED_SPLITS,
     SIMILAR,
     append_new_items,
     build_graph,
@@ -21,19 +22,26 @@ from lirdrec_pyg.data.graph import (
     set_new_items,
     without_new_items,
 )
-from lirdrec_pyg.data.interactions import k_core, merge_duplicates, read_interactions, split_interactions
-from lirdrec_pyg.data.readers import NewItems, RecommendationData, find_features, read_data, read_ids, read_new_items
+from lirdrec_pyg.data.ids import read_ids
+from lirdrec_pyg.data.interactions import k_core, merge_duplicates, read_interactions
+from lirdrec_pyg.data.item_catalog import ItemCatalog
+from lirdrec_pyg.data.layouts import find_features
+from lirdrec_pyg.data.new_items import NewItems, read_new_items
+from lirdrec_pyg.data.splits import HELD_OUT, Split, split_interactions
 from lirdrec_pyg.data.vocabulary import Vocabulary
 
 __all__ = [
+    "HELD_OUT",
     "INTERACTED_BY",
     "INTERACTS",
     "NEW_ITEM",
-    "REPORTED_SPLITS",
     "SIMILAR",
+    "DataConfig",
+    "Dataset",
     "FeatureTable",
+    "ItemCatalog",
     "NewItems",
-    "RecommendationData",
+    "Split",
     "Vocabulary",
     "append_new_items",
     "build_graph",
@@ -48,7 +56,6 @@ __all__ = [
     "merge_duplicates",
     "modalities",
     "new_item_edges",
-    "read_data",
     "read_features",
     "read_ids",
     "read_interactions",

@@ -1,29 +1,28 @@
-"""The graph every other part works on: one ``HeteroData`` of users, items and their interactions.
+"""The graph that all other parts use: one ``HeteroData`` of users, items and their interactions.
 
 =====================================  ==========================================================
 ``data["user"].num_nodes``             number of users
 ``data["item"].num_nodes``             number of items
 ``data["item"].x_<modality>``          features, shape ``(num_items, d_m)``, floating point
-``data["item"].mask_<modality>``       optional, ``(num_items,)`` bool, ``True`` where the item has
-                                       features of its own; the other rows hold the mean vector
+``data["item"].mask_<modality>``       optional, ``(num_items,)`` bool, ``False`` where the features
+                                       of an item are missing and its row holds the mean vector
 ``data[INTERACTS].edge_index``         training interactions (user, item), int64, sorted by user
 ``data[INTERACTED_BY].edge_index``     the same edges, reversed
 ``data[INTERACTS].val_edge_label_index``, ``test_edge_label_index``
                                        held-out interactions (user, item)
-``data["new_item"]``                   optional: items that came after the training, with ``x_`` and ``mask_``
-                                       as ``data["item"]`` has them; no edge leads to them. If they were held
-                                       out by a split, ``val_edge_label_index`` and ``test_edge_label_index``
-                                       are their interactions (user, new item)
-``data[SIMILAR].edge_index``           item graph, edges from a neighbour to the item it informs,
+``data["new_item"]``                   optional: items added after the training, with ``x_`` and ``mask_`` as in
+                                       ``data["item"]``, and without edges. If a split held them out,
+                                       ``val_edge_label_index`` and ``test_edge_label_index`` are their
+                                       interactions (user, new item)
+``data[SIMILAR].edge_index``           item graph, edges from a neighbor to the item it informs,
                                        with ``edge_weight`` (see :class:`~lirdrec_pyg.transforms.AddItemKNN`)
 =====================================  ==========================================================
 """
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -32,21 +31,15 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce
 
-from lirdrec_pyg.data.features import check_features, check_matrix, fill_missing_rows, finite_rows, mean_row
-from lirdrec_pyg.data.tables import first_line, shown
-from lirdrec_pyg.data.tensors import save_tensors
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.data.features import check_matrix, check_rows, described, fill_missing_rows, mean_row, scan_rows
+from lirdrec_pyg.data.splits import HELD_OUT, Split
+from lirdrec_pyg.errors import DataError, first_line, shown
+from lirdrec_pyg.files import save_tensors
 
 INTERACTS = ("user", "interacts", "item")
 INTERACTED_BY = ("item", "rev_interacts", "user")
 SIMILAR = ("item", "similar", "item")
 NEW_ITEM = "new_item"
-
-Split = Literal["val", "test"]
-
-SPLIT_NAMES: dict[Split, str] = {"val": "validation", "test": "test"}
-# As figures of them are called.
-REPORTED_SPLITS: dict[str, Split] = {"valid": "val", "test": "test"}
 
 _FEATURE_PREFIX = "x_"
 _FORMAT = "lirdrec-pyg graph 1"
@@ -57,7 +50,7 @@ _INDEX_TYPES = {
 
 
 def modalities(data: HeteroData) -> tuple[str, ...]:
-    """Names of the modalities of ``data``, in the order in which they were added."""
+    """Return the names of the modalities of ``data``, in the order in which they were added."""
     return tuple(
         key.removeprefix(_FEATURE_PREFIX)
         for key in data["item"].keys()  # noqa: SIM118 - a PyG store iterates over values
@@ -66,37 +59,38 @@ def modalities(data: HeteroData) -> tuple[str, ...]:
 
 
 def item_features(data: HeteroData, modality: str, node_type: str = "item") -> Tensor:
-    """Feature matrix ``x_<modality>``, shape ``(num_items, d_m)``."""
+    """Return the feature matrix ``x_<modality>``, shape ``(num_items, d_m)``."""
     return data[node_type][f"{_FEATURE_PREFIX}{modality}"]
 
 
 def feature_mask(data: HeteroData, modality: str, node_type: str = "item") -> Tensor | None:
-    """Which items have features of their own in ``modality``; ``None`` when all have."""
+    """Return which items have features in ``modality``; ``None`` if all have."""
     return data[node_type].get(f"mask_{modality}")
 
 
-def held_out_edges(data: HeteroData, split: Split) -> Tensor:
-    """Held-out interactions of ``split``, shape ``(2, num_pairs)``."""
-    return data[INTERACTS][f"{split}_edge_label_index"]
+def held_out_edges(data: HeteroData, split: Split | str) -> Tensor:
+    """Return the held-out interactions of ``split``, shape ``(2, num_pairs)``; empty if the graph has none."""
+    edges = data[INTERACTS].get(Split(split).edge_label_key)
+    return data[INTERACTS].edge_index.new_empty(2, 0) if edges is None else edges
 
 
 def has_new_items(data: HeteroData) -> bool:
-    """Whether there are items that came after the training."""
-    # data["new_item"] would make an empty store.
+    """Return whether there are items that were added after the training."""
+    # data["new_item"] would create an empty store.
     return NEW_ITEM in data.node_types
 
 
 def without_new_items(data: HeteroData) -> HeteroData:
-    """A copy of ``data`` without the items that came after the training."""
+    """Return a copy of ``data`` without the items that were added after the training."""
     data = copy.copy(data)
     if has_new_items(data):
         del data[NEW_ITEM]
     return data
 
 
-def new_item_edges(data: HeteroData, split: Split) -> Tensor | None:
-    """Held-out interactions (user, new item) of ``split``; ``None`` where no split held the new items out."""
-    return data[NEW_ITEM].get(f"{split}_edge_label_index") if has_new_items(data) else None
+def new_item_edges(data: HeteroData, split: Split | str) -> Tensor | None:
+    """Return the held-out interactions (user, new item) of ``split``; ``None`` if no split held out the new items."""
+    return data[NEW_ITEM].get(Split(split).edge_label_key) if has_new_items(data) else None
 
 
 def build_graph(
@@ -108,56 +102,69 @@ def build_graph(
     masks: Mapping[str, Tensor | np.ndarray] | None = None,
     num_users: int | None = None,
 ) -> HeteroData:
-    """Builds the graph from arrays of positions.
+    """Check arrays of positions and features, and build the graph.
 
     Args:
         train: training interactions, shape ``(2, num_pairs)``, row 0 users, row 1 items, counted
-            from 0. A pair given twice counts once.
+            from 0. Duplicate pairs count once.
         features: for each modality a matrix of shape ``(num_items, d_m)``. Its dtype is kept, and a
             memory-mapped matrix stays mapped unless rows have to be filled in.
         val: validation interactions, as ``train``.
         test: test interactions, as ``train``.
-        masks: for a modality that lacks some items, a bool vector of shape ``(num_items,)``, ``True``
-            where a row is real. The other rows are replaced by the mean of the real ones.
+        masks: for a modality that is missing for some items, a bool vector of shape ``(num_items,)``, ``True``
+            where a row holds features. The other rows are replaced by the mean of these.
         num_users: number of users; by default one more than the largest index.
 
     Returns:
         A graph that passes :func:`check_graph`.
 
     Raises:
-        DataError: if something is wrong with the arrays, in a sentence that says what.
+        DataError: naming the array that is wrong.
     """
     if not features:
-        raise DataError("The graph has no item features: give at least one modality, such as features={'image': x}.")
-    masks = masks or {}
-    if unknown := masks.keys() - features.keys():
-        raise DataError(f"There is a mask of {', '.join(sorted(unknown))}, but no features of that name.")
-    data = HeteroData()
-    splits = {"training": train, "validation": val, "test": test}
-    edges = {name: _as_edges(name, pairs) for name, pairs in splits.items()}
-
+        raise DataError("The graph has no item features. Pass at least one modality, such as `features={'image': x}`.")
+    names = (split.title for split in Split)
+    edges = {name: _as_edges(name, pairs) for name, pairs in zip(names, (train, val, test))}
     matrices = {modality: _as_tensor(values, f"x_{modality}") for modality, values in features.items()}
     for modality, x in matrices.items():
         check_matrix(x, source=f"x_{modality}")
     num_items = len(next(iter(matrices.values())))
+    check_catalog(num_items)
     if num_users is None:
         num_users = 1 + max(int(e[0].max()) if e.numel() else -1 for e in edges.values())
     for name, pairs in edges.items():
         _check_range(name, pairs, num_users, num_items)
-    data["user"].num_nodes, data["item"].num_nodes = num_users, num_items
-
+    _check_training(edges[Split.TRAIN.title])
+    tensors = _as_masks(masks, matrices, num_items)
     for modality, x in matrices.items():
-        if modality in masks:
-            mask = _as_tensor(masks[modality], f"mask_{modality}").bool()
-            data["item"][f"mask_{modality}"] = mask
-            x = fill_missing_rows(x, mask, name=f"x_{modality}")
-        data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
+        source = f"x_{modality}"
+        if len(x) != num_items:
+            raise DataError(f"{source} has {len(x)} rows, but the graph has {num_items} items.")
+        check_rows(x, scan_rows(x), source, tensors.get(modality))
+    return build_checked_graph(list(edges.values()), matrices, tensors, num_users)
 
-    data[INTERACTS].edge_index = coalesce(edges["training"])
-    for split, name in SPLIT_NAMES.items():
-        data[INTERACTS][f"{split}_edge_label_index"] = coalesce(edges[name])
-    data[INTERACTED_BY].edge_index = data[INTERACTS].edge_index.flip([0])
-    check_graph(data)
+
+def build_checked_graph(
+    edges: Sequence[Tensor], features: Mapping[str, Tensor], masks: Mapping[str, Tensor], num_users: int
+) -> HeteroData:
+    """Build the graph of :func:`build_graph` from tensors that are known to be right."""
+    data = HeteroData()
+    data["user"].num_nodes, data["item"].num_nodes = num_users, len(next(iter(features.values())))
+    for modality, x in features.items():
+        if modality in masks:
+            data["item"][f"mask_{modality}"] = masks[modality]
+            x = fill_missing_rows(x, masks[modality], name=f"x_{modality}")
+        data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
+    return set_interactions(data, edges)
+
+
+def set_interactions(data: HeteroData, edges: Sequence[Tensor]) -> HeteroData:
+    """Set the pairs for training, validation and test, sorted and each once."""
+    train, *held_out = map(coalesce, edges)
+    data[INTERACTS].edge_index = train
+    for split, pairs in zip(HELD_OUT, held_out):
+        data[INTERACTS][split.edge_label_key] = pairs
+    data[INTERACTED_BY].edge_index = train.flip([0])
     return data
 
 
@@ -167,57 +174,58 @@ def set_new_items(
     masks: Mapping[str, Tensor | np.ndarray] | None = None,
     held_out: Mapping[Split, Tensor] | None = None,
 ) -> HeteroData:
-    """A copy of ``data`` with the items that came after the training; it shares all else with ``data``.
+    """Check items that were added after the training, and return a copy of ``data`` with them; all else is shared.
 
     Args:
         data: a graph of :func:`build_graph`.
         features: a matrix of shape ``(num_new, d_m)`` for each modality of ``data``.
-        masks: for a modality that lacks some of the new items, ``True`` where a row is real. The other
+        masks: for a modality that is missing for some new items, ``True`` where a row holds features. The other
             rows are replaced by the mean of the trained items.
-        held_out: their interactions (user, new item), if a split held them out.
+        held_out: interactions (user, new item), if a split held the items out.
 
     Raises:
-        DataError: if something is wrong with the arrays, in a sentence that says what.
+        DataError: naming the array that is wrong.
     """
     names = modalities(data)
     if set(features) != set(names):
         raise DataError(f"New items need the modalities {', '.join(names)}, got {', '.join(features) or 'none'}.")
-    masks = masks or {}
-    if unknown := masks.keys() - set(names):
-        raise DataError(f"There is a mask of {', '.join(sorted(unknown))}, but no features of that name.")
-    data = without_new_items(data)
-    matrices = {modality: _as_tensor(features[modality], f"x_{modality}") for modality in names}
+    matrices = {m: _as_tensor(features[m], f"x_{m}").to(item_features(data, m).device) for m in names}
     num_new = len(next(iter(matrices.values())))
-    data[NEW_ITEM].num_nodes = num_new
+    tensors = _as_masks(masks, matrices, num_new)
     for modality, x in matrices.items():
-        known = item_features(data, modality)
-        check_matrix(x, source=f"x_{modality} of the new items")
-        if tuple(x.shape) != (num_new, known.size(1)):
+        source, width = f"x_{modality} of the new items", item_features(data, modality).size(1)
+        check_matrix(x, source=source)
+        if tuple(x.shape) != (num_new, width):
             raise DataError(
-                f"x_{modality} of the new items has the shape {tuple(x.shape)}, but ({num_new}, {known.size(1)}) "
-                "is needed: one row a new item, as wide as the features of the training."
+                f"{source} has the shape {tuple(x.shape)}, but must have ({num_new}, {width}): one row per new item, "
+                "and the width of the features in training."
             )
-        x = x.to(known.device)
-        if modality in masks:
-            mask = _as_tensor(masks[modality], f"mask_{modality}").bool().to(known.device)
-            if mask.shape != (num_new,):
-                raise DataError(
-                    f"mask_{modality} of the new items has the shape {tuple(mask.shape)}, not ({num_new},)."
-                )
-            data[NEW_ITEM][f"mask_{modality}"] = mask
-            x = x.clone()
-            x[~mask] = mean_row(known, feature_mask(data, modality)).to(x.dtype)
-        used = data[NEW_ITEM].get(f"mask_{modality}")
-        check_features(x, source=f"x_{modality} of the new items", used=used)
-        data[NEW_ITEM][f"{_FEATURE_PREFIX}{modality}"] = x
+        check_rows(x, scan_rows(x), source, tensors.get(modality))
     for split, pairs in (held_out or {}).items():
-        _check_pairs(f"{SPLIT_NAMES[split]}", pairs, data["user"].num_nodes, num_new)
-        data[NEW_ITEM][f"{split}_edge_label_index"] = coalesce(pairs)
+        _check_pairs(split.title, pairs, data["user"].num_nodes, num_new)
+    return set_checked_new_items(data, matrices, tensors, held_out or {})
+
+
+def set_checked_new_items(
+    data: HeteroData, features: Mapping[str, Tensor], masks: Mapping[str, Tensor], held_out: Mapping[Split, Tensor]
+) -> HeteroData:
+    """Do as :func:`set_new_items` with tensors that are known to be right."""
+    data = without_new_items(data)
+    data[NEW_ITEM].num_nodes = len(next(iter(features.values())))
+    for modality in modalities(data):
+        x = features[modality]
+        if modality in masks:
+            data[NEW_ITEM][f"mask_{modality}"] = mask = masks[modality]
+            x = x.clone()
+            x[~mask] = mean_row(item_features(data, modality), feature_mask(data, modality)).to(x.dtype)
+        data[NEW_ITEM][f"{_FEATURE_PREFIX}{modality}"] = x
+    for split, pairs in held_out.items():
+        data[NEW_ITEM][split.edge_label_key] = coalesce(pairs)
     return data
 
 
 def append_new_items(data: HeteroData, more: HeteroData) -> HeteroData:
-    """A copy of ``data`` whose new items are its own, followed by those of ``more``.
+    """Return a copy of ``data`` with the new items of ``more`` after its own.
 
     It has no held-out interactions with new items, since not all of these were held out.
     """
@@ -247,9 +255,7 @@ def _as_edges(name: str, pairs: Tensor | np.ndarray | None) -> Tensor:
     if not edges.numel():
         return torch.empty(2, 0, dtype=torch.long)
     if edges.dtype not in _INDEX_TYPES or edges.dim() != 2 or edges.size(0) != 2:
-        raise DataError(
-            f"The {name} pairs need integers of shape (2, num_pairs), got {edges.dtype} of shape {tuple(edges.shape)}."
-        )
+        raise DataError(f"The {name} pairs must be integers of shape (2, num_pairs), got {described(edges)}.")
     return edges.long().contiguous()
 
 
@@ -259,90 +265,107 @@ def _as_tensor(values: Tensor | np.ndarray, name: str) -> Tensor:
             values = values.astype(values.dtype.newbyteorder("="), order="C")
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name} can't be made a tensor ({first_line(error)}).") from error
+        raise DataError(f"{name} cannot be converted to a tensor ({first_line(error)}).") from error
+
+
+def _as_masks(
+    masks: Mapping[str, Tensor | np.ndarray] | None, features: Mapping[str, Tensor], num_rows: int
+) -> dict[str, Tensor]:
+    tensors = {}
+    for modality, values in (masks or {}).items():
+        if modality not in features:
+            raise DataError(f"There is a mask of {modality}, but no features of that name.")
+        tensors[modality] = _as_tensor(values, f"mask_{modality}").bool().to(features[modality].device)
+        if tensors[modality].shape != (num_rows,):
+            raise DataError(
+                f"The mask of x_{modality} has the shape {tuple(tensors[modality].shape)}, not ({num_rows},)."
+            )
+    return tensors
 
 
 def check_graph(data: HeteroData) -> None:
-    """Checks that ``data`` has all a model needs, and says in one sentence what it lacks.
+    """Check that a graph of unknown origin has everything that a model needs.
 
     Raises:
         DataError: naming the first thing that is missing or wrong.
     """
     if not isinstance(data, HeteroData):
-        raise DataError(f"The graph has to be a HeteroData, got {type(data).__name__}.")
+        raise DataError(f"The graph must be a HeteroData, got {type(data).__name__}.")
     for node_type in ("user", "item"):
-        if node_type not in data.node_types or data[node_type].num_nodes is None:
-            raise DataError(f"The graph lacks the number of {node_type}s: set data['{node_type}'].num_nodes.")
+        if node_type not in data.node_types or not isinstance(data[node_type].num_nodes, (int, np.integer)):
+            raise DataError(f"The graph has no number of {node_type}s. Set data['{node_type}'].num_nodes.")
     num_users, num_items = data["user"].num_nodes, data["item"].num_nodes
-    check_catalogue(num_items)
+    check_catalog(num_items)
 
     names = modalities(data)
     if not names:
-        raise DataError("The graph has no item features: set data['item'].x_<modality> for at least one modality.")
+        raise DataError("The graph has no item features. Set data['item'].x_<modality> for at least one modality.")
     for name in names:
         source = f"data['item'].x_{name}"
         x, mask = item_features(data, name), feature_mask(data, name)
         check_matrix(x, source=source)
         if len(x) != num_items:
             raise DataError(f"{source} has {len(x)} rows, but the graph has {num_items} items.")
-        if mask is not None and (
-            not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (num_items,)
+        if mask is not None and not (
+            isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (num_items,)
         ):
             raise DataError(
-                f"data['item'].mask_{name} has to be a bool tensor of {num_items} entries, "
-                f"got a {type(mask).__name__} of {mask.dtype} and shape {tuple(mask.shape)}."
+                f"data['item'].mask_{name} must be a bool tensor of {num_items} entries, got {described(mask)}."
             )
-        # A row that was filled in may be zero, as a mean can be, but has to be finite like all others.
-        check_features(x, source=source, used=None if mask is None else mask | ~finite_rows(x))
+        scan = scan_rows(x)
+        # A row that was filled in may be zero, as a mean can be, but must be finite like all others.
+        check_rows(x, scan, source, None if mask is None else mask | ~scan.finite)
 
-    if INTERACTS not in data.edge_types or "edge_index" not in data[INTERACTS]:
-        raise DataError(f"The graph has no interactions: set data{list(INTERACTS)}.edge_index.")
-    if INTERACTED_BY not in data.edge_types or "edge_index" not in data[INTERACTED_BY]:
-        raise DataError(f"The graph lacks the reversed interactions: set data{list(INTERACTED_BY)}.edge_index.")
+    for name, edge_type, sizes in (
+        ("training", INTERACTS, (num_users, num_items)),
+        ("reversed", INTERACTED_BY, (num_items, num_users)),
+    ):
+        if edge_type not in data.edge_types or "edge_index" not in data[edge_type]:
+            raise DataError(f"The graph has no {name} interactions. Set data{list(edge_type)}.edge_index.")
+        _check_pairs(name, data[edge_type].edge_index, *sizes)
     edge_index, reverse = data[INTERACTS].edge_index, data[INTERACTED_BY].edge_index
-    _check_pairs("training", edge_index, num_users, num_items)
-    _check_pairs("reversed", reverse, num_items, num_users)
-    if edge_index.size(1) == 0:
-        raise DataError("The training split is empty: there is no interaction to learn from.")
-    if not _same_pairs(edge_index, reverse.flip([0])):
+    _check_training(edge_index)
+    back = reverse.flip([0])
+    if back.shape != edge_index.shape or not (
+        torch.equal(back, edge_index) or torch.equal(coalesce(back), coalesce(edge_index))
+    ):
         raise DataError(
-            f"The {reverse.size(1)} reversed interactions are not those of the training split, which has "
-            f"{edge_index.size(1)}: set data{list(INTERACTED_BY)}.edge_index to edge_index.flip([0])."
+            f"The {reverse.size(1)} reversed interactions do not match the {edge_index.size(1)} training interactions. "
+            f"Set data{list(INTERACTED_BY)}.edge_index to edge_index.flip([0])."
         )
-    for split, name in SPLIT_NAMES.items():
-        if f"{split}_edge_label_index" in data[INTERACTS]:
-            _check_pairs(name, held_out_edges(data, split), num_users, num_items)
+    for split in HELD_OUT:
+        if split.edge_label_key in data[INTERACTS]:
+            _check_pairs(split.title, held_out_edges(data, split), num_users, num_items)
     if SIMILAR in data.edge_types:
         similar = data[SIMILAR]
         if "edge_index" not in similar:
-            raise DataError(f"The item graph has no edges: set data{list(SIMILAR)}.edge_index.")
+            raise DataError(f"The item graph has no edges. Set data{list(SIMILAR)}.edge_index.")
         _check_pairs("similar", similar.edge_index, num_items, num_items)
-        if "edge_weight" not in similar or len(similar.edge_weight) != similar.edge_index.size(1):
-            raise DataError(f"The item graph needs one weight an edge: set data{list(SIMILAR)}.edge_weight.")
+        weight = similar.get("edge_weight")
+        if not isinstance(weight, Tensor) or weight.shape != similar.edge_index.shape[1:]:
+            raise DataError(f"The item graph needs one weight per edge. Set data{list(SIMILAR)}.edge_weight.")
     try:
-        # Without the new items, which PyG would find isolated.
+        # Without the new items, which are isolated in terms of PyG.
         without_new_items(data).validate()
     except ValueError as error:
         raise DataError(f"The graph is not a valid HeteroData: {error}.") from error
 
 
-def check_catalogue(num_items: int) -> None:
-    """Raises :class:`DataError` if there are too few items to rank."""
+def _check_training(edge_index: Tensor) -> None:
+    if edge_index.size(1) == 0:
+        raise DataError("The training split is empty. Provide interactions to train on.")
+
+
+def check_catalog(num_items: int) -> None:
+    """Raise :class:`DataError` if there are too few items to rank."""
     if num_items < 2:
-        raise DataError(f"The catalogue has {num_items} item(s): at least two are needed to prefer one over another.")
+        raise DataError(f"There are {num_items} item(s). At least two are needed to rank them.")
 
 
 def _check_pairs(name: str, index: Tensor, num_rows: int, num_columns: int) -> None:
     if not isinstance(index, Tensor) or index.dtype != torch.long or index.dim() != 2 or index.size(0) != 2:
-        found = f"{index.dtype} of shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
-        raise DataError(f"The {name} pairs have to be an int64 tensor of shape (2, num_pairs), got {found}.")
+        raise DataError(f"The {name} pairs must be an int64 tensor of shape (2, num_pairs), got {described(index)}.")
     _check_range(name, index, num_rows, num_columns)
-
-
-def _same_pairs(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return torch.equal(a, b) or torch.equal(coalesce(a), coalesce(b))
 
 
 def _check_range(name: str, index: Tensor, num_rows: int, num_columns: int) -> None:
@@ -351,20 +374,21 @@ def _check_range(name: str, index: Tensor, num_rows: int, num_columns: int) -> N
     low, high = index.amin(dim=1).tolist(), index.amax(dim=1).tolist()
     if min(low) < 0 or high[0] >= num_rows or high[1] >= num_columns:
         raise DataError(
-            f"The {name} pairs hold indices {low} to {high}, outside of [0, 0] to [{num_rows - 1}, {num_columns - 1}]."
+            f"The {name} pairs have indices from {low} to {high}, outside of [0, 0] to "
+            f"[{num_rows - 1}, {num_columns - 1}]."
         )
 
 
 def save_graph(data: HeteroData, path: Path) -> None:
-    """Writes ``data`` (features, interactions, splits, item graph) as one ``.safetensors`` file."""
+    """Write ``data`` (features, interactions, splits, item graph) to one ``.safetensors`` file."""
     tensors: dict[str, Tensor] = {}
-    storages: set[int] = set()
+    storages = set()
     for store in (*data.node_stores, *data.edge_stores):
         prefix = store._key if isinstance(store._key, str) else "/".join(store._key)
         for key, value in store.items():
             if isinstance(value, Tensor):
                 tensor = value.detach().cpu().as_subclass(Tensor).contiguous()
-                # The format has no two tensors in one piece of memory.
+                # The format does not allow tensors that share memory.
                 if (storage := tensor.untyped_storage().data_ptr()) in storages:
                     tensor = tensor.clone()
                 storages.add(storage)
@@ -378,7 +402,7 @@ def save_graph(data: HeteroData, path: Path) -> None:
 
 
 def load_graph(path: Path) -> HeteroData:
-    """Reads a graph that :func:`save_graph` wrote.
+    """Read a graph that :func:`save_graph` wrote.
 
     Raises:
         DataError: if the file is missing, damaged or of another format.
@@ -387,24 +411,24 @@ def load_graph(path: Path) -> HeteroData:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != _FORMAT:
-                raise DataError(f"{path} holds {metadata.get('format', 'no graph')!r}, this version reads {_FORMAT!r}.")
+                raise DataError(f"{path} has format {metadata.get('format')!r}, but this version reads {_FORMAT!r}.")
             data = HeteroData()
             for node_type, num_nodes in json.loads(metadata["num_nodes"]).items():
                 if type(num_nodes) is not int or num_nodes < 0:
-                    raise ValueError(f"{shown(num_nodes)} is no number of nodes")
+                    raise ValueError(f"{shown(num_nodes)} is not a number of nodes")
                 data[node_type].num_nodes = num_nodes
             for name in json.loads(metadata["order"]):
                 prefix, key = name.split(":", 1)
                 if key == "num_nodes":
-                    raise ValueError("a tensor stands for the number of nodes")
+                    raise ValueError("the number of nodes is a tensor")
                 store = data[tuple(prefix.split("/"))] if "/" in prefix else data[prefix]
                 store[key] = file.get_tensor(name)
     except FileNotFoundError:
-        raise DataError(f"There is no graph at {path}.") from None
+        raise DataError(f"Graph {path} does not exist.") from None
     except (SafetensorError, OSError, KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
-            f"{path} is not a readable graph ({first_line(error)}): it may be damaged or cut short."
+            f"{path} is not a readable graph ({first_line(error)}). It may be damaged or incomplete."
         ) from error
     return data

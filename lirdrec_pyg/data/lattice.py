@@ -1,4 +1,4 @@
-"""The form in which LATTICE and MMSSL publish interactions: a file of JSON a split, with the items of each user."""
+"""The form in which LATTICE and MMSSL publish interactions: one JSON file per split, with the items of each user."""
 
 import json
 from pathlib import Path
@@ -6,27 +6,22 @@ from typing import Any
 
 import polars as pl
 
-from lirdrec_pyg.data.interactions import TEST, TRAIN, VAL
-from lirdrec_pyg.data.tables import canonical_ids, first_line, is_file, missing_ids
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.data.ids import canonical_ids, missing_ids
+from lirdrec_pyg.data.splits import TEST, TRAIN, VAL
+from lirdrec_pyg.data.tables import is_file
+from lirdrec_pyg.errors import DataError, first_line
 
 SPLIT_FILES = {"train.json": TRAIN, "val.json": VAL, "test.json": TEST}
 
 
 def is_lattice(folder: Path) -> bool:
-    """Whether ``folder`` holds LATTICE's form."""
+    """Return whether ``folder`` holds LATTICE's form."""
     return all(is_file(folder / name) for name in SPLIT_FILES) and not any(folder.glob("*.inter"))
 
 
 def read_lattice(folder: Path) -> pl.DataFrame:
-    """Reads the interactions: ``user``, ``item`` and ``label``.
-
-    Raises:
-        DataError: if a file is missing, damaged, or anything but an object such as ``{"0": [3, 8], "1": []}``.
-    """
+    """Read the interactions, ``user``, ``item`` and ``label``, from files such as ``{"0": [3, 8], "1": []}``."""
     frame = pl.concat([_read_split(folder / name, label) for name, label in SPLIT_FILES.items()])
-    if frame.is_empty():
-        raise DataError(f"The files {', '.join(SPLIT_FILES)} in {folder} hold no interactions.")
     return frame.with_columns(
         canonical_ids(frame[role], f"The list of {role}s in {folder}").alias(role) for role in ("user", "item")
     )

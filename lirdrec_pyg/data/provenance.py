@@ -1,23 +1,34 @@
-"""The record that ``lirdrec-pyg features`` leaves of how features were made, as it is read again."""
+"""Provenance of features: how each modality was made, and which items have no vector."""
 
 import json
+import platform
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from lirdrec_pyg.data.checksums import checksum
-from lirdrec_pyg.data.tables import first_line, shortened
-from lirdrec_pyg.errors import DataError
+import polars as pl
+
+from lirdrec_pyg._version import __version__
+from lirdrec_pyg.errors import DataError, first_line, shortened
+from lirdrec_pyg.files import checksum, whole_file
 
 PROVENANCE, REPORT = "provenance.json", "report.csv"
+PROVENANCE_FORMAT = 1
+
+# These affect the vectors of every encoder.
+_PACKAGES = ("torch", "numpy", "polars")
+_REPORT_SCHEMA = {"item_id": pl.String, "modality": pl.String, "reason": pl.String}
 
 
 def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
-    """The record of each modality in a folder of features; empty if there is none.
+    """Read the record of each modality in a folder of features; empty if the folder has none.
 
     Raises:
-        DataError: if it can't be read.
+        DataError: if the file cannot be read.
     """
     path = folder / PROVENANCE
     if not path.is_file():
@@ -28,14 +39,74 @@ def read_provenance(folder: Path) -> dict[str, dict[str, Any]]:
         if not all(isinstance(record["file"], str) for record in records.values()):
             raise TypeError("a record names no file")
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is no record of features ({first_line(error)}).") from error
-    return records
+        raise DataError(f"{path} is not a provenance file of features ({first_line(error)}).") from error
+    # Earlier versions wrote British spelling.
+    spelling = {"catalogue": "catalog"}
+    return {name: {spelling.get(key, key): value for key, value in record.items()} for name, record in records.items()}
+
+
+def write_provenance(folder: Path, modality: str, record: Mapping[str, Any]) -> None:
+    """Write the record of one modality, replacing an earlier one.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
+    content = {"format": PROVENANCE_FORMAT, "modalities": {**read_provenance(folder), modality: record}}
+    with whole_file(folder / PROVENANCE) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_report(folder: Path) -> pl.DataFrame:
+    """Read which items have no vector: columns ``item_id``, ``modality`` and ``reason``.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    path = folder / REPORT
+    if not path.is_file():
+        return pl.DataFrame(schema=_REPORT_SCHEMA)
+    try:
+        return pl.read_csv(path, schema=_REPORT_SCHEMA, glob=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} is not a report of features. Move it to another folder.") from error
+
+
+def write_report(folder: Path, modality: str, missing: pl.DataFrame) -> None:
+    """Write the report of one modality, replacing its earlier lines.
+
+    Args:
+        folder: folder of the features.
+        modality: name of the modality.
+        missing: ``item_id`` and ``reason`` of the items without a vector.
+
+    Raises:
+        RunError: if the file cannot be written.
+        DataError: if an earlier report cannot be read.
+    """
+    lines = missing.select(pl.col("item_id").cast(pl.String), pl.lit(modality).alias("modality"), "reason")
+    lines = pl.concat([read_report(folder).filter(pl.col("modality") != modality), lines])
+    with whole_file(folder / REPORT) as unfinished:
+        lines.write_csv(unfinished)
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of this package, Python, and the libraries that make features."""
+    found = {"lirdrec-pyg": __version__, "python": platform.python_version()}
+    for package in (*_PACKAGES, *packages):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def now() -> str:
+    """Return the current time in UTC, in ISO format."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def provenance_facts(files: Mapping[str, Path]) -> dict[str, str]:
-    """In a few words, how each of ``files`` was made that has a record beside it.
+    """Summarize how each file was made that has a record beside it.
 
-    A file that is not as it was when the record was made gets a warning in place of the words.
+    A file that was changed since its record was written gets a warning instead.
 
     Args:
         files: feature file of each modality.
@@ -44,27 +115,28 @@ def provenance_facts(files: Mapping[str, Path]) -> dict[str, str]:
     for modality, file in files.items():
         try:
             records = read_provenance(file.parent)
-        except DataError:  # some other program's file
+        except DataError:  # a file of another program
             continue
         record = next((record for record in records.values() if record["file"] == file.name), None)
         if record is None:
             continue
         if checksum(file) != record.get("sha256"):
             warnings.warn(
-                f"{file} is not as it was made: {file.parent / PROVENANCE} does not tell of it any more.", stacklevel=3
+                f"{file} was changed since it was made. {file.parent / PROVENANCE} no longer describes it.",
+                stacklevel=3,
             )
             continue
-        facts[f"features of {modality}"] = _in_words(record)
+        facts[f"features of {modality}"] = _summary(record)
     return facts
 
 
-def _in_words(record: Mapping[str, Any]) -> str:
+def _summary(record: Mapping[str, Any]) -> str:
     encoder = record.get("encoder")
     encoder = encoder if isinstance(encoder, dict) else {}
-    words = [str(encoder.get("model", "?"))]
+    parts = [str(encoder.get("model", "?"))]
     if revision := encoder.get("revision"):
-        words.append(f"revision {shortened(str(revision).removeprefix('sha256:'), 12).removesuffix('...')}")
+        parts.append(f"revision {shortened(str(revision).removeprefix('sha256:'), 12).removesuffix('...')}")
     postprocessing = record.get("postprocessing")
     if isinstance(postprocessing, dict) and postprocessing:
-        words.append(", ".join(map(str, postprocessing)))
-    return shortened(f"{', '.join(words)}; made {str(record.get('date', '?'))[:10]}")
+        parts.append(", ".join(map(str, postprocessing)))
+    return shortened(f"{', '.join(parts)}; made {str(record.get('date', '?'))[:10]}")

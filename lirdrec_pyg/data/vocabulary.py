@@ -1,4 +1,4 @@
-"""IDs are what a user's files say; positions are rows of a tensor. This maps one to the other."""
+"""Vocabularies map IDs, as in the user's files, to positions, which are rows of tensors."""
 
 from functools import cached_property
 from pathlib import Path
@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec_pyg.data.tables import check_ids, read_parquet, shortened, shown
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.data.ids import check_ids, same_type
+from lirdrec_pyg.data.tables import read_parquet
+from lirdrec_pyg.errors import DataError, shortened, shown
 
 
 class Vocabulary:
-    """The IDs of all users or all items, in the order of their positions.
+    """The IDs of all users or all items, ordered by position.
 
     Args:
         ids: unique IDs, integers or strings.
-        kind: what the IDs name, ``"user"`` or ``"item"``, for messages.
+        kind: ``"user"`` or ``"item"``, for messages.
+
+    Attributes:
+        ids: all IDs, by position.
 
     Raises:
         DataError: if an ID is missing or occurs twice.
@@ -24,35 +28,30 @@ class Vocabulary:
     def __init__(self, ids: pl.Series, kind: str) -> None:
         check_ids(ids, source=f"The list of {kind}s")
         self.kind = kind
-        self._ids = ids.rename("id")
+        self.ids = ids.rename("id")
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.ids)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} {self.kind}s, {self.ids.dtype})"
 
-    @property
-    def ids(self) -> pl.Series:
-        """All IDs, by position."""
-        return self._ids
-
     def find(self, ids: pl.Series) -> np.ndarray:
-        """Positions of ``ids``, int64, with -1 for an ID that is not known."""
+        """Return the positions of ``ids``, int64, with -1 for an unknown ID."""
         if ids.dtype != self.ids.dtype:
-            # As text, so that "007" isn't taken for 7.
+            # As text, so that "007" does not match 7.
             (known, position), ids = self._sorted_texts, ids.cast(pl.String)
         else:
             known, position = self._sorted
         if not len(known):
             return np.full(len(ids), -1)
-        # A missing ID is equal to none.
+        # A missing ID matches none.
         place = np.minimum(known.search_sorted(ids).to_numpy(), len(known) - 1)
         return np.where((known.gather(place) == ids).fill_null(False).to_numpy(), position[place], -1)
 
     @cached_property
     def _sorted(self) -> tuple[pl.Series, np.ndarray]:
-        """The IDs in order, and the position of each: made once, so that a search takes no time of the whole."""
+        """The sorted IDs, and the position of each: cached, so that a search does not depend on their number."""
         return _in_order(self.ids)
 
     @cached_property
@@ -60,10 +59,10 @@ class Vocabulary:
         return _in_order(self.ids.cast(pl.String))
 
     def positions(self, ids: pl.Series) -> np.ndarray:
-        """Positions of ``ids``, int64.
+        """Return the positions of ``ids``, int64.
 
         Raises:
-            DataError: naming the first ID that is not known.
+            DataError: naming the first unknown ID.
         """
         found = self.find(ids)
         if (unknown := found < 0).any():
@@ -71,35 +70,29 @@ class Vocabulary:
         return found
 
     def extended(self, ids: pl.Series) -> "Vocabulary":
-        """These IDs, and ``ids`` at the end; as texts if not both are integers."""
-        if ids.dtype != self.ids.dtype:
-            return Vocabulary(pl.concat([self.ids.cast(pl.String), ids.cast(pl.String).rename("id")]), self.kind)
-        return Vocabulary(pl.concat([self.ids, ids.rename("id")]), self.kind)
+        """Return a vocabulary with ``ids`` appended; all as text unless both are integers."""
+        return Vocabulary(pl.concat(same_type([self.ids, ids.rename("id")])), self.kind)
 
     def save(self, path: Path) -> None:
-        """Writes the IDs as a Parquet file of one column."""
+        """Write the IDs to a Parquet file of one column."""
         pl.DataFrame({"id": self.ids}).write_parquet(path)
 
     @classmethod
     def load(cls, path: Path, kind: str) -> "Vocabulary":
-        """Reads what :meth:`save` wrote.
+        """Read what :meth:`save` wrote.
 
         Raises:
             DataError: if the file is missing or damaged.
         """
         frame = read_parquet(path)
-        if "id" not in frame.columns:
-            raise DataError(f"{path} is no list of {kind}s: it has no column 'id'.")
-        ids = frame["id"]
-        if not (ids.dtype.is_integer() or ids.dtype == pl.String):
-            raise DataError(
-                f"{path} is no list of {kind}s: its column 'id' holds {shortened(str(ids.dtype))}, "
-                "not integers or text."
-            )
+        dtype = frame.schema.get("id")
+        if dtype is None or not (dtype.is_integer() or dtype == pl.String):
+            found = shortened(", ".join(map(str, frame.dtypes)))
+            raise DataError(f"{path} is not a list of {kind}s: no column 'id' of integers or text, but {found}.")
         try:
-            return cls(ids, kind)
+            return cls(frame["id"], kind)
         except DataError as error:
-            raise DataError(f"{path} can't be used: {error}") from error
+            raise DataError(f"{path} is damaged: {error}") from error
 
 
 def _in_order(ids: pl.Series) -> tuple[pl.Series, np.ndarray]:

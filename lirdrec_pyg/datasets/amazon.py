@@ -3,8 +3,7 @@ from typing import Literal, get_args
 
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DataConfig
-from lirdrec_pyg.data import RecommendationData, read_data
+from lirdrec_pyg.data import Dataset
 from lirdrec_pyg.datasets.base import ManualDownload
 from lirdrec_pyg.errors import ConfigError
 
@@ -15,14 +14,14 @@ class AmazonReviews(ManualDownload):
     """Amazon reviews of one category with image (4,096) and text (384) features, 5-core, split 8:1:1.
 
     The files are those of the MMRec project: ``<name>.inter``, ``image_feat.npy`` and
-    ``text_feat.npy``, of which ``raw/`` has to hold all.
+    ``text_feat.npy``, all in ``raw/``.
 
     Args:
         root: folder of this category; it holds ``raw/``.
         name: ``"baby"``, ``"sports"``, ``"clothing"`` or ``"elec"``.
         transform: applied at each access.
         pre_transform: applied once, before saving.
-        force_reload: processes the raw files again.
+        force_reload: whether to process the raw files again.
     """
 
     origin = "the data folder that https://github.com/enoche/MMRec links to"
@@ -37,7 +36,7 @@ class AmazonReviews(ManualDownload):
     ) -> None:
         if name not in get_args(AmazonName):
             raise ConfigError(
-                f"AmazonReviews has no category {name!r}: choose one of {', '.join(get_args(AmazonName))}."
+                f"AmazonReviews has no category {name!r}. Choose one of {', '.join(get_args(AmazonName))}."
             )
         self.name = name
         super().__init__(root, transform, pre_transform, force_reload)
@@ -46,5 +45,5 @@ class AmazonReviews(ManualDownload):
     def raw_file_names(self) -> list[str]:
         return [f"{self.name}.inter", "image_feat.npy", "text_feat.npy"]
 
-    def read(self) -> RecommendationData:
-        return read_data(DataConfig(data=self.raw_paths[0]))
+    def read(self) -> Dataset:
+        return Dataset.from_path(self.raw_paths[0])

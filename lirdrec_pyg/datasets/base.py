@@ -1,10 +1,12 @@
+"""Base classes of the data sets."""
+
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 from torch_geometric.data import HeteroData, InMemoryDataset
 
-from lirdrec_pyg.data import RecommendationData, Vocabulary, load_graph, save_graph
+from lirdrec_pyg.data import Dataset, Vocabulary, load_graph, save_graph
 from lirdrec_pyg.errors import DataError
 
 
@@ -12,10 +14,10 @@ class RecommendationDataset(InMemoryDataset):
     """One graph and its vocabularies; processed files are ``.safetensors`` and Parquet, never pickles.
 
     Args:
-        root: folder with ``raw/``; ``processed/`` is made beside it.
+        root: folder that holds ``raw/``; ``processed/`` is created beside it.
         transform: applied at each access.
         pre_transform: applied once, before saving.
-        force_reload: processes the raw files again.
+        force_reload: whether to process the raw files again.
 
     Attributes:
         users: user IDs by position.
@@ -40,8 +42,8 @@ class RecommendationDataset(InMemoryDataset):
         return ["graph.safetensors", "users.parquet", "items.parquet"]
 
     @abstractmethod
-    def read(self) -> RecommendationData:
-        """Reads or generates the data."""
+    def read(self) -> Dataset:
+        """Read or generate the data."""
 
     def process(self) -> None:
         data = self.read()
@@ -53,13 +55,13 @@ class RecommendationDataset(InMemoryDataset):
 
 
 class ManualDownload(RecommendationDataset):
-    """A data set without a stable address to download it from."""
+    """A data set that has no stable download URL."""
 
     origin: str
 
     def download(self) -> None:
         missing = [name for name in self.raw_file_names if not (Path(self.raw_dir) / name).is_file()]
         raise DataError(
-            f"{type(self).__name__} lacks {', '.join(missing)}: get the files from {self.origin} "
-            f"and put them in {self.raw_dir}."
+            f"{type(self).__name__} has no {', '.join(missing)}. Download the files from {self.origin}, and put "
+            f"them in {self.raw_dir}."
         )

@@ -1,25 +1,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.data import RecommendationData, Vocabulary, build_graph
-from lirdrec_pyg.data.interactions import split_interactions
+from lirdrec_pyg.data import Dataset
+from lirdrec_pyg.data.generator import generate, true_scores
 from lirdrec_pyg.datasets.base import RecommendationDataset
 
-# Latent factors that each modality shows: some in one alone, some in both.
-_FACTORS = {"image": slice(0, 5), "text": slice(3, 8)}
-_NUM_FACTORS = 8
-_FEATURE_DIM = {"image": 64, "text": 48}
-_NOISE_DIM = 16
-_FEATURE_NOISE = 0.3
-_SHARPNESS = 8.0
-_POPULARITY_WEIGHT = 0.4
-_USER_BLOCK = 1024
+__all__ = ["Synthetic", "synthetic_data", "true_scores"]
 
 
 def synthetic_data(
@@ -28,123 +16,25 @@ def synthetic_data(
     mean_interactions: float = 15.0,
     cold_share: float = 0.1,
     seed: int = 0,
-) -> RecommendationData:
-    r"""Generates a multimodal data set whose truth is known.
-
-    Each item has 8 latent factors. ``image`` shows the first 5 of them, ``text`` the last 5, so 2 are
-    in both; each modality mixes its factors linearly, adds noise, and has 16 further dimensions
-    that mean nothing. Each user has a taste over the factors, and trusts the modalities unevenly.
-    A user takes items with a probability that follows
-
-    .. math::
-        \exp(8 \cos(\mathrm{taste}_u, \mathrm{latent}_i) + 0.4 \log \mathrm{pop}_i)
-
-    with a long-tailed popularity, and without replacement. The last ``cold_share`` of the items are
-    cold: all interactions with them are for testing. The others are split 8:1:1 per user.
-
-    The truth is kept as ``data["user"].taste``, ``data["item"].latent`` and
-    ``data["item"].log_popularity``; :func:`true_scores` ranks by it.
-
-    Args:
-        num_users: number of users.
-        num_items: number of items.
-        mean_interactions: of a user, at least 6.
-        cold_share: share of items without training interactions.
-        seed: of everything.
-    """
-    rng = np.random.default_rng(seed)
-    latent = rng.standard_normal((num_items, _NUM_FACTORS))
-    taste = rng.standard_normal((num_users, _NUM_FACTORS))
-    trust = rng.beta(0.7, 0.7, size=num_users)
-    taste[:, : _FACTORS["text"].start] *= 2 * trust[:, None]
-    taste[:, _FACTORS["image"].stop :] *= 2 * (1 - trust[:, None])
-    popularity = rng.permutation(1.0 / np.arange(1, num_items + 1) ** 0.8)
-
-    graph_truth = {
-        "taste": torch.from_numpy(_unit(taste)).float(),
-        "latent": torch.from_numpy(_unit(latent)).float(),
-        "log_popularity": torch.from_numpy(np.log(popularity / popularity.mean())).float(),
-    }
-    count = np.minimum(6 + rng.geometric(1 / max(1.0, mean_interactions - 5), size=num_users) - 1, num_items // 4)
-    pairs = _interactions(graph_truth, torch.from_numpy(count), seed)
-
-    cold = pairs[1] >= num_items - int(cold_share * num_items)
-    warm = split_interactions(pl.DataFrame({"user": pairs[0, ~cold], "item": pairs[1, ~cold]}), "random", seed)
-    warm_label = warm["label"].to_numpy()
-    splits = [pairs[:, ~cold][:, warm_label == label] for label in (0, 1, 2)]
-    splits[2] = np.concatenate([splits[2], pairs[:, cold]], axis=1)
-
-    graph = build_graph(splits[0], _features(latent, rng), val=splits[1], test=splits[2], num_users=num_users)
-    graph["user"].taste = graph_truth["taste"]
-    graph["item"].latent, graph["item"].log_popularity = graph_truth["latent"], graph_truth["log_popularity"]
-    facts: dict[str, str | int] = {
-        "source": "synthetic",
-        "split": f"random, seed {seed}",
-        "cold items": int(cold_share * num_items),
-    }
-    users = Vocabulary(pl.Series("id", [f"user-{n}" for n in range(num_users)]), "user")
-    items = Vocabulary(pl.Series("id", [f"item-{n}" for n in range(num_items)]), "item")
-    return RecommendationData(graph, users, items, facts)
-
-
-def true_scores(data: HeteroData, user_index: Tensor) -> Tensor:
-    """Scores of all items by the planted truth, shape ``(len(user_index), num_items)``."""
-    return _scores(
-        {
-            "taste": data["user"].taste,
-            "latent": data["item"].latent,
-            "log_popularity": data["item"].log_popularity,
-        },
-        user_index,
-    )
-
-
-def _scores(truth: dict[str, Tensor], user_index: Tensor) -> Tensor:
-    affinity = truth["taste"][user_index] @ truth["latent"].t()
-    return _SHARPNESS * affinity + _POPULARITY_WEIGHT * truth["log_popularity"]
-
-
-def _interactions(truth: dict[str, Tensor], count: Tensor, seed: int) -> np.ndarray:
-    """Pairs drawn without replacement, ``count`` a user: the largest of score + Gumbel noise."""
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for block in torch.arange(len(count)).split(_USER_BLOCK):
-        scores = _scores(truth, block)
-        noise = torch.empty_like(scores).exponential_(generator=generator).log().neg()
-        order = (scores + noise).topk(int(count[block].max()), dim=1).indices
-        kept = torch.arange(order.size(1)) < count[block].unsqueeze(1)
-        found.append(torch.stack([block.unsqueeze(1).expand_as(order)[kept], order[kept]]))
-    return torch.cat(found, dim=1).numpy()
-
-
-def _features(latent: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    features = {}
-    for modality, factors in _FACTORS.items():
-        shown = latent[:, factors]
-        mixing = rng.standard_normal((shown.shape[1], _FEATURE_DIM[modality])) / shown.shape[1] ** 0.5
-        signal = shown @ mixing + _FEATURE_NOISE * rng.standard_normal((len(latent), _FEATURE_DIM[modality]))
-        noise = rng.standard_normal((len(latent), _NOISE_DIM))
-        features[modality] = np.concatenate([signal, noise], axis=1).astype(np.float32)
-    return features
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+) -> Dataset:
+    """Generate a data set whose truth is known, see :func:`lirdrec_pyg.data.generator.generate`."""
+    graph, users, items, facts = generate(num_users, num_items, mean_interactions, cold_share, seed)
+    return Dataset(graph, users, items, facts=facts)
 
 
 class Synthetic(RecommendationDataset):
     """The generated data set of :func:`synthetic_data`; it needs no files.
 
-    Data sets of different sizes or seeds lie beside each other in one ``root``.
+    Data sets of different sizes or seeds can share one ``root``.
 
     Args:
-        root: folder in which ``processed/`` is made.
+        root: folder in which ``processed/`` is created.
         num_users: see :func:`synthetic_data`.
         num_items: see :func:`synthetic_data`.
-        seed: of everything.
+        seed: seed of all random numbers.
         transform: applied at each access.
         pre_transform: applied once, before saving.
-        force_reload: generates the data again.
+        force_reload: whether to generate the data again.
     """
 
     def __init__(
@@ -174,5 +64,5 @@ class Synthetic(RecommendationDataset):
     def download(self) -> None:
         pass
 
-    def read(self) -> RecommendationData:
+    def read(self) -> Dataset:
         return synthetic_data(self.num_users, self.num_items, seed=self.seed)

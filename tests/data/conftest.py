@@ -1,9 +1,12 @@
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
+from lirdrec_pyg.data import features
 from lirdrec_pyg.errors import DataError
 
 Refuses = Callable[..., AbstractContextManager[None]]
@@ -11,7 +14,7 @@ Refuses = Callable[..., AbstractContextManager[None]]
 
 @pytest.fixture(scope="session")
 def refuses() -> Refuses:
-    """``with refuses("a", "b"):`` expects a DataError of one sentence that names ``a`` and ``b``."""
+    """Return a context manager: ``with refuses("a", "b"):`` expects a DataError of one line with ``a`` and ``b``."""
 
     @contextmanager
     def check(*named: object) -> Iterator[None]:
@@ -27,7 +30,7 @@ def refuses() -> Refuses:
 
 
 class Payload:
-    """Creates the file ``path`` when a careless unpickler loads it."""
+    """Creates the file ``path`` when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -38,7 +41,21 @@ class Payload:
 
 @pytest.fixture
 def payload(tmp_path: Path) -> Iterator[Payload]:
-    """A malicious object; fails the test if it was run."""
+    """Return a malicious object; fail the test if it was run."""
     marker = tmp_path / "payload-was-run"
     yield Payload(marker)
     assert not marker.exists()
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Count how often each matrix is read in blocks, by its width."""
+    count: Counter[int] = Counter()
+    original = features.row_blocks
+
+    def counted(x: Tensor) -> Iterator[tuple[int, Tensor]]:
+        count[x.size(1)] += 1
+        return original(x)
+
+    monkeypatch.setattr(features, "row_blocks", counted)
+    return count

@@ -27,14 +27,6 @@ def test_the_three_files_are_the_three_splits(folder: Path) -> None:
     frame = read_lattice(folder)
     assert frame.schema == {"user": pl.Int64, "item": pl.Int64, "label": pl.Int8}
     assert frame.rows() == WANTED
-
-
-def test_ids_stay_texts_where_one_of_a_split_is(folder: Path) -> None:
-    (folder / "test.json").write_text('{"ü": ["007"]}')
-    assert read_lattice(folder).rows() == [*((str(u), str(i), of) for u, i, of in WANTED[:-1]), ("ü", "007", 2)]
-
-
-def test_a_folder_that_lacks_a_split_or_has_an_inter_file_is_none(folder: Path) -> None:
     (folder / "shop.inter").write_text("")
     assert not is_lattice(folder)
     (folder / "shop.inter").unlink()
@@ -42,23 +34,18 @@ def test_a_folder_that_lacks_a_split_or_has_an_inter_file_is_none(folder: Path) 
     assert not is_lattice(folder)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_ids_are_text_if_one_in_any_split_is(folder: Path) -> None:
+    (folder / "test.json").write_text('{"ü": ["007"]}')
+    assert read_lattice(folder).rows() == [*((str(u), str(i), of) for u, i, of in WANTED[:-1]), ("ü", "007", 2)]
+
+
+@pytest.mark.parametrize("name", SPLIT_FILES)
+def test_anything_but_the_items_of_users_is_refused(name: str, folder: Path, refuses: Any) -> None:
+    for content in [
         *("", "{", "[]", "3", '{"0": 3}', '{"0": {"1": 2}}', '{"0": [1], "0": [2]}', '{"": [1]}', "[" * 100_000),
         *(f'{{"0": [{entry}]}}' for entry in ("1.5", "null", "true", "[1]", "NaN", '""', '"\\ud800"', "9" * 5000)),
         b'{"\xe9": [1]}',
-    ],
-)
-@pytest.mark.parametrize("name", SPLIT_FILES)
-def test_anything_but_items_of_users_is_refused(name: str, content: str | bytes, folder: Path, refuses: Any) -> None:
-    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with refuses(folder / name, "items of each user"):
-        read_lattice(folder)
-
-
-def test_files_without_interactions_are_refused(folder: Path, refuses: Any) -> None:
-    for name in SPLIT_FILES:
-        (folder / name).write_text("{}")
-    with refuses(folder, "hold no interactions"):
-        read_lattice(folder)
+    ]:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+        with refuses(folder / name, "items of each user"):
+            read_lattice(folder)

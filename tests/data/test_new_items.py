@@ -1,21 +1,20 @@
-"""Items that came after the training, in the graph and in files."""
+"""Items that are added after the training, in the graph and in files."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import ZeroFeatures
 from lirdrec_pyg.data import (
     INTERACTS,
     NEW_ITEM,
     NewItems,
+    Split,
     append_new_items,
     build_graph,
     check_graph,
@@ -24,18 +23,18 @@ from lirdrec_pyg.data import (
     item_features,
     load_graph,
     new_item_edges,
-    read_ids,
     read_new_items,
     save_graph,
     set_new_items,
 )
+from lirdrec_pyg.data.features import ZeroFeatures
 
 WIDTHS = {"image": 3, "text": 2}
 RNG = np.random.default_rng(0)
 KNOWN = {m: RNG.standard_normal((5, width)).astype(np.float32) for m, width in WIDTHS.items()}
 NEW = {m: RNG.standard_normal((4, width)).astype(np.float32) for m, width in WIDTHS.items()}
 TEXT_MASK = torch.tensor([True, False, True, True])
-EDGES = {"val": torch.tensor([[1, 0, 1], [3, 0, 3]]), "test": torch.tensor([[1], [2]])}
+EDGES = {Split.VALID: torch.tensor([[1, 0, 1], [3, 0, 3]]), Split.TEST: torch.tensor([[1], [2]])}
 
 
 @pytest.fixture
@@ -75,7 +74,7 @@ def test_new_items_stand_apart_and_the_graph_is_left_alone(graph: HeteroData) ->
     np.testing.assert_allclose(data[NEW_ITEM].x_text[1], KNOWN["text"][[0, 2, 3, 4]].mean(axis=0), rtol=1e-6)
     np.testing.assert_array_equal(data[NEW_ITEM].x_text[[0, 2, 3]], NEW["text"][[0, 2, 3]])
     # Each pair once, sorted.
-    assert new_item_edges(data, "val").tolist() == [[0, 1], [0, 3]]
+    assert new_item_edges(data, "valid").tolist() == [[0, 1], [0, 3]]
     assert new_item_edges(data, "test").tolist() == [[1], [2]]
     # Everything else is shared.
     assert data["item"].x_image.data_ptr() == graph["item"].x_image.data_ptr()
@@ -87,30 +86,30 @@ def test_a_graph_with_new_items_is_checked_without_a_warning(graph: HeteroData) 
     check_graph(set_new_items(graph, NEW))
 
 
-def test_asking_for_new_items_makes_none(graph: HeteroData) -> None:
+def test_a_query_for_new_items_creates_none(graph: HeteroData) -> None:
     assert not has_new_items(graph)
     assert new_item_edges(graph, "test") is None
     assert NEW_ITEM not in graph.node_types
 
 
-def test_new_items_of_before_are_replaced(graph: HeteroData) -> None:
+def test_earlier_new_items_are_replaced(graph: HeteroData) -> None:
     first = set_new_items(graph, NEW, {"text": TEXT_MASK}, EDGES)
     second = set_new_items(first, {m: x[:2] for m, x in NEW.items()})
     assert second[NEW_ITEM].num_nodes == 2
     assert feature_mask(second, "text", NEW_ITEM) is None
-    assert new_item_edges(second, "val") is None
+    assert new_item_edges(second, "valid") is None
     assert first[NEW_ITEM].num_nodes == 4
-    assert new_item_edges(first, "val") is not None
+    assert new_item_edges(first, "valid") is not None
 
 
-def test_features_that_are_replaced_stay_as_the_caller_has_them(graph: HeteroData) -> None:
+def test_replaced_features_of_the_caller_are_not_changed(graph: HeteroData) -> None:
     x = torch.zeros(4, 2)
     set_new_items(graph, {"image": NEW["image"], "text": x}, {"text": torch.zeros(4, dtype=torch.bool)})
     assert not x.any()
 
 
 BAD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
-    "modality left out": ({"image": NEW["image"]}, {}, ("modalities image, text, got image",)),
+    "omitted modality": ({"image": NEW["image"]}, {}, ("modalities image, text, got image",)),
     "nothing": ({}, {}, ("modalities image, text, got none",)),
     "another modality": (NEW | {"sound": NEW["text"]}, {}, ("got image, text, sound",)),
     "wider": (NEW | {"text": np.ones((4, 3))}, {}, ("x_text of the new items", "(4, 3)", "(4, 2)")),
@@ -123,28 +122,26 @@ BAD: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
         {},
         ("x_text of the new items is all zeros in row 2",),
     ),
-    "user out of range": (NEW, {"held_out": {"val": torch.tensor([[2], [0]])}}, ("validation pairs", "[1, 3]")),
-    "item out of range": (NEW, {"held_out": {"test": torch.tensor([[0], [4]])}}, ("test pairs", "[1, 3]")),
-    "float pairs": (NEW, {"held_out": {"test": torch.zeros(2, 1)}}, ("test pairs", "int64")),
+    "user out of range": (NEW, {"held_out": {Split.VALID: torch.tensor([[2], [0]])}}, ("validation pairs", "[1, 3]")),
+    "item out of range": (NEW, {"held_out": {Split.TEST: torch.tensor([[0], [4]])}}, ("test pairs", "[1, 3]")),
+    "float pairs": (NEW, {"held_out": {Split.TEST: torch.zeros(2, 1)}}, ("test pairs", "int64")),
+    **{
+        f"mask {mask}": (NEW, {"masks": {"text": torch.tensor(mask)}}, ("x_text",))
+        for mask in ([True] * 3, [True] * 5, True)
+    },
+    "mask of nothing": (NEW, {"masks": {"sound": TEXT_MASK}}, ("a mask of sound",)),
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_arrays_of_new_items_are_named(name: str, graph: HeteroData, refuses: Any) -> None:
-    features, options, texts = BAD[name]
-    with refuses(*texts):
-        set_new_items(graph, features, **options)
-    assert not has_new_items(graph)
-
-
-@pytest.mark.parametrize("mask", [[True] * 3, [True] * 5, True])
-def test_a_mask_needs_an_entry_a_new_item(mask: Any, graph: HeteroData, refuses: Any) -> None:
-    with refuses("text"):
-        set_new_items(graph, NEW, {"text": torch.tensor(mask)})
+def test_bad_arrays_of_new_items_are_named(graph: HeteroData, refuses: Any) -> None:
+    for features, options, texts in BAD.values():
+        with refuses(*texts):
+            set_new_items(graph, features, **options)
+        assert not has_new_items(graph)
 
 
 @pytest.mark.parametrize("masks", [(None, None), (None, "text"), ("text", None), ("text", "text")])
-def test_more_new_items_follow_those_before(masks: tuple[str | None, str | None], graph: HeteroData) -> None:
+def test_more_new_items_are_appended(masks: tuple[str | None, str | None], graph: HeteroData) -> None:
     own_mask, more_mask = ({"text": TEXT_MASK} if name else None for name in masks)
     own = set_new_items(graph, NEW, own_mask, EDGES)
     more = set_new_items(graph, {m: 2 * x[:3] for m, x in NEW.items()}, more_mask and {"text": TEXT_MASK[:3]})
@@ -159,14 +156,14 @@ def test_more_new_items_follow_those_before(masks: tuple[str | None, str | None]
     mask = feature_mask(both, "text", NEW_ITEM)
     assert (mask is None and all(wanted)) or mask.tolist() == wanted
     assert feature_mask(both, "image", NEW_ITEM) is None
-    # Not all of them were held out any more.
-    assert new_item_edges(both, "val") is None
+    # Not all of them were held out.
+    assert new_item_edges(both, "valid") is None
     assert new_item_edges(both, "test") is None
     assert_same(tensors_of(own), before[0])
     assert_same(tensors_of(more), before[1])
 
 
-def test_the_first_new_items_follow_nothing(graph: HeteroData) -> None:
+def test_the_first_new_items_are_appended_to_nothing(graph: HeteroData) -> None:
     more = set_new_items(graph, NEW)
     assert torch.equal(append_new_items(graph, more)[NEW_ITEM].x_image, more[NEW_ITEM].x_image)
     assert not has_new_items(graph)
@@ -203,7 +200,7 @@ def own_ids(folder: Path, modality: str, ids: list[Any], x: np.ndarray) -> Path:
 
 
 def features_by_id(new: NewItems, modality: str) -> dict[Any, list[float]]:
-    """Only the rows that are real."""
+    """Return the rows that are real."""
     mask = new.masks.get(modality, torch.ones(len(new.ids), dtype=torch.bool))
     return {i: x for i, x, real in zip(new.ids.ids, new.features[modality].tolist(), mask.tolist()) if real}
 
@@ -228,7 +225,7 @@ def test_rows_with_ids_of_their_own_are_joined_by_them(tmp_path: Path) -> None:
     assert features_by_id(new, "text") == dict(zip("dc", NEW["text"].tolist()))
 
 
-def test_a_list_says_which_items_are_meant(tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_list_selects_the_items(tmp_path: Path, files: dict[str, Path]) -> None:
     image = own_ids(tmp_path, "image", ["x", "a", "b", "c"], NEW["image"])
     new = read_new_items({"image": image, "text": files["text"]}, WIDTHS, tmp_path / "ids.txt")
     assert new.ids.ids.to_list() == ["b", "a", "d", "c"]
@@ -236,7 +233,7 @@ def test_a_list_says_which_items_are_meant(tmp_path: Path, files: dict[str, Path
     assert features_by_id(new, "text") == dict(zip("badc", NEW["text"].tolist()))
 
 
-def test_numbers_and_texts_are_joined_as_texts(tmp_path: Path) -> None:
+def test_numbers_and_text_are_joined_as_text(tmp_path: Path) -> None:
     image = own_ids(tmp_path, "image", [7, 8], NEW["image"][:2])
     text = own_ids(tmp_path, "text", ["8", "x"], NEW["text"][:2])
     new = read_new_items({"image": image, "text": text}, WIDTHS)
@@ -245,7 +242,7 @@ def test_numbers_and_texts_are_joined_as_texts(tmp_path: Path) -> None:
     assert features_by_id(new, "text") == dict(zip("8x", NEW["text"].tolist()))
 
 
-def test_a_modality_may_be_left_out(files: dict[str, Path], tmp_path: Path, graph: HeteroData) -> None:
+def test_a_modality_may_be_omitted(files: dict[str, Path], tmp_path: Path, graph: HeteroData) -> None:
     new = read_new_items({"text": files["text"]}, WIDTHS, tmp_path / "ids.txt")
     assert new.masks["image"].tolist() == [False] * 4
     data = set_new_items(graph, new.features, new.masks)
@@ -254,7 +251,7 @@ def test_a_modality_may_be_left_out(files: dict[str, Path], tmp_path: Path, grap
     assert feature_mask(data, "text", NEW_ITEM) is None
 
 
-def test_zero_rows_are_errors_or_missing_ones(files: dict[str, Path], tmp_path: Path, refuses: Any) -> None:
+def test_zero_rows_are_errors_or_missing(files: dict[str, Path], tmp_path: Path, refuses: Any) -> None:
     np.save(files["text"], NEW["text"] * [[1], [0], [1], [1]])
     with refuses(files["text"], "all zeros in row 1"):
         read_new_items(files, WIDTHS, tmp_path / "ids.txt")
@@ -264,68 +261,30 @@ def test_zero_rows_are_errors_or_missing_ones(files: dict[str, Path], tmp_path: 
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str | None, ZeroFeatures, tuple[str, ...]]] = {
-    "no features": ({}, "ids.txt", "error", ("--features MODALITY=FILE",)),
+    "no features": ({}, "ids.txt", "error", ("`features`",)),
     "unknown modality": ({"sound": "image.npy"}, "ids.txt", "error", ("'sound'", "trained with image, text")),
     "no file": ({"image": "gone.npy"}, "ids.txt", "error", ("gone.npy",)),
     "other width": ({"image": "text.npy"}, "ids.txt", "error", ("text.npy has 2 columns", "image had 3")),
-    "no list": ({"image": "image.npy"}, None, "error", ("image.npy", "--ids FILE")),
-    "no such list": ({"image": "image.npy"}, "gone.txt", "error", ("gone.txt", "--ids")),
-    "short list": ({"image": "image.npy"}, "short.txt", "error", ("image.npy has 4 rows", "--ids lists 2")),
+    "no list": ({"image": "image.npy"}, None, "error", ("image.npy", "`ids`")),
+    "no such list": ({"image": "image.npy"}, "gone.txt", "error", ("gone.txt", "`ids`")),
+    "short list": ({"image": "image.npy"}, "short.txt", "error", ("image.npy has 4 rows", "`ids` lists 2")),
     "gap in the list": ({"image": "image.npy"}, "gap.txt", "error", ("gap.txt", "line 2")),
     "twice in the list": ({"image": "image.npy"}, "twice.txt", "error", ("twice.txt", "'a' more than once")),
-    "NaN": ({"image": "nan.npy"}, "ids.txt", "error", ("nan.npy", "all NaN in row 0", "--zero-features missing")),
-    "nothing but zeros": ({"image": "bare.npy"}, "ids.txt", "missing", ("'d'", "no features in any modality")),
-    "listed and nowhere": ({"image": "image.npz"}, "ids.txt", "error", ("'d'", "no features in any modality")),
+    "NaN": ({"image": "nan.npy"}, "ids.txt", "error", ("nan.npy", "all NaN in row 0", "`zero_features='missing'`")),
+    "only zeros": ({"image": "bare.npy"}, "ids.txt", "missing", ("'d'", "no features in any modality")),
+    "only in the list": ({"image": "image.npz"}, "ids.txt", "error", ("'d'", "no features in any modality")),
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_with_new_items_is_named(
-    name: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Any
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: Any
 ) -> None:
-    features, ids, zero_features, texts = MISTAKES[name]
     monkeypatch.chdir(tmp_path)
     for file, lines in {"short": "a\nb\n", "gap": "a\n\nb\nc\n", "twice": "a\nb\na\nc\n"}.items():
         (tmp_path / f"{file}.txt").write_text(lines)
     np.save("nan.npy", NEW["image"] * np.nan)
     np.save("bare.npy", NEW["image"] * [[1], [1], [0], [1]])
     np.savez("image.npz", features=NEW["image"][:3], ids=np.array(["a", "b", "c"]))
-    with refuses(*texts):
-        read_new_items(features, WIDTHS, ids, zero_features)
-
-
-# --- Lists of IDs ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("content", "ids"),
-    [
-        ("3\n1\n2", [3, 1, 2]),
-        ("\ufeff3\r\n1\r\n\r\n\r\n", [3, 1]),
-        ("007\n7\n", ["007", "7"]),
-        ("ü 1\nb\n", ["ü 1", "b"]),
-        ("2\n1\n2\n", [2, 1, 2]),
-    ],
-)
-def test_a_list_has_an_id_a_line(content: str, ids: list[Any], tmp_path: Path) -> None:
-    (tmp_path / "ids.txt").write_bytes(content.encode())
-    found = read_ids(tmp_path / "ids.txt", "--users")
-    assert found.to_list() == ids
-    assert found.dtype == (pl.Int64 if isinstance(ids[0], int) else pl.String)
-
-
-@pytest.mark.parametrize(
-    ("content", "texts"),
-    [
-        (None, ("ids.txt, named by --users", "not a readable")),
-        (b"\xff\xfe\xe9", ("ids.txt, named by --users", "not a readable")),
-        (b"a\n\nb", ("ids.txt", "line 2")),
-    ],
-)
-def test_a_list_that_is_none_is_named(
-    content: bytes | None, texts: tuple[str, ...], tmp_path: Path, refuses: Any
-) -> None:
-    if content is not None:
-        (tmp_path / "ids.txt").write_bytes(content)
-    with refuses(*texts):
-        read_ids(tmp_path / "ids.txt", "--users")
+    for features, ids, zero_features, texts in MISTAKES.values():
+        with refuses(*texts):
+            read_new_items(features, WIDTHS, ids, zero_features)

@@ -1,28 +1,35 @@
+"""IDs, lists of IDs and vocabularies."""
+
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from lirdrec_pyg.data import Vocabulary
-from lirdrec_pyg.data.tables import canonical_ids
+from lirdrec_pyg.data import Vocabulary, read_ids
+from lirdrec_pyg.data.ids import canonical_ids
 
 TEXT = pl.Series("id", ["007", "7", "B00Z", "täglich"])
 NUMBERS = pl.Series("id", [30, -1, 7])
 
 
 @pytest.mark.parametrize("ids", [TEXT, NUMBERS, NUMBERS.cast(pl.Int32)], ids=["text", "int64", "int32"])
-def test_positions_and_ids_are_inverse(ids: pl.Series) -> None:
+def test_positions_and_ids_are_inverse_and_survive_a_file(ids: pl.Series, tmp_path: Path) -> None:
     vocabulary = Vocabulary(ids, "item")
     assert len(vocabulary) == len(ids)
     assert vocabulary.ids.to_list() == ids.to_list()
     assert vocabulary.positions(ids.reverse()).tolist() == list(range(len(ids)))[::-1]
     assert vocabulary.positions(ids).dtype == "int64"
+    for name in ("items.parquet", "items[1].parquet"):
+        vocabulary.save(tmp_path / name)
+        loaded = Vocabulary.load(tmp_path / name, "item")
+        assert loaded.ids.equals(ids)
+        assert loaded.ids.dtype == ids.dtype
+        assert repr(loaded) == f"Vocabulary({len(ids)} items, {ids.dtype})"
 
 
-@pytest.mark.parametrize(
-    ("ids", "wanted", "found"),
-    [
+def test_find_compares_integers_and_text_by_their_text() -> None:
+    for ids, wanted, found in [
         (TEXT, pl.Series(["7", "nobody", "007", "7"]), [1, -1, 0, 1]),
         (TEXT, pl.Series([7, 8]), [1, -1]),
         (NUMBERS, pl.Series(["7", "007", "7.0", "x"]), [2, -1, -1, -1]),
@@ -31,51 +38,30 @@ def test_positions_and_ids_are_inverse(ids: pl.Series) -> None:
         (NUMBERS, pl.Series([None, 7]), [-1, 2]),
         (TEXT, pl.Series([None, "7"]), [-1, 1]),
         (NUMBERS, pl.Series([]), []),
-    ],
-)
-def test_find_takes_ids_for_what_they_are(ids: pl.Series, wanted: pl.Series, found: list[int]) -> None:
-    assert Vocabulary(ids, "item").find(wanted).tolist() == found
+    ]:
+        assert Vocabulary(ids, "item").find(wanted).tolist() == found
 
 
-def test_an_unknown_id_is_named(refuses: Any) -> None:
+def test_wrong_ids_are_named(refuses: Any) -> None:
     with refuses("no user", "'nobody'"):
         Vocabulary(TEXT, "user").positions(pl.Series(["7", "nobody"]))
-
-
-@pytest.mark.parametrize(
-    ("ids", "text"),
-    [
+    cases: list[tuple[list[Any], str]] = [
         (["a", "b", "a"], "'a' more than once"),
         ([1, None], "no ID in row 1"),
         (["", "a"], "no ID in row 0"),
-    ],
-)
-def test_ids_are_unique_and_there(ids: list[Any], text: str, refuses: Any) -> None:
-    with refuses("list of items", text):
-        Vocabulary(pl.Series("id", ids), "item")
+    ]
+    for ids, text in cases:
+        with refuses("list of items", text):
+            Vocabulary(pl.Series("id", ids), "item")
 
 
-@pytest.mark.parametrize("ids", [TEXT, NUMBERS], ids=["text", "int64"])
-@pytest.mark.parametrize("name", ["items.parquet", "items[1].parquet"])
-def test_a_saved_vocabulary_comes_back(ids: pl.Series, name: str, tmp_path: Path) -> None:
-    Vocabulary(ids, "item").save(tmp_path / name)
-    loaded = Vocabulary.load(tmp_path / name, "item")
-    assert loaded.ids.equals(ids)
-    assert loaded.ids.dtype == ids.dtype
-    assert repr(loaded) == f"Vocabulary({len(ids)} items, {ids.dtype})"
-
-
-@pytest.mark.parametrize("content", [None, b"", b"PAR1 noise PAR1"], ids=["missing", "empty", "noise"])
-def test_an_unreadable_file_is_refused(content: bytes | None, tmp_path: Path, refuses: Any) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path, refuses: Any) -> None:
     path = tmp_path / "users.parquet"
-    if content is not None:
-        path.write_bytes(content)
-    with refuses(path):
-        Vocabulary.load(path, "user")
-
-
-def test_a_foreign_table_is_refused(tmp_path: Path, refuses: Any) -> None:
-    path = tmp_path / "users.parquet"
+    for content in (None, b"", b"PAR1 noise PAR1"):
+        if content is not None:
+            path.write_bytes(content)
+        with refuses(path):
+            Vocabulary.load(path, "user")
     pl.DataFrame({"name": ["a"]}).write_parquet(path)
     with refuses(path, "no column 'id'"):
         Vocabulary.load(path, "user")
@@ -100,16 +86,16 @@ def test_a_foreign_table_is_refused(tmp_path: Path, refuses: Any) -> None:
         (pl.Series(["2", "1"], dtype=pl.Enum(["1", "2"])), [2, 1]),
     ],
 )
-def test_only_what_survives_as_a_number_becomes_one(ids: Any, canonical: list[Any]) -> None:
+def test_only_canonical_integers_become_integers(ids: Any, canonical: list[Any]) -> None:
     result = canonical_ids(pl.Series("id", ids), "here")
     assert result.to_list() == canonical
     assert result.dtype == (pl.Int64 if isinstance(canonical[0], int) else pl.String)
 
 
-@pytest.mark.parametrize("ids", [[1.0, 2.0], [True, False], [b"a"], [[1]]])
-def test_ids_are_integers_or_text(ids: list[Any], refuses: Any) -> None:
-    with refuses("Column 'sku'", "integers or text"):
-        canonical_ids(pl.Series("id", ids), "Column 'sku'")
+def test_ids_are_integers_or_text(refuses: Any) -> None:
+    for ids in ([1.0, 2.0], [True, False], [b"a"], [[1]]):
+        with refuses("Column 'sku'", "integers or text"):
+            canonical_ids(pl.Series("id", ids), "Column 'sku'")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +117,31 @@ def test_more_ids_follow_and_known_positions_stay(ids: pl.Series, more: pl.Serie
     assert len(vocabulary) == len(ids)
 
 
-@pytest.mark.parametrize("more", [pl.Series([5, 7]), pl.Series(["x", "7"])], ids=["number", "text"])
-def test_a_known_id_does_not_follow_again(more: pl.Series, refuses: Any) -> None:
-    with refuses("list of items", "7", "more than once"):
-        Vocabulary(NUMBERS, "item").extended(more)
+def test_a_known_id_is_not_added_again(refuses: Any) -> None:
+    for more in (pl.Series([5, 7]), pl.Series(["x", "7"])):
+        with refuses("list of items", "7", "more than once"):
+            Vocabulary(NUMBERS, "item").extended(more)
+
+
+def test_a_list_has_one_id_per_line(tmp_path: Path, refuses: Any) -> None:
+    path = tmp_path / "ids.txt"
+    with refuses(f"`users` is {path}", "not a readable"):
+        read_ids(path, "users")
+    lists: dict[str, list[Any]] = {
+        "3\n1\n2": [3, 1, 2],
+        "\ufeff3\r\n1\r\n\r\n\r\n": [3, 1],
+        "007\n7\n": ["007", "7"],
+        "ü 1\nb\n": ["ü 1", "b"],
+        "2\n1\n2\n": [2, 1, 2],
+    }
+    for content, ids in lists.items():
+        path.write_bytes(content.encode())
+        found = read_ids(path, "users")
+        assert found.to_list() == ids
+        assert found.dtype == (pl.Int64 if isinstance(ids[0], int) else pl.String)
+    path.write_bytes(b"\xff\xfe\xe9")
+    with refuses(f"`users` is {path}", "not a readable"):
+        read_ids(path, "users")
+    path.write_bytes(b"a\n\nb")
+    with refuses(path, "line 2"):
+        read_ids(path, "users")

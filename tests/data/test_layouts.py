@@ -1,5 +1,8 @@
+"""Data sets on disk: every layout gives the same dataset, in one pass over the features, and mistakes are named."""
+
 import json
 import pickle
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,16 @@ import scipy.sparse
 import torch
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DataConfig
-from lirdrec_pyg.data import INTERACTS, RecommendationData, check_graph, held_out_edges, modalities, read_data
-from lirdrec_pyg.data.summary import summarize
+from lirdrec_pyg.data import INTERACTS, Dataset, check_graph, held_out_edges, modalities
 
 NUM_ITEMS = 6
 IMAGE = np.random.default_rng(0).standard_normal((NUM_ITEMS, 3)).astype(np.float32)
 TEXT = np.random.default_rng(1).standard_normal((NUM_ITEMS, 2)).astype(np.float32)
 
-# (user, item, label) by position; item 5 occurs nowhere.
+# (user, item, label) by position; item 5 is nowhere.
 ROWS = [(0, 0, 0), (0, 2, 0), (0, 3, 1), (1, 2, 0), (1, 4, 2), (2, 0, 0), (2, 1, 0), (2, 4, 2)]
 
-# IDs of the items, of which some look alike as numbers.
+# IDs of the items, some of which are equal as numbers.
 NAMES = ["007", "7", "B00Z", "a b", "é", "x,y"]
 
 
@@ -71,7 +72,7 @@ def csv_by_position(folder: Path) -> None:
 
 
 def parquet_with_names(folder: Path) -> None:
-    """Rows of the features are in another order than the catalogue."""
+    """Write the features in another order than the items."""
     order = np.random.default_rng(2).permutation(NUM_ITEMS)
     table(NAMES).write_parquet(folder / "clicks.parquet")
     ids = [NAMES[item] for item in order]
@@ -90,28 +91,30 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def read(data: Path, seed: int = 999, **options: Any) -> RecommendationData:
-    return read_data(DataConfig(data=str(data), **options), seed)
+def read(data: Path, seed: int = 999, **options: Any) -> Dataset:
+    return Dataset.from_path(data, seed=seed, **options)
 
 
-def by_id(data: RecommendationData, edges: torch.Tensor) -> set[tuple[Any, Any]]:
-    """Pairs of positions as pairs of IDs."""
+def by_id(data: Dataset, edges: torch.Tensor) -> set[tuple[Any, Any]]:
+    """Convert pairs of positions to pairs of IDs."""
     users, items = (vocabulary.ids.to_list() for vocabulary in (data.users, data.items))
     return {(users[user], items[item]) for user, item in edges.T.tolist()}
 
 
-def features_by_id(data: RecommendationData, modality: str) -> dict[Any, list[float]]:
+def features_by_id(data: Dataset, modality: str) -> dict[Any, list[float]]:
     return dict(zip(data.items.ids.to_list(), data.graph["item"][f"x_{modality}"].tolist()))
 
 
 def splits(graph: HeteroData) -> list[torch.Tensor]:
-    return [graph[INTERACTS].edge_index, held_out_edges(graph, "val"), held_out_edges(graph, "test")]
+    return [graph[INTERACTS].edge_index, held_out_edges(graph, "valid"), held_out_edges(graph, "test")]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_data(layout: str, tmp_path: Path) -> None:
+def test_contract(layout: str, tmp_path: Path, scans: Counter[int]) -> None:
+    """All layouts give the same data, in one pass over each matrix."""
     LAYOUTS[layout](tmp_path)
     data = read(tmp_path)
+    assert scans == {3: 1, 2: 1}
     named = "names" in layout
     items: list[Any] = NAMES if named else [*range(NUM_ITEMS)]
     users: list[Any] = ["u0", "u1", "u2"] if named else [0, 1, 2]
@@ -124,6 +127,21 @@ def test_every_layout_gives_the_same_data(layout: str, tmp_path: Path) -> None:
         assert features_by_id(data, modality) == dict(zip(items, x.tolist()))
         assert f"mask_{modality}" not in data.graph["item"]
     assert data.facts["split"] == "labels"
+    # Features passed by name replace those of the folder.
+    path = tmp_path.parent / "elsewhere.parquet"
+    pl.DataFrame({"item": items, "x": range(1, 7)}).write_parquet(path)
+    other = read(tmp_path, features={"sound": str(path)})
+    assert modalities(other.graph) == ("sound",)
+    assert features_by_id(other, "sound") == {name: [n + 1.0] for n, name in enumerate(items)}
+
+
+def test_features_are_read_twice_only_to_fill_in_missing_rows(tmp_path: Path, scans: Counter[int]) -> None:
+    mmrec(tmp_path)
+    x = IMAGE.copy()
+    x[4] = 0
+    save_image(tmp_path, x)
+    read(tmp_path, zero_features="missing")
+    assert scans == {3: 2, 2: 1}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads the mappings of a Linux process")
@@ -139,7 +157,7 @@ def test_half_precision_features_stay_in_their_file(layout: str, tmp_path: Path)
     )
 
 
-def test_a_table_finds_the_features_beside_it(tmp_path: Path) -> None:
+def test_a_table_uses_the_features_beside_it(tmp_path: Path) -> None:
     csv_by_position(tmp_path)
     (tmp_path / "other.csv").write_text("not,the,one\n")
     data = read(tmp_path / "clicks.csv")
@@ -147,13 +165,13 @@ def test_a_table_finds_the_features_beside_it(tmp_path: Path) -> None:
     assert features_by_id(data, "image") == dict(enumerate(IMAGE.tolist()))
 
 
-def test_an_inter_file_comes_before_other_tables(tmp_path: Path) -> None:
+def test_an_inter_file_is_preferred_to_other_tables(tmp_path: Path) -> None:
     mmrec(tmp_path)
     (tmp_path / "notes.csv").write_text("not,the,one\n")
     assert read(tmp_path).facts["source"] == str(tmp_path / "shop.inter")
 
 
-def test_mmrec_tables_named_as_their_folder_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mmrec_table_named_as_its_folder_is_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     mmrec(folder)
@@ -163,8 +181,8 @@ def test_mmrec_tables_named_as_their_folder_come_first(tmp_path: Path, monkeypat
     assert read(Path(".")).facts["source"] == "shop.inter"
 
 
-def test_what_lies_beside_the_data_does_no_harm(tmp_path: Path) -> None:
-    """Files as published folders and macOS have them, some of which would not be read without harm."""
+def test_other_files_beside_the_data_are_ignored(tmp_path: Path) -> None:
+    """Published folders and macOS have such files, and some of them cannot be read."""
     mmrec(tmp_path)
     np.save(tmp_path / "user_graph_dict.npy", np.array({0: [[1], [2]]}, dtype=object))
     for name in ("._shop.inter", "._image_feat.npy", ".DS_Store", "adj_10.pt", "README.md", "shop.yaml"):
@@ -178,32 +196,21 @@ def test_what_lies_beside_the_data_does_no_harm(tmp_path: Path) -> None:
     assert modalities(data.graph) == ("image", "text")
 
 
-def test_features_of_another_kind_beside_others_are_named(tmp_path: Path) -> None:
+def test_unsupported_features_beside_others_are_named(tmp_path: Path) -> None:
     mmrec(tmp_path)
     (tmp_path / "sound_feat.csv").write_text("1,2\n")
-    with pytest.warns(UserWarning, match=r"holds 'sound_feat\.csv', but features are read from .*'image', 'text' only"):
+    with pytest.warns(UserWarning, match=r"holds 'sound_feat\.csv', but feature files are .*'image', 'text'"):
         assert modalities(read(tmp_path).graph) == ("image", "text")
 
 
-def test_endings_in_capitals(tmp_path: Path) -> None:
+def test_uppercase_suffixes(tmp_path: Path) -> None:
     table().write_csv(tmp_path / "CLICKS.CSV")
     with (tmp_path / "IMAGE_feat.NPY").open("wb") as file:
         np.save(file, IMAGE)
     assert modalities(read(tmp_path).graph) == ("IMAGE",)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_named_features_replace_those_of_the_folder(layout: str, tmp_path: Path) -> None:
-    LAYOUTS[layout](tmp_path)
-    names = NAMES if "names" in layout else [*range(NUM_ITEMS)]
-    path = tmp_path / "elsewhere.parquet"
-    pl.DataFrame({"item": names, "x": range(1, 7)}).write_parquet(tmp_path.parent / path.name)
-    data = read(tmp_path, features={"sound": str(tmp_path.parent / path.name)})
-    assert [key for key in data.graph["item"].keys() if key.startswith("x_")] == ["x_sound"]  # noqa: SIM118
-    assert features_by_id(data, "sound") == {name: [n + 1.0] for n, name in enumerate(names)}
-
-
-def test_listed_ids_give_rows_their_items(tmp_path: Path) -> None:
+def test_listed_ids_assign_rows_to_items(tmp_path: Path) -> None:
     table(NAMES).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path)
     (tmp_path / "ids.txt").write_text("\ufeff" + "\r\n".join(NAMES) + "\r\n", encoding="utf-8")
@@ -211,9 +218,16 @@ def test_listed_ids_give_rows_their_items(tmp_path: Path) -> None:
     assert features_by_id(data, "image") == dict(zip(NAMES, IMAGE.tolist()))
 
 
+def test_blank_lines_at_the_end_of_a_list_of_ids_are_ignored(tmp_path: Path) -> None:
+    mmrec(tmp_path)
+    (tmp_path / "ids.txt").write_text("5\n4\n3\n2\n1\n0\n\n\n")
+    data = read(tmp_path, item_ids=str(tmp_path / "ids.txt"))
+    assert features_by_id(data, "image") == dict(enumerate(IMAGE[::-1].tolist()))
+
+
 @pytest.mark.parametrize("side", ["interactions", "features"])
 def test_ids_that_look_like_numbers_on_one_side_only(side: str, tmp_path: Path) -> None:
-    """Integers on the one side meet the same texts on the other, and only the same."""
+    """Integers on one side match equal text on the other side, and only equal text."""
     clicked = ["3", "1", "2"] if side == "interactions" else ["3", "1", "x"]
     featured = ["1", "2", "3", "03"] if side == "interactions" else ["1", "2", "3"]
     rows = [(user, item, label) for user in range(3) for label, item in enumerate(np.roll([0, 1, 2], user))]
@@ -231,15 +245,15 @@ def test_numbers_of_any_width_are_positions(tmp_path: Path) -> None:
     assert features_by_id(read(tmp_path), "image") == dict(enumerate(IMAGE.tolist()))
 
 
-def test_users_and_items_that_nobody_has_in_training_are_kept(tmp_path: Path) -> None:
+def test_cold_users_and_items_are_kept(tmp_path: Path) -> None:
     mmrec(tmp_path)
     with (tmp_path / "shop.inter").open("a") as file:
         file.write("\n77\t1\t2\n")
     data = read(tmp_path)
-    facts = summarize(data)
+    facts = data.summary()
     assert data.users.ids.to_list() == [0, 1, 2, 77]
     assert facts["cold users"] == 1
-    assert facts["cold items"] == 3  # 3 and 4 are held out, 5 occurs nowhere
+    assert facts["cold items"] == 3  # 3 and 4 are held out, 5 is nowhere
     assert facts["test pairs with cold items"] == 2
     assert (facts["interactions"], facts["training"], facts["validation"], facts["test"]) == (9, 5, 1, 3)
 
@@ -261,12 +275,12 @@ def test_items_without_features_have_the_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "named"), [(0.0, "all zeros in row 4"), (np.nan, "all NaN in row 4")])
-def test_blank_features_can_be_missing_ones(tmp_path: Path, value: float, named: str, refuses: Any) -> None:
+def test_blank_features_may_stand_for_missing_ones(tmp_path: Path, value: float, named: str, refuses: Any) -> None:
     mmrec(tmp_path)
     x = IMAGE.copy()
     x[4] = value
     save_image(tmp_path, x)
-    with refuses("image_feat.npy", named, "--zero-features missing"):
+    with refuses("image_feat.npy", named, "`zero_features='missing'`"):
         read(tmp_path)
     item = read(tmp_path, zero_features="missing").graph["item"]
     assert item.mask_image.tolist() == [True] * 4 + [False, True]
@@ -277,14 +291,14 @@ def test_blank_features_can_be_missing_ones(tmp_path: Path, value: float, named:
         read(tmp_path, zero_features="missing")
 
 
-def test_features_of_few_items_get_a_warning(tmp_path: Path) -> None:
+def test_features_of_few_items_cause_a_warning(tmp_path: Path) -> None:
     table([f"i{n}" for n in range(NUM_ITEMS)]).write_csv(tmp_path / "clicks.csv")
     pl.DataFrame({"item": ["i0", "i1"], "x": [1.0, 2.0]}).write_parquet(tmp_path / "image_feat.parquet")
     with pytest.warns(UserWarning, match="no features for 3 of the 5 items .*: its item IDs are such as 'i0', theirs"):
         read(tmp_path)
 
 
-def test_item_ids_that_lost_their_zeros_get_a_warning(tmp_path: Path) -> None:
+def test_item_ids_that_lost_their_zeros_cause_a_warning(tmp_path: Path) -> None:
     ids = [90, 91, 100, 101, 102, 103]
     table([f"{number:03}" for number in ids]).write_csv(tmp_path / "clicks.csv")
     pl.DataFrame({"item": ids, "x": IMAGE[:, 0]}).write_parquet(tmp_path / "image_feat.parquet")
@@ -293,7 +307,7 @@ def test_item_ids_that_lost_their_zeros_get_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_names_that_differ_in_zeros_alone_get_no_warning(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_zeros_cause_no_warning(tmp_path: Path) -> None:
     table(["007", "7", "8", "9", "10", "11"]).write_csv(tmp_path / "clicks.csv")
     pl.DataFrame({"item": [7, 8, 9, 10, 11], "x": IMAGE[1:, 0]}).write_parquet(tmp_path / "image_feat.parquet")
     assert read(tmp_path).facts["items without image"] == 1
@@ -310,7 +324,7 @@ def test_duplicates_are_merged(tmp_path: Path) -> None:
     assert test == {(2, 4)}
 
 
-def test_k_core_keeps_its_items_alone(tmp_path: Path) -> None:
+def test_k_core_keeps_only_its_items(tmp_path: Path) -> None:
     rows = [(user, item, (user + item) % 3) for user in range(4) for item in range(4)] + [(9, 5, 0), (0, 5, 0)]
     table(None, rows).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path, np.concatenate([IMAGE[:5], np.full((1, 3), np.nan, np.float32)]))
@@ -321,7 +335,7 @@ def test_k_core_keeps_its_items_alone(tmp_path: Path) -> None:
     assert data.facts["k-core"] == 3
 
 
-def test_the_seed_decides_the_random_split(shop: Path) -> None:
+def test_the_random_split_depends_on_the_seed(shop: Path) -> None:
     def edges(seed: int) -> list[list[list[int]]]:
         return [part.tolist() for part in splits(read(shop, seed, split="random").graph)]
 
@@ -330,13 +344,17 @@ def test_the_seed_decides_the_random_split(shop: Path) -> None:
     assert "random, seed 1" in read(shop, 1, split="random").facts.values()
 
 
-def test_times_decide_where_they_are_asked_to(tmp_path: Path) -> None:
+def test_a_split_may_use_times(tmp_path: Path) -> None:
     rows = [(user, item, 0) for user in range(5) for item in range(4)]
     days = [f"2024-01-{20 - n:02}" for n in range(20)]
     table(None, rows).drop("split").with_columns(day=pl.Series(days)).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path)
     by_time = read(tmp_path, split="time", time_column="day")
     assert by_id(by_time, held_out_edges(by_time.graph, "test")) == {(0, 0), (0, 1)}
+    everything = read(tmp_path, split="none")
+    assert [edges.size(1) for edges in splits(everything.graph)] == [20, 0, 0]
+    assert everything.facts["split"] == "none"
+    check_graph(everything.graph)
     last_out = read(tmp_path, split="leave-last-out", time_column="day")
     assert by_id(last_out, held_out_edges(last_out.graph, "test")) == {(user, 0) for user in range(5)}
 
@@ -390,31 +408,31 @@ def cut_features(folder: Path) -> None:
 
 
 def late_nan(folder: Path) -> None:
-    """Rows of the file are in another order than the catalogue: a message has to name the file's row."""
+    """Write rows in another order than the items: a message has to name the row of the file."""
     (folder / "image_feat.npy").unlink()
     np.savez(folder / "image_feat.npz", features=[[1.0, 3.0], [2.0, 5.0], [np.nan, 1.0]], ids=[4, 2, 0])
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...]]] = {
-    "no table": (without("shop.inter"), {}, ("no table of interactions",)),
-    "two tables": (more_tables, {}, ("2 tables (b.inter, shop.inter)",)),
-    "no features": (without("image_feat.npy", "text_feat.npy"), {}, ("no item features", "--features")),
-    "features of another ending": (
+    "no table": (without("shop.inter"), {}, ("no table of interactions", "`data`")),
+    "two tables": (more_tables, {}, ("2 tables (b.inter, shop.inter)", "`data`")),
+    "no features": (without("image_feat.npy", "text_feat.npy"), {}, ("no item features", "`features`")),
+    "features of another suffix": (
         lambda folder: [file.rename(file.with_suffix(".pkl")) for file in folder.glob("*.npy")] and None,
         {},
-        ("'image_feat.pkl', 'text_feat.pkl'", "read from .npy"),
+        ("'image_feat.pkl', 'text_feat.pkl'", "feature files are .npy"),
     ),
-    "whole numbers as floats": (add_line("0\t4.0\t0"), {}, ("'4.0'", "without .0", "--item-ids")),
+    "whole numbers as floats": (add_line("0\t4.0\t0"), {}, ("'4.0'", "without .0", "`item_ids`")),
     "no feature file": (keep_all, {"features": {"image": "nowhere.npy"}}, ("nowhere.npy",)),
     "two files of a modality": (
         lambda folder: np.savez(folder / "image_feat.npz", x=IMAGE),
         {},
-        ("image_feat.npy and image_feat.npz", "--features"),
+        ("image_feat.npy and image_feat.npz", "`features`"),
     ),
     "too few rows": (
         cut_features,
         {},
-        ("image_feat.npy has 4 rows", "item 4", "--item-ids"),
+        ("image_feat.npy has 4 rows", "item 4", "`item_ids`"),
     ),
     "rows that differ": (features(IMAGE[:5]), {}, ("image_feat.npy has 5", "text_feat.npy has 6")),
     "flat features": (features(IMAGE[:, 0]), {}, ("image_feat.npy", "(6,)")),
@@ -424,17 +442,17 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...
     "NaN in a table with IDs": (late_nan, {}, ("image_feat.npz", "row 2, column 0")),
     "zero vector": (features(IMAGE * (np.arange(6) != 3)[:, None]), {}, ("image_feat.npy", "row 3")),
     "all zero": (features(IMAGE * 0), {"zero_features": "missing"}, ("x_image",)),
-    "negative item": (add_line("0\t-4\t0"), {}, ("-4 is negative", "image_feat.npy", "--item-ids")),
-    "text item": (add_line("0\tB00Z\t0"), {}, ("image_feat.npy", "'B00Z'", "--item-ids")),
+    "negative item": (add_line("0\t-4\t0"), {}, ("-4 is negative", "image_feat.npy", "`item_ids`")),
+    "text item": (add_line("0\tB00Z\t0"), {}, ("image_feat.npy", "'B00Z'", "`item_ids`")),
     "foreign IDs": (foreign_ids, {}, ("image_feat.parquet", "none of the items", "'sku-1'")),
     "bad label": (add_line("0\t1\t7"), {}, ("shop.inter", "'7'", "line 10")),
     "missing ID": (add_line("\t1\t0"), {}, ("shop.inter", "'userID'", "line 10")),
-    "one split only": (keep_all, {"split": "time"}, ("--time-column",)),
+    "one split only": (keep_all, {"split": "time"}, ("`time_column`",)),
     "too high a core": (keep_all, {"k_core": 9}, ("9-core",)),
     "wrong column": (keep_all, {"user_column": "who"}, ("shop.inter", "'who'", "'userID', 'itemID', 'x_label'")),
-    "no list of IDs": (keep_all, {"item_ids": "ids.txt"}, ("ids.txt", "--item-ids")),
+    "no list of IDs": (keep_all, {"item_ids": "ids.txt"}, ("ids.txt", "`item_ids`")),
     "short list of IDs": (id_list("0", "1"), {"item_ids": "ids.txt"}, ("image_feat.npy has 6 rows", "lists 2")),
-    "duplicates in the list": (id_list(*"012340"), {"item_ids": "ids.txt"}, ("ids.txt", "the ID '0' more than once")),
+    "duplicates in the list": (id_list(*"012340"), {"item_ids": "ids.txt"}, ("ids.txt", "the ID 0 more than once")),
     "gap in the list": (id_list(*"01", "", *"345"), {"item_ids": "ids.txt"}, ("ids.txt", "line 3")),
     "gap before empty lines": (id_list(*"01", "", *"345", "", ""), {"item_ids": "ids.txt"}, ("ids.txt", "line 3")),
     "other list": (id_list(*"abcdef"), {"item_ids": "ids.txt"}, ("none of the items", "'a'")),
@@ -442,41 +460,38 @@ MISTAKES: dict[str, tuple[Callable[[Path], None], dict[str, Any], tuple[str, ...
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_named(name: str, tmp_path: Path, refuses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    change, options, texts = MISTAKES[name]
-    monkeypatch.chdir(tmp_path)
-    mmrec(tmp_path)
-    read(tmp_path)
-    change(tmp_path)
-    with refuses(*texts):
-        read(tmp_path, **options)
-
-
-def test_a_missing_path_is_named(tmp_path: Path, refuses: Any) -> None:
-    with refuses(tmp_path / "nowhere", "--data"):
+def test_mistakes_are_named(tmp_path: Path, refuses: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, (change, options, texts) in enumerate(MISTAKES.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        mmrec(folder)
+        change(folder)
+        with refuses(*texts):
+            read(folder, **options)
+    with refuses(tmp_path / "nowhere", "`data`"):
         read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("split", ["labels", "random", "time"])
-def test_a_catalogue_of_one_item_is_refused(split: str, tmp_path: Path, refuses: Any) -> None:
-    """Whatever the split: one item leaves most of them empty, which more data of that item would not mend."""
+def test_one_item_is_refused(split: str, tmp_path: Path, refuses: Any) -> None:
+    """The message is the same for all splits: more data of one item does not help."""
     clicks = table(None, [(user, 0, user % 3) for user in range(6)])
     (clicks if split == "labels" else clicks.drop("split")).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path, IMAGE[:1])
-    with refuses("catalogue has 1 item", "at least two"):
+    with refuses("1 item", "At least two"):
         read(tmp_path, split=split)
 
 
-def test_an_item_that_only_the_features_name_counts(tmp_path: Path, refuses: Any) -> None:
+def test_an_item_that_only_has_features_counts(tmp_path: Path, refuses: Any) -> None:
     table(None, [(user, 0, user % 3) for user in range(6)]).write_csv(tmp_path / "clicks.csv")
     save_image(tmp_path, IMAGE[:2])
     assert read(tmp_path).items.ids.to_list() == [0, 1]
-    with refuses("catalogue has 1 item"):
+    with refuses("1 item"):
         read(tmp_path, k_core=1)
 
 
-def test_a_mean_of_zero_stands_for_missing_features(tmp_path: Path) -> None:
+def test_missing_features_may_have_a_mean_of_zero(tmp_path: Path) -> None:
     mmrec(tmp_path)
     (tmp_path / "image_feat.npy").unlink()
     np.savez(
@@ -487,18 +502,7 @@ def test_a_mean_of_zero_stands_for_missing_features(tmp_path: Path) -> None:
     assert item.x_image[3].tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("kind", [str, Path])
-def test_a_path_alone_will_do(kind: Callable[[Path], Any], tmp_path: Path) -> None:
-    rows = [(user, item, 0) for user in range(5) for item in range(5)]
-    table(None, rows).drop("split").write_csv(tmp_path / "clicks.csv")
-    save_image(tmp_path)
-    by_path, by_config = read_data(kind(tmp_path), 3), read(tmp_path, 3)
-    assert by_path.facts == by_config.facts
-    for left, right in zip(splits(by_path.graph), splits(by_config.graph)):
-        assert torch.equal(left, right)
-
-
-def test_features_know_items_by_the_name_of_the_interactions(tmp_path: Path) -> None:
+def test_features_may_use_the_item_column_of_the_interactions(tmp_path: Path) -> None:
     table().rename({"item_id": "product"}).write_csv(tmp_path / "clicks.csv")
     numbers = pl.DataFrame({"n_photos": range(6, 0, -1), "product": range(NUM_ITEMS)})
     numbers.write_parquet(tmp_path / "image_feat.parquet")
@@ -509,21 +513,14 @@ def test_features_know_items_by_the_name_of_the_interactions(tmp_path: Path) -> 
     assert features_by_id(data, "text") == {n: [n + 0.5] for n in range(NUM_ITEMS)}
 
 
-def test_a_damaged_feature_file_is_named_beside_a_named_column(tmp_path: Path, refuses: Any) -> None:
+def test_a_damaged_feature_file_is_named_with_an_item_column(tmp_path: Path, refuses: Any) -> None:
     mmrec(tmp_path)
     path = tmp_path / "image_feat.parquet"
     path.write_bytes(b"noise")
     with refuses(path, "not a readable Parquet"):
         read(tmp_path, item_column="itemID", features={"image": str(path)})
-    with refuses(tmp_path / "gone.parquet", "There is no feature file"):
+    with refuses(tmp_path / "gone.parquet", "does not exist"):
         read(tmp_path, item_column="itemID", features={"image": str(tmp_path / "gone.parquet")})
-
-
-def test_empty_lines_at_the_end_of_a_list_of_ids_are_nothing(tmp_path: Path) -> None:
-    mmrec(tmp_path)
-    (tmp_path / "ids.txt").write_text("5\n4\n3\n2\n1\n0\n\n\n")
-    data = read(tmp_path, item_ids=str(tmp_path / "ids.txt"))
-    assert features_by_id(data, "image") == dict(enumerate(IMAGE[::-1].tolist()))
 
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "tiktok"

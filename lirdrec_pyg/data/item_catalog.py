@@ -1,0 +1,107 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+
+from lirdrec_pyg.data.ids import canonical_ids, check_ids
+from lirdrec_pyg.data.tables import find_column, read_parquet
+from lirdrec_pyg.data.vocabulary import Vocabulary
+from lirdrec_pyg.errors import DataError, listed
+
+# Names of columns that are recognized, most common first.
+_TITLES = ("title", "name", "item_name", "product_name", "prod_name", "product_title")
+_PICTURES = ("picture", "image", "poster", "image_path", "picture_path", "poster_path", "image_file", "img")
+
+
+@dataclass(frozen=True)
+class ItemCatalog:
+    """What is known of the items beside their features, for people to read.
+
+    Attributes:
+        frame: one row per item; the column ``id`` holds the item IDs, all others are as given.
+        title: column with the name of an item, ``None`` if there is none.
+        picture: column with the path of its image, ``None`` if there is none.
+    """
+
+    frame: pl.DataFrame
+    title: str | None = None
+    picture: str | None = None
+
+    @classmethod
+    def of(
+        cls, frame: pl.DataFrame, *, id_column: str | None = None, title: str | None = None, picture: str | None = None
+    ) -> "ItemCatalog":
+        """Recognize the columns of a table of items.
+
+        Args:
+            frame: one row per item.
+            id_column: column of item IDs; by default one with a usual name, such as ``item_id`` or ``id``.
+            title: column with the name of an item; by default one with a usual name, such as ``title``.
+            picture: column with the path of its image; by default one with a usual name, such as ``image``.
+
+        Raises:
+            DataError: if a column is missing, or an ID is missing or occurs twice.
+        """
+        readable = [name for name, dtype in frame.schema.items() if not dtype.is_nested() and dtype != pl.Object]
+        names = {name.lower(): name for name in reversed(readable)}
+        id_column = id_column or find_column("item", frame.columns) or names.get("id")
+        for name, column in (("item_column", id_column), ("title", title), ("picture", picture)):
+            if column is not None and column not in frame.columns:
+                raise DataError(
+                    f"The item catalog has no column {column!r} (columns: {listed(frame.columns)}). Pass `{name}`."
+                )
+        if id_column is None:
+            raise DataError(
+                f"The item catalog has no column of item IDs (columns: {listed(frame.columns)}). Name it 'item_id'."
+            )
+        title, picture = title or _first(_TITLES, names), picture or _first(_PICTURES, names)
+        for name in filter(None, (title, picture)):
+            if name not in readable:
+                raise DataError(f"Column {name!r} of the item catalog has type {frame.schema[name]}, not text.")
+        ids = canonical_ids(frame[id_column], source=f"Column {id_column!r} of the item catalog")
+        check_ids(ids, source="The item catalog")
+        others = frame.drop(id_column, *({"id"} & set(frame.columns)))
+        return cls(
+            others.insert_column(0, ids.alias("id")),
+            *("id" if name == id_column else name for name in (title, picture)),
+        )
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.frame["id"], "item")
+
+    def rows(self, ids: pl.Series) -> pl.DataFrame:
+        """Return the rows of some items, in their order, with nulls for items that are not in the catalog."""
+        position = pl.Series(self._vocabulary.find(ids))
+        return self.frame[position.set(position < 0, None)].with_columns(ids.alias("id"))
+
+    def titles(self, ids: pl.Series) -> pl.Series:
+        """Return the names of some items as text, null where there is none."""
+        if self.title is None:
+            return pl.Series("title", [None] * len(ids), dtype=pl.String)
+        return self.rows(ids)[self.title].cast(pl.String).alias("title")
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet file that holds the table and which columns are title and picture."""
+        self.frame.write_parquet(path, metadata={"title": self.title or "", "picture": self.picture or ""})
+
+    @classmethod
+    def load(cls, path: Path) -> "ItemCatalog":
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: if the file is missing or damaged.
+        """
+        frame, metadata = read_parquet(path), pl.read_parquet_metadata(path)
+        if "id" not in frame.columns:
+            raise DataError(f"{path} is not an item catalog: it has no column 'id'.")
+        return cls(frame, metadata.get("title") or None, metadata.get("picture") or None)
+
+
+def _first(usual: Sequence[str], names: dict[str, str]) -> str | None:
+    return next((names[name] for name in usual if name in names), None)

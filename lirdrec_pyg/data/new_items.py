@@ -1,0 +1,85 @@
+"""Features of items that are added after the training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.data.alignment import FeatureRows, check_listed, select_features
+from lirdrec_pyg.data.feature_files import read_feature_files
+from lirdrec_pyg.data.features import ZeroFeatures
+from lirdrec_pyg.data.ids import read_unique_ids, same_type
+from lirdrec_pyg.data.vocabulary import Vocabulary
+from lirdrec_pyg.errors import DataError, shown
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Items that are added after the training.
+
+    Attributes:
+        ids: their IDs.
+        features: a matrix of shape ``(len(ids), d_m)`` for each modality.
+        masks: for a modality that is missing for some of them, ``True`` where a row holds features.
+    """
+
+    ids: Vocabulary
+    features: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+def read_new_items(
+    features: Mapping[str, str | Path],
+    widths: Mapping[str, int],
+    ids: str | Path | None = None,
+    zero_features: ZeroFeatures = "error",
+    item_column: str | None = None,
+) -> NewItems:
+    """Read features of new items.
+
+    Args:
+        features: a file for each modality, see :func:`~lirdrec_pyg.data.read_features`. An omitted modality
+            is missing for all of the items.
+        widths: feature width of each modality of the model.
+        ids: text file with one item ID per line, for feature files without IDs; if given,
+            these are the items, else those of any of the files.
+        zero_features: whether a row of zeros or of NaN is an error, or stands for missing features.
+        item_column: name of the ID column in Parquet; by default it is recognized as in training.
+
+    Raises:
+        DataError: naming the file, row or parameter that is wrong.
+    """
+    if not features:
+        raise DataError("The new items have no features. Pass `features`.")
+    if unknown := [m for m in features if m not in widths]:
+        raise DataError(f"`features` has {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
+    listed = None if ids is None else read_unique_ids(ids, "ids")
+    tables = read_feature_files({modality: Path(path) for modality, path in features.items()}, item_column)
+    row_ids = {}
+    for modality, table in tables.items():
+        if table.values.size(1) != widths[modality]:
+            raise DataError(
+                f"{table.source} has {table.values.size(1)} columns, but {modality} had {widths[modality]} in "
+                "training. Compute the features as for the training."
+            )
+        if table.ids is not None:
+            row_ids[modality] = table.ids
+        elif listed is None:
+            raise DataError(f"{table.source} has no item IDs. List them in a file, and pass it as `ids`.")
+        else:
+            row_ids[modality] = check_listed(table, listed, "ids")
+    found = [*([] if listed is None else [listed]), *row_ids.values()]
+    found = same_type(found)
+    new = Vocabulary(found[0] if listed is not None else pl.concat(found).unique(maintain_order=True), "item")
+    rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}
+    matrices, masks = select_features(new, rows)
+    for modality in widths.keys() - features.keys():
+        matrices[modality] = torch.zeros(len(new), widths[modality])
+        masks[modality] = torch.zeros(len(new), dtype=torch.bool)
+    # A modality without a mask has features of all items.
+    if len(masks) == len(widths) and (bare := ~torch.stack([*masks.values()]).any(dim=0)).any():
+        raise DataError(f"The new item {shown(new.ids[int(bare.int().argmax())])} has no features in any modality.")
+    return NewItems(new, matrices, masks)

@@ -1,0 +1,220 @@
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg import DataConfig, Dataset, build_graph
+from lirdrec_pyg.data import (
+    HELD_OUT,
+    INTERACTED_BY,
+    INTERACTS,
+    feature_mask,
+    held_out_edges,
+    item_features,
+    set_new_items,
+)
+from lirdrec_pyg.errors import ConfigError, DataError
+
+IDS = [f"i{n:02}" for n in range(12)]
+USERS = np.repeat([f"u{n}" for n in range(8)], 6)
+ITEMS = np.array(IDS)[np.random.default_rng(0).integers(0, len(IDS), len(USERS))]
+X = np.random.default_rng(1).standard_normal((len(IDS), 3)).astype(np.float32)
+CATALOG = {"sku": IDS, "Title": [f"Item {name}" for name in IDS], "image": [f"{name}.jpg" for name in IDS]}
+TABLES = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "lazy polars": pl.LazyFrame, "arrow": pa.table}
+
+
+def same(a: Dataset, b: Dataset) -> bool:
+    edges = [[d.graph[INTERACTS].edge_index, *(held_out_edges(d.graph, split) for split in HELD_OUT)] for d in (a, b)]
+    return (
+        all(torch.equal(x, y) for x, y in zip(*edges, strict=True))
+        and torch.equal(item_features(a.graph, "text"), item_features(b.graph, "text"))
+        and a.users.ids.equals(b.users.ids)
+        and a.items.ids.equals(b.items.ids)
+    )
+
+
+def small_graph() -> HeteroData:
+    return build_graph(np.array([[0, 1], [1, 2]]), {"text": X})
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_all_kinds_of_tables_are_the_same_data(kind: str) -> None:
+    make = TABLES[kind]
+    clicks, catalog = make({"user": USERS, "sku": ITEMS}), make(CATALOG)
+    expected = Dataset.from_frames((USERS, ITEMS), {"text": dict(zip(IDS, X))})
+    features = {
+        "rows of the catalog": X,
+        "a tensor": torch.from_numpy(X),
+        "lists": X.tolist(),
+        "tensors of items": {name: torch.from_numpy(x).requires_grad_() for name, x in zip(IDS, X)},
+        "a table of numbers": make({"sku": IDS, "a": X[:, 0], "b": X[:, 1], "c": X[:, 2]}),
+        "a table of lists": make({"sku": IDS, "vector": [row.tolist() for row in X]}),
+    }
+    for name, values in features.items():
+        found = Dataset.from_frames(clicks, {"text": values}, catalog, item_column="sku")
+        assert same(found, expected), name
+        assert found.config is None
+        assert found.catalog is not None
+        assert (found.catalog.title, found.catalog.picture) == ("Title", "image")
+        assert found.catalog.titles(pl.Series(["i03", "unknown"])).to_list() == ["Item i03", None]
+    assert "synthetic" not in str(expected.facts)
+
+
+def test_the_index_of_a_pandas_table_is_no_data() -> None:
+    features = pd.DataFrame(X, columns=["a", "b", "c"], index=range(1000, 1000 + len(IDS))).assign(item_id=IDS)
+    dataset = Dataset.from_frames((USERS, ITEMS), {"text": features})
+    assert item_features(dataset.graph, "text").shape == (len(IDS), 3)
+
+
+def test_integer_ids_of_arrays_are_rows() -> None:
+    rows = np.random.default_rng(0).integers(0, len(IDS), len(USERS))
+    dataset = Dataset.from_frames((USERS, rows), {"text": X})
+    assert dataset.items.ids.to_list() == list(range(len(IDS)))
+    assert torch.equal(item_features(dataset.graph, "text"), torch.from_numpy(X))
+
+
+def test_missing_ids_of_pandas_are_refused() -> None:
+    for missing in (None, np.nan, pd.NA):
+        clicks = pd.DataFrame({"user": [*USERS[:-1], missing], "item": ITEMS})
+        with pytest.raises(DataError, match=f"'user' in row {len(USERS) - 1}"):
+            Dataset.from_frames(clicks, {"text": dict(zip(IDS, X))})
+
+
+def test_missing_ids_of_arrays_are_refused() -> None:
+    missing = {
+        "NaN in a list of texts": [*USERS[:-1], np.nan],
+        "null of Arrow": pa.array([*range(len(USERS) - 1), None]),
+        "masked": np.ma.masked_equal(np.arange(len(USERS)), len(USERS) - 1),
+    }
+    for name, users in missing.items():
+        with pytest.raises(DataError, match=f"'user' in row {len(USERS) - 1}"):
+            pytest.fail(f"{name}: {Dataset.from_frames((users, ITEMS), {'text': dict(zip(IDS, X))})}")
+
+
+def test_columns_of_pandas() -> None:
+    # Rows of NaN are missing features, times may have any unit, and the missing title of a number is no text "NaN".
+    features = pd.DataFrame(np.where(np.arange(len(IDS))[:, None] == 4, np.nan, X)).assign(item_id=IDS)
+    times = pd.date_range("2020-01-01", periods=len(USERS)).astype("datetime64[s]")
+    clicks = pd.DataFrame({"user": pd.Categorical(USERS), "item": pd.Categorical(ITEMS), "time": times})
+    catalog = pd.DataFrame({"item_id": IDS, "title": [np.nan, *range(1, len(IDS))]})
+    dataset = Dataset.from_frames(clicks, {"text": features}, catalog, zero_features="missing", split="time")
+    mask = feature_mask(dataset.graph, "text")
+    assert mask is not None
+    assert (~mask).nonzero().tolist() == [[4]]
+    assert dataset.catalog is not None
+    assert dataset.catalog.titles(pl.Series(["i00", "i01"])).to_list() == [None, "1.0"]
+
+
+def test_the_ids_of_a_catalog_can_be_its_titles() -> None:
+    catalog = pl.DataFrame({"name": IDS, "image": [["a", "b"]] * len(IDS)})  # lists are not paths of images
+    dataset = Dataset.from_frames((USERS, ITEMS), {"text": X}, catalog, item_column="name")
+    assert dataset.catalog is not None
+    assert dataset.catalog.titles(pl.Series(["i03"])).to_list() == ["i03"]
+    assert dataset.catalog.picture is None
+
+
+def test_graphs_made_by_hand_are_sorted() -> None:
+    graph = build_graph(np.array([[0, 0, 1], [1, 2, 2]]), {"text": X})
+    shuffled = graph.clone()
+    shuffled[INTERACTS].edge_index = graph[INTERACTS].edge_index[:, [2, 0, 1, 2]]
+    shuffled[INTERACTED_BY].edge_index = shuffled[INTERACTS].edge_index.flip([0])
+    assert same(Dataset.from_graph(shuffled), Dataset.from_graph(graph))
+    assert shuffled[INTERACTS].edge_index.size(1) == 4
+
+
+BAD = {
+    "no features": (lambda: Dataset.from_frames((USERS, ITEMS), {}), DataError, "features"),
+    "rows do not match the catalog": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X[:5]}, pl.DataFrame(CATALOG), item_column="sku"),
+        DataError,
+        "features\\['text'\\]` has 5 rows",
+    ),
+    "no ID column in the catalog": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, pl.DataFrame({"name": IDS})),
+        DataError,
+        "item catalog has no column of item IDs",
+    ),
+    "unknown title": (
+        lambda: Dataset.from_frames(
+            (USERS, ITEMS), {"text": X}, pl.DataFrame(CATALOG).rename({"sku": "id"}), title="x"
+        ),
+        DataError,
+        "no column 'x'.*`title`",
+    ),
+    "not a table": (lambda: Dataset.from_frames(5, {"text": X}), DataError, "type int"),
+    "invalid option": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, k_core=-1), ConfigError, "`k_core`"),
+    "no data": (lambda: Dataset.from_path(DataConfig()), ConfigError, "`data`"),
+    "options of files for generated data": (
+        lambda: Dataset.from_path("synthetic", k_core=3),
+        ConfigError,
+        "`k_core` is for files",
+    ),
+    "a path": (lambda: Dataset.from_frames("clicks.csv", {"text": X}), DataError, "`Dataset.from_path`"),
+    "three arrays": (lambda: Dataset.from_frames((USERS, ITEMS, ITEMS), {"text": X}), DataError, "two arrays"),
+    "arrays of two lengths": (lambda: Dataset.from_frames((USERS, ITEMS[:5]), {"text": X}), DataError, "one length"),
+    "features without a modality": (lambda: Dataset.from_frames((USERS, ITEMS), X), ConfigError, "mapping"),
+    "vectors of two lengths": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": {**dict(zip(IDS, X)), "i03": X[0][:2]}}),
+        DataError,
+        "'text'.*one length",
+    ),
+    "masked features": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": np.ma.masked_less(X, 0)}, CATALOG, item_column="sku"),
+        DataError,
+        "masked",
+    ),
+    "a title of lists": (
+        lambda: Dataset.from_frames(
+            (USERS, ITEMS), {"text": X}, pl.DataFrame({"id": IDS, "tags": [["a"]] * len(IDS)}), title="tags"
+        ),
+        DataError,
+        "'tags'.*not text",
+    ),
+    "fractions as IDs": (lambda: Dataset.from_graph(small_graph(), users=[0.5, 1.5]), DataError, "integers or text"),
+    "IDs of two types": (lambda: Dataset.from_graph(small_graph(), users=[1, "a"]), DataError, "`users`.*one type"),
+    "a number of IDs": (lambda: Dataset.from_graph(small_graph(), users=2), DataError, "`users`.*int"),
+    "new items without IDs": (
+        lambda: Dataset.from_graph(set_new_items(small_graph(), {"text": X[:1]})),
+        DataError,
+        "without_new_items",
+    ),
+    "wrong number of IDs": (
+        lambda: Dataset.from_graph(build_graph(np.zeros((2, 1), int), {"text": X}), items=["a"]),
+        DataError,
+        "`items` has 1 IDs",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_error(case: str) -> None:
+    make, error, text = BAD[case]
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_a_graph_needs_no_ids() -> None:
+    graph = build_graph(np.array([[0, 1], [1, 2]]), {"text": X}, val=np.array([[0], [3]]))
+    dataset = Dataset.from_graph(graph, users=["a", "b"])
+    assert dataset.users.ids.to_list() == ["a", "b"]
+    assert dataset.items.ids.to_list() == list(range(len(IDS)))
+    summary = dataset.summary()
+    assert (summary["training"], summary["validation"], summary["test"]) == (2, 1, 0)
+    assert summary["cold items"] == len(IDS) - 2
+
+
+def test_paths_in_the_settings_hold_in_any_folder(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    pl.DataFrame({"user_id": USERS, "item_id": ITEMS}).write_csv(tmp_path / "clicks.csv")
+    pl.DataFrame({"item_id": IDS, "vector": X.tolist()}).write_parquet(tmp_path / "text_feat.parquet")
+    pl.DataFrame(CATALOG).rename({"sku": "item_id"}).write_csv(tmp_path / "catalog.csv")
+    monkeypatch.chdir(tmp_path)
+    dataset = Dataset.from_path("clicks.csv", items="catalog.csv", features={"text": "text_feat.parquet"})
+    assert dataset.config is not None
+    assert dataset.config.data == str(tmp_path / "clicks.csv")
+    assert dataset.config.items == str(tmp_path / "catalog.csv")
+    assert dataset.catalog is not None
+    monkeypatch.chdir("/")
+    assert same(Dataset.from_path(dataset.config), dataset)
