@@ -1,15 +1,8 @@
-"""Evaluation by full ranking."""
+"""Full-ranking evaluation."""
 
-from lirdrec_pyg.evaluation.buckets import Bucket, evaluate_buckets, evaluate_ranker_by_buckets
+from lirdrec_pyg.evaluation.buckets import Bucket, evaluate_buckets
 from lirdrec_pyg.evaluation.cold_start import check_cold_start, evaluate_cold_start
-from lirdrec_pyg.evaluation.ranking import (
-    CUTOFFS,
-    RankingTask,
-    evaluate_model,
-    evaluate_ranker,
-    evaluate_ranking,
-    ranking_metrics,
-)
+from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, evaluate_ranker, evaluate_ranking, ranking_metrics
 
 __all__ = [
     "CUTOFFS",
@@ -18,9 +11,7 @@ __all__ = [
     "check_cold_start",
     "evaluate_buckets",
     "evaluate_cold_start",
-    "evaluate_model",
     "evaluate_ranker",
-    "evaluate_ranker_by_buckets",
     "evaluate_ranking",
     "ranking_metrics",
 ]

@@ -1,4 +1,4 @@
-"""Figures for parts of a split: for users of little and much activity, for rare and popular items."""
+"""Metrics by user activity and by item popularity."""
 
 from typing import NamedTuple
 
@@ -8,22 +8,22 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.evaluation.ranking import RankingTask, evaluate_ranker
-from lirdrec_pyg.nn import DotProducts, Ranker
+from lirdrec_pyg.evaluation.metrics import RankingTask, evaluate_ranker
+from lirdrec_pyg.nn import Ranker
 
-# Training interactions from which a bucket starts.
+# Smallest number of training interactions in each bucket.
 BUCKET_STARTS = (0, 1, 5, 10, 20, 50, 100)
 
 
 class Bucket(NamedTuple):
-    """Figures for a part of a split.
+    """Metrics of the users or items with some number of training interactions.
 
     Attributes:
         kind: ``"user activity"`` or ``"item popularity"``.
-        interactions: what the users or items have in training, such as ``"5-9"``.
-        num_users: users that are averaged over.
-        num_pairs: interactions to be found.
-        metrics: those of :func:`~lirdrec_pyg.evaluation.evaluate_ranking`.
+        interactions: range of the number of training interactions, such as ``"5-9"``.
+        num_users: number of users in the average.
+        num_pairs: number of held-out interactions.
+        metrics: metrics of :func:`~lirdrec_pyg.evaluation.evaluate_ranking`.
     """
 
     kind: str
@@ -33,25 +33,19 @@ class Bucket(NamedTuple):
     metrics: dict[str, float]
 
 
-def evaluate_buckets(data: HeteroData, user: Tensor, item: Tensor, task: RankingTask) -> list[Bucket]:
-    """Figures by the training interactions of the user, and by those of the held-out item.
+def evaluate_buckets(data: HeteroData, ranker: Ranker, task: RankingTask) -> list[Bucket]:
+    """Compute metrics by the number of training interactions of the user, and of the held-out item.
 
-    In a bucket of items, only its interactions count as hits; the other candidates stay in the ranking.
+    In a bucket of items, only interactions with these items count as hits. All candidates stay in the ranking.
 
     Args:
-        data: the graph.
-        user: representations of all users, shape ``(|U|, F)``.
-        item: representations of all items, shape ``(|I|, F)``, with new items at the end or without.
-        task: users and held-out items.
+        data: graph with the training interactions.
+        ranker: ranking function on the device of ``task``, such as ``model.ranker(data)``.
+        task: users and held-out items. Items that are not in ``data`` have no training interactions.
 
     Returns:
-        The buckets that hold anything, those of users first.
+        All non-empty buckets, first by user activity, then by item popularity.
     """
-    return evaluate_ranker_by_buckets(data, DotProducts(user, item), task)
-
-
-def evaluate_ranker_by_buckets(data: HeteroData, ranker: Ranker, task: RankingTask) -> list[Bucket]:
-    """As :func:`evaluate_buckets`, for whatever ranks the items."""
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
     held_out_user, held_out_item = task.pairs
     activity = degree(edge_index[0], data["user"].num_nodes)[held_out_user]

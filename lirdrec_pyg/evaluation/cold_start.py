@@ -1,4 +1,4 @@
-"""How well items are ranked that the training never met."""
+"""Evaluation of the ranking of new items, which were not part of the training."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,19 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import scatter
 
-from lirdrec_pyg.data import INTERACTS, NEW_ITEM, feature_mask, item_features, modalities, new_item_edges
-from lirdrec_pyg.data.graph import SPLIT_NAMES, Split, held_out_edges
+from lirdrec_pyg.data import (
+    HELD_OUT,
+    INTERACTS,
+    NEW_ITEM,
+    Split,
+    feature_mask,
+    held_out_edges,
+    item_features,
+    modalities,
+    new_item_edges,
+)
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.evaluation.ranking import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics, trained_users_only
+from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics, trained_users_only
 from lirdrec_pyg.models import Vectors
 from lirdrec_pyg.nn import SeenItems, TopK
 
@@ -19,31 +28,32 @@ _RANDOM_WIDTH = 64
 _BLOCK_BYTES = 64 * 2**20
 
 
-def evaluate_cold_start(data: HeteroData, vectors: Vectors, split: Split, seed: int = 0) -> dict[str, dict[str, float]]:
-    r"""Ranks warm and new items, apart and together, for the users with training interactions.
+def evaluate_cold_start(
+    data: HeteroData, vectors: Vectors, split: Split | str, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    r"""Rank warm and new items, separately and together, for the users with training interactions.
 
-    The new items of both splits are candidates, so a ranking of new items holds those of the other
-    split, too.
+    The candidates are the new items of all splits.
 
     Args:
-        data: a graph whose new items a split held out.
-        vectors: of the items and, at the end, of the new items.
-        split: whose interactions are to be found.
-        seed: of the random ranking.
+        data: graph with new items that were held out by ``split='cold-items'``.
+        vectors: vectors of the users and of the items, followed by the new items.
+        split: split with the held-out interactions.
+        seed: random seed of the random ranking.
 
     Returns:
         The metrics of :func:`evaluate_ranking` for each of
 
-        * ``warm``: interactions with warm items, ranked among the warm items;
+        * ``warm``: interactions with warm items, ranked among the warm items; missing if there are none;
         * ``cold``: interactions with new items, ranked among the new items;
-        * ``all``: both, ranked among all;
-        * ``cold among all``: interactions with new items, ranked among all;
-        * ``cold, random``: as ``cold``, for a random ranking;
-        * ``cold, content``: as ``cold``, ranked by the cosine with the nearest item that the user has in
-          training; it is the mean of the cosines in each modality.
+        * ``all``: both, ranked among all items;
+        * ``cold among all``: interactions with new items, ranked among all items;
+        * ``cold, random``: like ``cold``, for a random ranking;
+        * ``cold, content``: like ``cold``, ranked by the similarity to the most similar training item of the user,
+          as the mean of the cosines of all modalities.
 
     Raises:
-        DataError: if nobody can be evaluated.
+        DataError: if there are no users to evaluate.
     """
     pairs = _held_out_pairs(data, split)
     num_users, num_warm, num_items = data["user"].num_nodes, data["item"].num_nodes, len(vectors.item)
@@ -52,45 +62,43 @@ def evaluate_cold_start(data: HeteroData, vectors: Vectors, split: Split, seed: 
     cold_task = RankingTask.of(pairs, None, num_items - num_warm)
     among_all = torch.stack([pairs[0], pairs[1] + num_warm])
     user, item, new = vectors.user, vectors.item, vectors.item[num_warm:]
-    # The average over rankings of vectors without a meaning is that over random permutations.
+    # Rankings by random vectors are random permutations.
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(size, _RANDOM_WIDTH, generator=generator).to(user) for size in (num_users, len(new))]
-    found = (
+    warm_metrics = (
         {"warm": evaluate_ranking(user, item[:num_warm], RankingTask.of(warm, seen, num_warm))} if warm.numel() else {}
     )
     return {
-        **found,
+        **warm_metrics,
         "cold": evaluate_ranking(user, new, cold_task),
         "all": evaluate_ranking(user, item, RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)),
         "cold among all": evaluate_ranking(user, item, RankingTask.of(among_all, seen, num_items)),
         "cold, random": evaluate_ranking(noise[0], noise[1], cold_task),
-        "cold, content": ranking_metrics(
-            _rank_by_content(data, cold_task, max(CUTOFFS)), cold_task, device=user.device
-        ),
+        "cold, content": ranking_metrics(_rank_by_content(data, cold_task, max(CUTOFFS)), cold_task),
     }
 
 
 def check_cold_start(data: HeteroData) -> None:
-    """Raises :class:`DataError` if :func:`evaluate_cold_start` can't evaluate anybody of a split."""
-    for split in SPLIT_NAMES:
+    """Raise :class:`DataError` if there are no users for :func:`evaluate_cold_start` in one of the splits."""
+    for split in HELD_OUT:
         _held_out_pairs(data, split)
 
 
-def _held_out_pairs(data: HeteroData, split: Split) -> Tensor:
+def _held_out_pairs(data: HeteroData, split: Split | str) -> Tensor:
     pairs = new_item_edges(data, split)
     if pairs is None:
-        raise DataError("The new items were not held out by a split: train with --split cold-items.")
+        raise DataError("The data have no held-out new items to evaluate. Train with `split='cold-items'`.")
     pairs = trained_users_only(pairs, data)
     if not pairs.numel():
         raise DataError(
-            f"No user of the {SPLIT_NAMES[split]} split has both training interactions and interactions with the items "
-            "held out: give more data, or another --cold-fraction."
+            f"No user of the {Split(split).title} split has both training interactions and interactions with the "
+            "held-out items. Provide more data, or change `cold_fraction`."
         )
     return pairs
 
 
 def _rank_by_content(data: HeteroData, task: RankingTask, k: int) -> Iterator[TopK]:
-    """Ranks the new items by their similarity to the nearest item that the user has in training."""
+    """Rank the new items by their similarity to the most similar training item of the user."""
     new, warm = _unit_features(data, NEW_ITEM), _unit_features(data, "item")
     edge_index = data[INTERACTS].edge_index
     history = SeenItems.of(edge_index, data["user"].num_nodes)
@@ -107,7 +115,7 @@ def _rank_by_content(data: HeteroData, task: RankingTask, k: int) -> Iterator[To
 
 
 def _unit_features(data: HeteroData, node_type: str) -> Tensor:
-    """All modalities side by side, such that a product of two rows is the mean of their cosines."""
+    """Concatenate all modalities, scaled so that the product of two rows is the mean of their cosines."""
     names = modalities(data)
     units = []
     for modality in names:

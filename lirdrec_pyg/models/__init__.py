@@ -1,21 +1,21 @@
 """Recommenders."""
 
-from lirdrec_pyg.models.bm3 import BM3
-from lirdrec_pyg.models.bpr_mf import BPRMF
+from lirdrec_pyg.models.base import Model, ModelConfig, eval_mode
+from lirdrec_pyg.models.bm3 import BM3, BM3Config
+from lirdrec_pyg.models.bpr_mf import BPRMF, BPRMFConfig
 from lirdrec_pyg.models.closed_form import ClosedFormModel, ItemToItemModel
-from lirdrec_pyg.models.content_knn import ContentKNN
-from lirdrec_pyg.models.ease import EASE
-from lirdrec_pyg.models.embedding import EmbeddingModel
-from lirdrec_pyg.models.freedom import FREEDOM
-from lirdrec_pyg.models.inductive import Neighbourhood, attach_items, check_inductive, fold_in_users, model_vectors
-from lirdrec_pyg.models.item_knn import ItemKNN
+from lirdrec_pyg.models.content_knn import ContentKNN, ContentKNNConfig
+from lirdrec_pyg.models.ease import EASE, EASEConfig
+from lirdrec_pyg.models.freedom import FREEDOM, FREEDOMConfig
+from lirdrec_pyg.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec_pyg.models.layerwise import layerwise_vectors
-from lirdrec_pyg.models.lightgcn import LightGCN
-from lirdrec_pyg.models.lirdrec import LIRDRec, branch_names, used_modalities
-from lirdrec_pyg.models.mgcn import MGCN
-from lirdrec_pyg.models.popularity import Popularity
-from lirdrec_pyg.models.registry import MODELS, model_class
-from lirdrec_pyg.models.vbpr import VBPR
+from lirdrec_pyg.models.lightgcn import LightGCN, LightGCNConfig
+from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig, branch_names, used_modalities
+from lirdrec_pyg.models.mgcn import MGCN, MGCNConfig
+from lirdrec_pyg.models.new_nodes import Neighborhood, attach_items, fold_in_users, model_vectors
+from lirdrec_pyg.models.popularity import Popularity, PopularityConfig
+from lirdrec_pyg.models.registry import MODEL_CONFIGS, MODELS, model_class
+from lirdrec_pyg.models.vbpr import VBPR, VBPRConfig
 from lirdrec_pyg.models.vectors import Vectors
 
 __all__ = [
@@ -25,20 +25,33 @@ __all__ = [
     "FREEDOM",
     "MGCN",
     "MODELS",
+    "MODEL_CONFIGS",
     "VBPR",
+    "BM3Config",
+    "BPRMFConfig",
     "ClosedFormModel",
     "ContentKNN",
-    "EmbeddingModel",
+    "ContentKNNConfig",
+    "EASEConfig",
+    "FREEDOMConfig",
     "ItemKNN",
+    "ItemKNNConfig",
     "ItemToItemModel",
     "LIRDRec",
+    "LIRDRecConfig",
     "LightGCN",
-    "Neighbourhood",
+    "LightGCNConfig",
+    "MGCNConfig",
+    "Model",
+    "ModelConfig",
+    "Neighborhood",
     "Popularity",
+    "PopularityConfig",
+    "VBPRConfig",
     "Vectors",
     "attach_items",
     "branch_names",
-    "check_inductive",
+    "eval_mode",
     "fold_in_users",
     "layerwise_vectors",
     "model_class",

@@ -1,18 +1,35 @@
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import BM3Config
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import item_features
-from lirdrec_pyg.models.embedding import EmbeddingModel, feature_widths, mean_of_layers
+from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig, embedding_dim_field, num_layers_field
+from lirdrec_pyg.models.embedding import feature_widths, mean_of_layers
 from lirdrec_pyg.nn import BipartiteConv
 
 
-class BM3(EmbeddingModel):
-    r"""Learns from two views of each vector, without negatives, from `"Bootstrap Latent Representations for
+@dataclass(frozen=True)
+class BM3Config(ModelConfig):
+    """Hyperparameters of BM3."""
+
+    model: ClassVar[str] = "bm3"
+    training_defaults: ClassVar[Mapping[str, Any]] = PEER_TRAINING
+
+    embedding_dim: int = embedding_dim_field()
+    num_layers: int = num_layers_field(1)
+    dropout: float = field(0.3, "Dropout rate of the target views.", min=0, max=0.99)
+    modality_weight: float = field(2.0, "Weight of the alignment and masking losses of the modalities.", min=0)
+    reg_weight: float = field(0.1, "Weight of the mean squared initial embeddings.", min=0)
+
+
+class BM3(Model):
+    r"""BM3 (contrasts two views of each vector, without negatives) from `"Bootstrap Latent Representations for
     Multi-modal Recommendation" <https://arxiv.org/abs/2207.05969>`_ (Zhou et al., 2023).
 
     .. math::
@@ -20,8 +37,8 @@ class BM3(EmbeddingModel):
         \mathbf{H}_I = \bar{\mathbf{H}}_I + \mathbf{E}_I, \qquad
         \mathbf{H}_m = \mathbf{X}_m \mathbf{W}_m^\top + \mathbf{b}_m
 
-    A target view :math:`\dot{\mathbf{h}}` is :math:`\mathbf{h}` with dropout and without gradient, an online
-    view :math:`\tilde{\mathbf{h}} = \mathbf{h} \mathbf{W}_p^\top + \mathbf{b}_p` goes through the predictor. With
+    The target view :math:`\dot{\mathbf{h}}` is :math:`\mathbf{h}` with dropout and without gradient; the online
+    view :math:`\tilde{\mathbf{h}} = \mathbf{h} \mathbf{W}_p^\top + \mathbf{b}_p` is the output of the predictor. With
     :math:`C(\mathbf{a}, \mathbf{b}) = 1 - \cos(\mathbf{a}, \mathbf{b})`, over the pairs :math:`(u, i)` of a batch:
 
     .. math::
@@ -32,9 +49,9 @@ class BM3(EmbeddingModel):
         + \lambda \left( \mathrm{mean}(\mathbf{E}_U \odot \mathbf{E}_U)
         + \mathrm{mean}(\mathbf{E}_I \odot \mathbf{E}_I) \right)
 
-    The score is :math:`\tilde{\mathbf{h}}_u^\top \tilde{\mathbf{h}}_i`. The features are fixed, where the released
-    program trains them on, and the regulariser is the mean square of :math:`\mathbf{E}`, where it has the norm of
-    :math:`\mathbf{H}` over the number of items.
+    The score is :math:`\tilde{\mathbf{h}}_u^\top \tilde{\mathbf{h}}_i`. Unlike the released program,
+    features are not trained, and the regularizer is the mean square of :math:`\mathbf{E}` instead of the norm of
+    :math:`\mathbf{H}` divided by the number of items.
 
     Args:
         num_users: number of users.
@@ -42,10 +59,12 @@ class BM3(EmbeddingModel):
         in_channels: feature width of each modality.
         embedding_dim: width :math:`d` of the vectors.
         num_layers: :math:`L`.
-        dropout: share of entries left out of the target views.
+        dropout: dropout rate of the target views.
         modality_weight: :math:`\lambda_m`.
         reg_weight: :math:`\lambda`.
     """
+
+    config_class = BM3Config
 
     def __init__(
         self,
@@ -72,7 +91,6 @@ class BM3(EmbeddingModel):
 
     @classmethod
     def from_config(cls, config: BM3Config, data: HeteroData) -> "BM3":
-        """The model of ``config`` for the users, items and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
             data["item"].num_nodes,
@@ -92,17 +110,16 @@ class BM3(EmbeddingModel):
             nn.init.zeros_(linear.bias)
 
     def _representations(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """The vectors of users and items before the predictor."""
+        """Return the vectors of users and items before the predictor."""
         user, item = mean_of_layers(self.bipartite_conv, self.user, self.item, data)
         return user, item + self.item
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, shape ``(|U|, d)``, and of all items, ``(|I|, d)``."""
         user, item = self._representations(data)
         return self.predictor(user), self.predictor(item)
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`; the negatives are not used."""
+        """Return the loss of a batch; negatives are not used."""
         user, item = (F.embedding(index, x) for index, x in zip(triples[:2], self._representations(data), strict=True))
         user_target, item_target = self._target(user), self._target(item)
         loss = _distance(self.predictor(user), item_target) + _distance(self.predictor(item), user_target)

@@ -1,13 +1,29 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import BPRMFConfig
-from lirdrec_pyg.models.embedding import EmbeddingModel, bpr, gathered, squared_norms
+from lirdrec_pyg.config import field
+from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig, embedding_dim_field
+from lirdrec_pyg.models.embedding import bpr, gathered, squared_norms
 
 
-class BPRMF(EmbeddingModel):
-    r"""Matrix factorisation by Bayesian personalised ranking, from `"BPR: Bayesian Personalized Ranking from
+@dataclass(frozen=True)
+class BPRMFConfig(ModelConfig):
+    """Hyperparameters of BPR matrix factorization."""
+
+    model: ClassVar[str] = "bpr-mf"
+    training_defaults: ClassVar[Mapping[str, Any]] = PEER_TRAINING
+
+    embedding_dim: int = embedding_dim_field()
+    reg_weight: float = field(1e-3, "Weight of the squared norms of a batch's vectors.", min=0)
+
+
+class BPRMF(Model):
+    r"""Matrix factorization trained by Bayesian personalized ranking from `"BPR: Bayesian Personalized Ranking from
     Implicit Feedback" <https://arxiv.org/abs/1205.2618>`_ (Rendle et al., 2009).
 
     .. math::
@@ -16,8 +32,8 @@ class BPRMF(EmbeddingModel):
         + \frac{\lambda}{2N} \sum_{(u,i,j)}
         \left( \lVert \mathbf{p}_u \rVert^2 + \lVert \mathbf{q}_i \rVert^2 + \lVert \mathbf{q}_j \rVert^2 \right)
 
-    The paper has a weight of the regulariser for each of the three and descends by single triples; here
-    they share one, and Adam takes batches, as for all models.
+    The paper has one regularization weight for each of the three and uses SGD on single triples. Here they share one
+    weight, and Adam optimizes batches, as for all models.
 
     Args:
         num_users: number of users.
@@ -25,6 +41,8 @@ class BPRMF(EmbeddingModel):
         embedding_dim: width :math:`d` of the vectors.
         reg_weight: :math:`\lambda`.
     """
+
+    config_class = BPRMFConfig
 
     def __init__(self, num_users: int, num_items: int, embedding_dim: int = 64, reg_weight: float = 1e-3) -> None:
         super().__init__()
@@ -35,7 +53,6 @@ class BPRMF(EmbeddingModel):
 
     @classmethod
     def from_config(cls, config: BPRMFConfig, data: HeteroData) -> "BPRMF":
-        """The model of ``config`` for the users and items of ``data``."""
         return cls(data["user"].num_nodes, data["item"].num_nodes, config.embedding_dim, config.reg_weight)
 
     def reset_parameters(self) -> None:
@@ -43,10 +60,8 @@ class BPRMF(EmbeddingModel):
         nn.init.xavier_normal_(self.item)
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, shape ``(|U|, d)``, and of all items, ``(|I|, d)``."""
         return self.user, self.item
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
         rows = gathered((self.user, self.item), triples)
         return weight * (bpr(*rows) + self.reg_weight * squared_norms(*rows))

@@ -1,4 +1,6 @@
 import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -6,20 +8,32 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import cumsum
 
-from lirdrec_pyg.config import EASEConfig
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import ItemToItemModel
 from lirdrec_pyg.nn import SeenItems
 
 _log = logging.getLogger(__name__)
 
-# The matrix of all items x items is dense: at this size 3.2 GB in float64, of which three are held at once.
+# The item-item matrix is dense: 3.2 GB in float64 at this size, of which fit() needs three.
 MAX_ITEMS = 20_000
 
 
+@dataclass(frozen=True)
+class EASEConfig(ModelConfig):
+    """Hyperparameters of EASE."""
+
+    model: ClassVar[str] = "ease"
+    is_closed_form: ClassVar[bool] = True
+    has_vectors: ClassVar[bool] = False
+
+    l2: float = field(20.0, "Weight lambda of the squared norm of the item-item weights.", min=0, min_open=True)
+
+
 class EASE(ItemToItemModel):
-    r"""The linear autoencoder in closed form, from `"Embarrassingly Shallow Autoencoders for Sparse Data"
+    r"""Linear autoencoder in closed form from `"Embarrassingly Shallow Autoencoders for Sparse Data"
     <https://arxiv.org/abs/1905.03375>`_ (Steck, 2019).
 
     .. math::
@@ -28,11 +42,11 @@ class EASE(ItemToItemModel):
         \mathbf{P} = (\mathbf{X}^\top \mathbf{X} + \lambda \mathbf{I})^{-1}, \qquad
         B_{ij} = -\frac{P_{ij}}{P_{jj}} \; (i \ne j)
 
-    with :math:`\mathbf{X}` the binary interactions; :math:`x_{ui} = \sum_{j \in H_u} B_{ji}`. It is solved in
-    float64 and kept in float32, shape ``(|I|, |I|)``.
+    with :math:`\mathbf{X}` the binary interactions; :math:`x_{ui} = \sum_{j \in H_u} B_{ji}`. The weights are solved
+    in float64 and stored in float32, shape ``(|I|, |I|)``.
 
     Args:
-        num_items: number of items, at most 20,000, since the matrix is dense.
+        num_items: number of items, at most 20,000 since the matrix is dense.
         l2: :math:`\lambda`.
 
     Raises:
@@ -41,19 +55,20 @@ class EASE(ItemToItemModel):
 
     weight: Tensor
 
+    config_class = EASEConfig
+
     def __init__(self, num_items: int, l2: float = 20.0) -> None:
         super().__init__()
         if num_items > MAX_ITEMS:
             raise DataError(
-                f"EASE holds a dense matrix of items x items, and there are {num_items:,} items, more than "
-                f"{MAX_ITEMS:,}: leave out rare items with --k-core, or take --model item-knn."
+                f"`model='ease'` needs a dense item-item matrix, which is too large for {num_items:,} items (at most "
+                f"{MAX_ITEMS:,}). Pass `k_core` to drop rare items, or `model='item-knn'`."
             )
         self.l2 = l2
         self.register_buffer("weight", torch.zeros(num_items, num_items))
 
     @classmethod
     def from_config(cls, config: EASEConfig, data: HeteroData) -> "EASE":
-        """The model of ``config`` for the items of ``data``."""
         return cls(data["item"].num_nodes, config.l2)
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
@@ -64,7 +79,7 @@ class EASE(ItemToItemModel):
         gram = torch.sparse.mm(takes.t(), takes).to_dense()
         gram.diagonal().add_(self.l2)
         if progress:
-            _log.info("EASE: inverting a matrix of %s x %s items", f"{size[1]:,}", f"{size[1]:,}")
+            _log.info("Inverting a matrix of %s x %s items", f"{size[1]:,}", f"{size[1]:,}")
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weight = inverse.div_(-inverse.diagonal().clone())
         weight.fill_diagonal_(0)

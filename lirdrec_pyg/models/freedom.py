@@ -1,4 +1,6 @@
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +8,41 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
-from lirdrec_pyg.config import FREEDOMConfig
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import SIMILAR, item_features
-from lirdrec_pyg.models.embedding import EmbeddingModel, bpr, feature_widths, gathered, mean_of_layers
+from lirdrec_pyg.models.base import (
+    PEER_TRAINING,
+    Model,
+    ModelConfig,
+    embedding_dim_field,
+    graph_weights_field,
+    knn_k_field,
+    knn_search_field,
+    num_layers_field,
+)
+from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, mean_of_layers
 from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency
-from lirdrec_pyg.transforms import AddItemKNN
+from lirdrec_pyg.transforms import AddItemKNN, NeighborSearch
 
 
-class FREEDOM(EmbeddingModel):
-    r"""Freezes the item graph and thins out the user-item graph, from `"A Tale of Two Graphs: Freezing and
+@dataclass(frozen=True)
+class FREEDOMConfig(ModelConfig):
+    """Hyperparameters of FREEDOM; its share of dropped edges is ``edge_dropout`` of the training."""
+
+    model: ClassVar[str] = "freedom"
+    training_defaults: ClassVar[Mapping[str, Any]] = {**PEER_TRAINING, "edge_dropout": 0.8}
+
+    embedding_dim: int = embedding_dim_field()
+    num_layers: int = num_layers_field(2)
+    num_item_layers: int = field(1, "Layers of item-item propagation.", min=0)
+    knn_k: int = knn_k_field()
+    knn_search: NeighborSearch = knn_search_field()
+    graph_weights: dict[str, float] = graph_weights_field()
+    modality_weight: float = field(1e-3, "Weight of the BPR losses of the modalities.", min=0)
+
+
+class FREEDOM(Model):
+    r"""FREEDOM (a frozen item graph, a sparsified user-item graph) from `"A Tale of Two Graphs: Freezing and
     Denoising Graph Structures for Multimodal Recommendation" <https://arxiv.org/abs/2211.06924>`_ (Zhou and
     Shen, 2023).
 
@@ -28,9 +56,9 @@ class FREEDOM(EmbeddingModel):
         + \lambda \sum_m \mathcal{L}_{BPR}(\mathbf{U}, \mathbf{X}_m \mathbf{W}_m^\top + \mathbf{b}_m)
 
     :math:`\mathbf{S}` is the item graph of :class:`~lirdrec_pyg.transforms.AddItemKNN`, and
-    :math:`\hat{\mathbf{A}}_\rho` has a share :math:`\rho` of the edges left out in each epoch of training, those of
-    popular nodes first: :class:`~lirdrec_pyg.transforms.DropEdges`, by the setting ``edge_dropout`` of the
-    training (0.8, as in the released program). The features are fixed, where that program trains them on.
+    :math:`\hat{\mathbf{A}}_\rho` drops a share :math:`\rho` of the edges in each epoch of training, preferably those of
+    popular nodes: :class:`~lirdrec_pyg.transforms.DropEdges` with ``edge_dropout`` of the training (0.8, as in the
+    released program). Unlike in that program, features are not trained.
 
     Args:
         num_users: number of users.
@@ -41,6 +69,8 @@ class FREEDOM(EmbeddingModel):
         num_item_layers: :math:`n`.
         modality_weight: :math:`\lambda`.
     """
+
+    config_class = FREEDOMConfig
 
     def __init__(
         self,
@@ -64,7 +94,6 @@ class FREEDOM(EmbeddingModel):
 
     @classmethod
     def from_config(cls, config: FREEDOMConfig, data: HeteroData) -> "FREEDOM":
-        """The model of ``config`` for the users, items and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
             data["item"].num_nodes,
@@ -76,8 +105,8 @@ class FREEDOM(EmbeddingModel):
         )
 
     @staticmethod
-    def graph_transform(config: FREEDOMConfig, progress: bool = False) -> BaseTransform:  # type: ignore[override]
-        """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: the item graph."""
+    def graph_transform(config: FREEDOMConfig, progress: bool = False) -> BaseTransform:
+        """Return the transform that adds the item graph."""
         return AddItemKNN(config.knn_k, config.graph_weights, config.knn_search, progress)
 
     def reset_parameters(self) -> None:
@@ -87,12 +116,10 @@ class FREEDOM(EmbeddingModel):
             projection.reset_parameters()  # type: ignore[operator]
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, shape ``(|U|, d)``, and of all items, ``(|I|, d)``."""
         user, item = mean_of_layers(self.bipartite_conv, self.user, self.item, data)
-        return user, item + self.item_conv.neighbours_only(self.item, *adjacency(data[SIMILAR]))
+        return user, item + self.item_conv.neighbors_only(self.item, *adjacency(data[SIMILAR]))
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
         user, positive, negative = gathered(self(data), triples)
         loss = bpr(user, positive, negative)
         for modality, projection in zip(self.modalities, self.projections, strict=True):

@@ -1,19 +1,44 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 from tqdm import tqdm
 
-from lirdrec_pyg.config import ItemKNNConfig
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.models.closed_form import NeighbourModel
+from lirdrec_pyg.models.base import ModelConfig
+from lirdrec_pyg.models.closed_form import NeighborModel
 from lirdrec_pyg.nn import SparseOperator
 
 _BLOCK_BYTES = 64 * 2**20
 
 
-class ItemKNN(NeighbourModel):
-    r"""Item-based collaborative filtering by conditional probabilities, from `"Item-based Top-N Recommendation
+@dataclass(frozen=True)
+class ItemKNNConfig(ModelConfig):
+    """Hyperparameters of item-based collaborative filtering."""
+
+    model: ClassVar[str] = "item-knn"
+    is_closed_form: ClassVar[bool] = True
+    has_vectors: ClassVar[bool] = False
+
+    num_neighbors: int = field(100, "Neighbors of each item by common users.", min=1)
+    user_power: float = field(
+        1.0,
+        "Exponent p of a user's weight, (number of their items)^-p: weakens users with very many items. 0 weights all "
+        "users equally.",
+        min=0,
+        max=4,
+    )
+    item_power: float = field(
+        0.25, "Exponent p of a neighbor's weight, (number of its users)^-p: weakens popular items.", min=0, max=4
+    )
+
+
+class ItemKNN(NeighborModel):
+    r"""Item-based collaborative filtering by conditional probabilities from `"Item-based Top-N Recommendation
     Algorithms" <https://doi.org/10.1145/963770.963776>`_ (Deshpande and Karypis, 2004).
 
     .. math::
@@ -21,19 +46,20 @@ class ItemKNN(NeighbourModel):
         s_{ji} = \frac{p_{ji}}{\sum_{i' \in N(j)} p_{ji'}}, \qquad
         p_{ji} = \frac{1}{|U_i|^{\alpha}} \sum_{u \in U_i \cap U_j} \frac{1}{|H_u|^{\gamma}}
 
-    with :math:`N(j)` the :math:`k` other items that have the largest :math:`p_{ji}`. The more items a user has, the
-    less of a bond between two of them there is in their common user: with :math:`\gamma = 1/2` the rows of the
-    interactions are unit vectors, as in that paper, and with :math:`\gamma = 1` it is the walk from an item to a user
-    and on to an item, with :math:`\alpha` against popular ones (:math:`RP^3_\beta`, `Paudel et al., 2017
-    <https://doi.org/10.1145/2955101>`_). With :math:`\gamma = 0`, as in a plain cosine, a few users who have hundreds
-    of items make neighbours of everything that they have.
+    with :math:`N(j)` the :math:`k` other items with the largest :math:`p_{ji}`. A user with many items contributes less
+    to the similarity of two of them. With :math:`\gamma = 1/2` the rows of the interaction matrix are unit vectors, as
+    in that paper. With :math:`\gamma = 1` it is a random walk from item to user to item that weakens popular items by
+    :math:`\alpha` (:math:`RP^3_\beta`, `Paudel et al., 2017 <https://doi.org/10.1145/2955101>`_). With
+    :math:`\gamma = 0`, as in a plain cosine, a few users with hundreds of items make all of these neighbors.
 
     Args:
         num_items: number of items.
-        k: neighbours of an item.
+        k: number of neighbors per item.
         user_power: :math:`\gamma`.
         item_power: :math:`\alpha`.
     """
+
+    config_class = ItemKNNConfig
 
     def __init__(self, num_items: int, k: int = 100, user_power: float = 1.0, item_power: float = 0.25) -> None:
         super().__init__(num_items, k)
@@ -42,11 +68,10 @@ class ItemKNN(NeighbourModel):
 
     @classmethod
     def from_config(cls, config: ItemKNNConfig, data: HeteroData) -> "ItemKNN":
-        """The model of ``config`` for the items of ``data``."""
-        return cls(data["item"].num_nodes, config.num_neighbours, config.user_power, config.item_power)
+        return cls(data["item"].num_nodes, config.num_neighbors, config.user_power, config.item_power)
 
     def operator(self) -> SparseOperator:
-        r""":math:`\mathbf{S}^\top`: the neighbours are those of the items that a user has."""
+        r"""Return :math:`\mathbf{S}^\top`: neighbors are those of the items in the user's history."""
         return super().operator().t()
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
@@ -57,11 +82,11 @@ class ItemKNN(NeighbourModel):
         takes = torch.sparse_coo_tensor(torch.stack([user, item]), weight, (num_users, num_items)).coalesce()
         order = item.argsort(stable=True)
         takers, start = user[order], torch.searchsorted(item[order], torch.arange(num_items + 1, device=user.device))
-        neighbours, similarities = [], []
+        neighbors, similarities = [], []
         block = max(1, _BLOCK_BYTES // (4 * num_items))
         for rows in tqdm(
             torch.arange(num_items, device=user.device).split(block),
-            desc="neighbours by common users",
+            desc="Neighbors by common users",
             unit=" blocks",
             disable=not progress or num_items < 20_000,
         ):
@@ -71,11 +96,11 @@ class ItemKNN(NeighbourModel):
             bond = torch.sparse.mm(part, takes).to_dense() / popularity
             bond[torch.arange(len(rows), device=user.device), rows] = -1  # the item itself
             best = bond.topk(self.k, dim=1)
-            neighbours.append(best.indices)
-            # An item without users in common with any other has no neighbours.
+            neighbors.append(best.indices)
+            # An item that shares no user with any other has no neighbors.
             total = best.values.sum(dim=1, keepdim=True)
             similarities.append(best.values / total.where(total > 0, 1.0))
-        self.neighbour, self.similarity = torch.cat(neighbours), torch.cat(similarities)
+        self.neighbor, self.similarity = torch.cat(neighbors), torch.cat(similarities)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, user_power={self.user_power}, item_power={self.item_power}"

@@ -1,6 +1,8 @@
+"""Vectors of graphs that are too large for one pass."""
+
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -9,27 +11,29 @@ from torch_geometric.transforms import Compose
 from torch_geometric.typing import EdgeType
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
-from lirdrec_pyg.models.lirdrec import LIRDRec
-from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.models.base import eval_mode
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import adjacency, unit_vectors
 from lirdrec_pyg.transforms import CacheAdjacency, NormalizeBipartite
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.models.lirdrec import LIRDRec
 
 _BLOCK_ROWS = 65_536
 
 
 @torch.no_grad()
-def layerwise_vectors(model: LIRDRec, data: HeteroData, block_rows: int = _BLOCK_ROWS) -> Vectors:
-    """What :meth:`LIRDRec.vectors` returns, but for rounding, for graphs of which a pass needs too much memory.
+def layerwise_vectors(model: "LIRDRec", data: HeteroData, block_rows: int = _BLOCK_ROWS) -> Vectors:
+    """Compute :meth:`LIRDRec.vectors`, up to rounding, for graphs for which one pass needs too much memory.
 
-    Items are encoded in blocks, straight from features that may be memory-mapped; every layer then goes over
-    all nodes, a branch at a time, and the fusion over users in blocks. Beside the result, which is where the
-    graph is, there are never more than a block of features and a few columns of one branch.
+    Items are encoded in blocks, directly from features that may be memory-mapped. Every layer then propagates all
+    nodes, one branch at a time, and users are fused in blocks. Besides the result, which is on the device of the graph,
+    only one block of features and a few columns of one branch are held.
 
     Args:
-        model: on any device.
+        model: model on any device.
         data: as for :meth:`LIRDRec.forward`.
-        block_rows: rows of a block.
+        block_rows: rows per block.
     """
     if "adj_t" not in data[INTERACTS]:
         data = Compose([NormalizeBipartite(), CacheAdjacency()])(data)
@@ -52,9 +56,8 @@ def layerwise_vectors(model: LIRDRec, data: HeteroData, block_rows: int = _BLOCK
     return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2))
 
 
-def _propagated(model: LIRDRec, data: HeteroData, branch: int, item_layers: Tensor) -> tuple[Tensor, Tensor]:
-    """Users before the fusion and items, both of one branch; writes the layers of the items, of which there is the
-    first."""
+def _propagated(model: "LIRDRec", data: HeteroData, branch: int, item_layers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return users before the fusion and items of one branch; fill all but the first of ``item_layers``."""
     device = model.user.device
     to_item, to_user = (_adjacency_on(device, data, edges) for edges in (INTERACTS, INTERACTED_BY))
     x_user, x_item = unit_vectors(model.user[:, branch]), item_layers[0].to(device, copy=True)

@@ -1,5 +1,6 @@
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +9,23 @@ from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform, Compose
 
-from lirdrec_pyg.config import Fusion, LIRDRecConfig, SparseBackend, Transformation
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models.mode import eval_mode
-from lirdrec_pyg.models.positions import user_positions
+from lirdrec_pyg.models.base import (
+    Model,
+    ModelConfig,
+    eval_mode,
+    graph_weights_field,
+    knn_k_field,
+    knn_search_field,
+)
+from lirdrec_pyg.models.layerwise import layerwise_vectors
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     AttentionFusion,
     BipartiteConv,
     BPRLoss,
-    DotProducts,
     ItemGraphConv,
     MeanFusion,
     ModalityEncoder,
@@ -38,18 +45,80 @@ from lirdrec_pyg.transforms import (
     CacheAdjacency,
     KeepModality,
     LoadFeatures,
+    NeighborSearch,
     NormalizeBipartite,
     kept_modalities,
 )
+from lirdrec_pyg.transforms.bipartite import SparseBackend
+
+Transformation = Literal["feature", "2d", "none"]
+Fusion = Literal["pwc", "mean", "static", "attention"]
 
 
-class LIRDRec(nn.Module):
-    r"""The recommender that learns item representations directly from modality features, from
+@dataclass(frozen=True)
+class LIRDRecConfig(ModelConfig):
+    """Hyperparameters of LIRDRec (paper, section 4) and its ablations."""
+
+    model: ClassVar[str] = "lirdrec"
+
+    embedding_dim: int = field(64, "Width d of each branch.", min=1)
+    num_layers: int = field(2, "Layers L of user-item propagation; the paper tries 2, 3, 4.", min=0)
+    num_item_layers: int = field(1, "Layers n of item-item propagation.", min=0)
+    knn_k: int = knn_k_field()
+    knn_search: NeighborSearch = knn_search_field()
+    graph_weights: dict[str, float] = graph_weights_field()
+    dct: Transformation = field(
+        "feature",
+        "Axes of the cosine transform: 'feature' as in the released program, '2d' as in the paper's text (cannot "
+        "encode new items), or 'none' for no shared branch.",
+    )
+    network_weight: float = field(0.9, "Initial weight w0 of the fusion network; the memory has 1 - w0.", min=0, max=1)
+    decay_base: float = field(0.9, "Decay base of the fusion network's weight.", min=0, max=1, min_open=True)
+    reg_weight: float = field(1e-4, "Weight lambda of the regularizer.", min=0)
+    fusion: Fusion = field(
+        "pwc",
+        "Weights of a user's branches: 'pwc' as in the paper, 'mean' equal, 'static' one learned weight per user and "
+        "branch, 'attention' the network alone.",
+    )
+    item_graph: bool = field(True, "Propagate over the item graph.")
+    id_branch: bool = field(False, "Add a branch in which each item has a free vector (an ID embedding).")
+    only_modality: str | None = field(None, "Use this modality only; by default, all are used.")
+
+    @property
+    def supports_new_items(self) -> bool:
+        return self.dct != "2d" and not self.id_branch
+
+    @property
+    def supports_new_users(self) -> bool:
+        return self.num_layers > 0
+
+    @property
+    def supports_explanations(self) -> bool:
+        return True
+
+    @property
+    def supports_neighbor_sampling(self) -> bool:
+        return not self.id_branch
+
+    @property
+    def supports_negatives(self) -> bool:
+        return True
+
+    def why_not(self, capability: str) -> str:
+        if capability == "new_users":
+            return "With `num_layers=0`, users are independent of items."
+        if self.id_branch:
+            return "With `id_branch=True`, each item has a free vector that only training can find. Train without it."
+        return "With `dct='2d'`, the cosine transform of an item depends on all items. Train with `dct='feature'`."
+
+
+class LIRDRec(Model):
+    r"""LIRDRec: learns item representations directly from modality features, from
     `"Learning Item Representations Directly from Multimodal Features for Effective Recommendation"
     <https://arxiv.org/abs/2505.04960>`_.
 
-    Items have no ID vectors. The branches are the modalities and one shared branch, which encodes
-    their cosine transform; the representations of a node are concatenated over the branches.
+    Items have no ID embeddings. The branches are the modalities and one shared branch that encodes their cosine
+    transform; the representations of a node are concatenated over the branches.
 
     .. math::
         \mathbf{E}^{(0)} = \mathop{\Vert}_b \mathrm{norm}([\mathbf{P}_b; \mathbf{H}_b]), \qquad
@@ -61,22 +130,22 @@ class LIRDRec(nn.Module):
         x_{ui} = \mathbf{u}^\top \mathbf{v}
 
     Args:
-        num_users: number of users, each with a free vector in every branch.
+        num_users: number of users, each with a free vector per branch.
         in_channels: feature width of each modality, in the order of the graph's modalities.
-        embedding_dim: width :math:`d` of one branch.
+        embedding_dim: width :math:`d` of each branch.
         num_layers: layers :math:`L` of user-item propagation.
         num_item_layers: layers :math:`n` of item-item propagation.
-        dct: axes of the cosine transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`; ``"none"`` leaves
-            the shared branch out.
+        dct: axes of the cosine transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`, or ``"none"`` for no shared
+            branch.
         network_weight: :math:`w_0`, see :class:`~lirdrec_pyg.nn.ProgressiveWeightCopying`.
-        decay_base: of the fusion network's weight.
+        decay_base: decay base of the fusion network's weight.
         reg_weight: :math:`\lambda`, see :class:`~lirdrec_pyg.nn.BPRLoss`.
-        fusion: of the branches of a user; other than ``"pwc"``, which is the paper's, for ablations.
-        item_graph: whether there is propagation over the item graph; without it
-            :math:`\mathbf{V} = \mathbf{E}_I`.
-        num_id_items: of an ablation with a further branch ``id``, in which items have free vectors, the
-            number of items.
+        fusion: fusion of a user's branches: ``"pwc"`` as in the paper, or that of an ablation.
+        item_graph: whether to propagate over the item graph; without it :math:`\mathbf{V} = \mathbf{E}_I`.
+        num_id_items: number of items with a free vector in an additional branch ``id`` (an ablation), or 0.
     """
+
+    config_class = LIRDRecConfig
 
     def __init__(
         self,
@@ -109,13 +178,12 @@ class LIRDRec(nn.Module):
         self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base)
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
         self.bpr_loss = BPRLoss(reg_weight)
-        # In sampled passes, as torch.optim.SparseAdam wants it.
+        # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
         self.reset_parameters()
 
     @classmethod
     def from_config(cls, config: LIRDRecConfig, data: HeteroData) -> "LIRDRec":
-        """The model of ``config`` for the users and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
             {modality: item_features(data, modality).size(1) for modality in used_modalities(config, modalities(data))},
@@ -143,13 +211,12 @@ class LIRDRec(nn.Module):
 
     @staticmethod
     def graph_transform(config: LIRDRecConfig, progress: bool = False) -> BaseTransform:
-        """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: the item graph."""
+        """Return the transform that adds the item graph."""
         add_item_graph = AddItemKNN(config.knn_k, config.graph_weights, config.knn_search, progress)
         return Compose([*_kept_modality(config), *([add_item_graph] if config.item_graph else [])])
 
     @staticmethod
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
-        """What can be made ready once for all calls of :meth:`forward`, on the device of the graph."""
         add_dct = [] if config.dct == "none" else [AddDCT(config.dct)]
         return Compose(
             [*_kept_modality(config), LoadFeatures(), *add_dct, NormalizeBipartite(), CacheAdjacency(backend)]
@@ -157,14 +224,36 @@ class LIRDRec(nn.Module):
 
     @staticmethod
     def sampling_transform(config: LIRDRecConfig) -> BaseTransform:
-        """As :meth:`input_transform`, for a graph that is sampled from: features stay where they are."""
-        # The transform along the items needs all of them.
+        """Return :meth:`input_transform` of a graph that is sampled from: features stay where they are."""
+        # The 2-D transform needs all items.
         add_dct = [AddDCT(config.dct)] if config.dct == "2d" else []
         return Compose([*_kept_modality(config), *add_dct])
 
+    def sampling_depth(self) -> tuple[int, int]:
+        """Return the number of user-item layers and of item-item layers."""
+        return self.bipartite_conv.num_layers, 0 if self.item_conv is None else self.item_conv.num_layers
+
+    def use_sparse_user_gradients(self) -> nn.Parameter:
+        """Make the gradients of the user vectors sparse in sampled passes; return these vectors."""
+        self.sparse_user_gradients = True
+        return self.user
+
+    def synchronize_users(self, users: Tensor, known: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Make the fusion's memory of ``users`` equal in all processes.
+
+        Args:
+            users: positions of users, shape ``(N,)``.
+            known: the users whose memory this process updated, bool, shape ``(N, 1)``.
+            total: sums a tensor over the processes.
+        """
+        if isinstance(self.fusion, ProgressiveWeightCopying):
+            attention = self.fusion.last_attention
+            own = torch.cat([attention[users].where(known, 0.0), known.to(attention.dtype)], dim=1)
+            together = total(own)
+            attention[users] = together[:, :-1] / together[:, -1:]
+
     def encode_items(self, data: HeteroData, node_type: str = "item", rows: slice = slice(None)) -> Tensor:
-        """Unit vectors of the items, or of those in ``rows``, in every branch before any propagation, shape
-        ``(|I|, B, d)``."""
+        """Return unit vectors of the items in ``rows`` in each branch before propagation, shape ``(|I|, B, d)``."""
         features = [item_features(data, modality, node_type) for modality in self.in_channels]
         some = [x[rows].to(self.user) for x in features]
         encoded = [encoder(x) for encoder, x in zip(self.encoders, some)]
@@ -178,33 +267,33 @@ class LIRDRec(nn.Module):
         self, encoder: nn.Module, dct: MultimodalDCT, item: NodeStorage, features: Sequence[Tensor], rows: slice
     ) -> Tensor:
         assert isinstance(encoder, ModalityEncoder)
-        # A cache without its mode, or of the other mode, is not this model's input.
+        # A cached transform without a mode or of another mode is not this model's input.
         if "dct" in item and item.get("dct_mode") == dct.mode:
             return encoder(item.dct[rows].to(self.user))
         if dct.mode == "2d":
             return encoder(dct(features)[rows].to(self.user))
-        # The weights are fewer than the features.
+        # The weights are smaller than the features.
         some = [x[rows].to(self.user) for x in features]
         weight = dct.fold_into(encoder.lin1.weight, [x.size(1) for x in features])
         return encoder(torch.cat(some, dim=1) if len(some) > 1 else some[0], weight)
 
     def forward(self, data: HeteroData | SampledGraph) -> tuple[Tensor, Tensor]:
-        """Representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
+        """Return representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
 
         Args:
-            data: a graph with the item graph in it, see :meth:`graph_transform`. What
-                :meth:`input_transform` made ready is used, what is lacking is computed in each call.
-                Or a sampled part of such a graph, for the users and items that it was sampled for.
+            data: a graph with the item graph, see :meth:`graph_transform`. Results of :meth:`input_transform` are used;
+                missing ones are computed in each call. Or a sampled part of such a graph: the result then is that of
+                the users and items that it was sampled for.
 
         Raises:
-            DataError: if the item graph is lacking.
+            DataError: if the item graph is missing.
         """
         if isinstance(data, SampledGraph):
             return self._forward_sampled(data)
         x_user, x_item = self.bipartite_conv(*self._inputs(data))
-        return self.fusion(self.split_branches(x_user)), self._with_neighbours(data, x_item)
+        return self.fusion(self.split_branches(x_user)), self._with_neighbors(data, x_item)
 
-    def _with_neighbours(self, data: HeteroData, x_item: Tensor) -> Tensor:
+    def _with_neighbors(self, data: HeteroData, x_item: Tensor) -> Tensor:
         return x_item if self.item_conv is None else self.item_conv(x_item, *adjacency(data[SIMILAR]))
 
     def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
@@ -228,10 +317,10 @@ class LIRDRec(nn.Module):
         )
 
     def _inputs(self, data: HeteroData) -> tuple[Any, ...]:
-        """What the user-item propagation starts from: users, items and the edges in both directions."""
-        # Asked for first: data[SIMILAR] would leave an empty store in a graph without one.
+        """Return the inputs of the user-item propagation: users, items and the edges in both directions."""
+        # Checked first: data[SIMILAR] adds an empty store to a graph without one.
         if self.item_conv is not None and SIMILAR not in data.edge_types:
-            raise DataError("The graph lacks the item graph: apply LIRDRec.graph_transform(config) to it.")
+            raise DataError("The graph has no item graph. Apply LIRDRec.graph_transform(config).")
         x_user = unit_vectors(self.user).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
         edge_index, edge_weight = adjacency(data[INTERACTS])
@@ -239,13 +328,13 @@ class LIRDRec(nn.Module):
         return x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight
 
     def split_branches(self, x: Tensor) -> Tensor:
-        """Vectors of shape ``(N, B * d)`` by branch, shape ``(N, B, d)``."""
+        """Reshape vectors ``(N, B * d)`` to ``(N, B, d)``."""
         return x.view(-1, len(self.branches), self.embedding_dim)
 
     @torch.no_grad()
     def vectors(self, data: HeteroData) -> Vectors:
-        """All that is needed to rank, to explain a score, and to take in new items and new users, from
-        one pass in eval mode. ``data`` is as for :meth:`forward`."""
+        """Return all that is needed to rank, to explain scores and to add new items and users, computed in eval mode.
+        ``data`` is as for :meth:`forward`."""
         with eval_mode(self):
             inputs = self._inputs(data)
             x_user, x_item = self.bipartite_conv(*inputs)
@@ -253,33 +342,24 @@ class LIRDRec(nn.Module):
             return Vectors(
                 user=self.fusion(x_user),
                 user_weight=self.fusion.attention(x_user),
-                item=self._with_neighbours(data, x_item),
+                item=self._with_neighbors(data, x_item),
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
 
-    def ranker(self, data: HeteroData) -> DotProducts:
-        """What ranks by the model as it is. ``data`` is as for :meth:`forward`."""
-        with torch.no_grad(), eval_mode(self):
-            return DotProducts(*self(data))
+    def layerwise_vectors(self, data: HeteroData) -> Vectors:
+        """Return :meth:`vectors` for graphs for which one pass needs too much memory, see
+        :func:`~lirdrec_pyg.models.layerwise_vectors`."""
+        return layerwise_vectors(self, data)
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch.
-
-        Args:
-            data: as for :meth:`forward`.
-            triples: users, positive items and negative items, int64, shape ``(3, N)``, or with further rows of
-                negatives.
-            weight: of the triples, see :class:`~lirdrec_pyg.nn.BPRLoss`.
-        """
         user, item = self(data)
-        # Not user[u]: its gradient is summed in an order that changes from call to call.
+        # Not user[u]: the order in which its gradient is summed is not deterministic.
         x, items = F.embedding(triples[0], user), F.embedding(triples[1:], item)
-        # One by one: the product of all would be as large as they are together.
+        # One by one: the product of all is as large as all items together.
         positive, *negatives = [(x * rows).sum(dim=-1) for rows in items]
         return self.bpr_loss(positive, torch.stack(negatives), user, item, weight)
 
     def start_epoch(self) -> None:
-        """Has to be called once before each epoch of training."""
         self.fusion.start_epoch()
 
     @torch.no_grad()
@@ -290,25 +370,25 @@ class LIRDRec(nn.Module):
         k: int = 20,
         exclude_seen: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """The ``k`` best items for each user.
+        """Rank the top-k items for each user.
 
         Args:
             data: as for :meth:`forward`.
             user_index: positions of users, shape ``(N,)``; by default all.
-            k: number of items; at most the catalogue.
-            exclude_seen: leaves out the training interactions of each user. A user who has fewer than
-                ``k`` items left gets the rest with a score of minus infinity.
+            k: number of items, limited to the number of all items.
+            exclude_seen: whether to exclude the training interactions of each user. If fewer than ``k`` items are left,
+                the excluded ones follow with a score of minus infinity.
 
         Returns:
             Scores and item positions, best first, both of shape ``(N, k)``.
 
         Raises:
-            DataError: if ``k`` is below 1, ``user_index`` holds anything but positions of users, or the
-                graph lacks the item graph.
+            DataError: if ``k`` is below 1, ``user_index`` is not a list of user positions, or the item graph is
+                missing.
         """
         if k < 1:
-            raise DataError(f"k is {k}: ask for at least 1 item.")
-        index = user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
+            raise DataError(f"`k` is {k}. It must be at least 1.")
+        index = _user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
         with eval_mode(self):
             user, item = self(data)
         seen = SeenItems.of(data[INTERACTS].edge_index, self.num_users) if exclude_seen else None
@@ -321,17 +401,35 @@ class LIRDRec(nn.Module):
 
 
 def used_modalities(config: LIRDRecConfig, names: Sequence[str]) -> tuple[str, ...]:
-    """Those of the modalities ``names`` that take part.
+    """Return the modalities among ``names`` that the model uses.
 
     Raises:
-        ConfigError: if the one that is asked for is none of them.
+        ConfigError: if ``only_modality`` is not one of them.
     """
     return kept_modalities(names, config.only_modality)
 
 
 def branch_names(names: Iterable[str], dct: Transformation = "feature", id_branch: bool = False) -> tuple[str, ...]:
-    """The branches of a model of the modalities ``names``, in their order."""
+    """Return the branches of a model of the modalities ``names``, in order."""
     return *names, *(["shared"] if dct != "none" else []), *(["id"] if id_branch else [])
+
+
+def _user_positions(users: Tensor | Sequence[int], num_users: int) -> Tensor:
+    try:
+        index = torch.as_tensor(users)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"`user_index` cannot be converted to a tensor ({error}).") from error
+    if index.dim() == 1 and not len(index):  # An empty list has no integer type.
+        return index.long()
+    if index.dim() != 1 or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise DataError(
+            f"`user_index` has type {index.dtype} and shape {tuple(index.shape)}. Pass integers of shape (N,)."
+        )
+    index = index.long()
+    for value in (int(index.min()), int(index.max())):
+        if not 0 <= value < num_users:
+            raise DataError(f"`user_index` contains {value}. Pass positions from 0 to {num_users - 1}.")
+    return index
 
 
 def _kept_modality(config: LIRDRecConfig) -> list[BaseTransform]:

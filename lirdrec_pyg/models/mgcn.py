@@ -1,4 +1,6 @@
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -6,22 +8,41 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
-from lirdrec_pyg.config import MGCNConfig
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, item_features
-from lirdrec_pyg.models.embedding import (
-    EmbeddingModel,
-    bpr,
-    feature_widths,
-    gathered,
-    mean_of_layers,
-    squared_norms,
+from lirdrec_pyg.models.base import (
+    PEER_TRAINING,
+    Model,
+    ModelConfig,
+    embedding_dim_field,
+    knn_k_field,
+    knn_search_field,
+    num_layers_field,
 )
+from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, mean_of_layers, squared_norms
 from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency, unit_vectors
-from lirdrec_pyg.transforms import AddModalityKNN, similar_by
+from lirdrec_pyg.transforms import AddModalityKNN, NeighborSearch, similar_by
 
 
-class MGCN(EmbeddingModel):
-    r"""Purifies features by behaviour and fuses them by it, from `"Multi-View Graph Convolutional Network for
+@dataclass(frozen=True)
+class MGCNConfig(ModelConfig):
+    """Hyperparameters of MGCN."""
+
+    model: ClassVar[str] = "mgcn"
+    training_defaults: ClassVar[Mapping[str, Any]] = PEER_TRAINING
+
+    embedding_dim: int = embedding_dim_field()
+    num_layers: int = num_layers_field(2)
+    num_item_layers: int = field(1, "Layers of item-item propagation.", min=0)
+    knn_k: int = knn_k_field()
+    knn_search: NeighborSearch = knn_search_field()
+    contrast_weight: float = field(0.001, "Weight of the contrastive loss between behavior and modalities.", min=0)
+    temperature: float = field(0.2, "Temperature of the contrastive loss.", min=0, min_open=True)
+    reg_weight: float = field(1e-4, "Weight of the squared norms of a batch's vectors.", min=0)
+
+
+class MGCN(Model):
+    r"""MGCN (features purified and fused by behavior) from `"Multi-View Graph Convolutional Network for
     Multimedia Recommendation" <https://arxiv.org/abs/2308.03588>`_ (Yu et al., 2023).
 
     .. math::
@@ -45,8 +66,8 @@ class MGCN(EmbeddingModel):
     with :math:`f, g, p` affine, :math:`\hat{\mathbf{R}}` the users' rows of :math:`\hat{\mathbf{A}}`,
     :math:`\mathbf{S}_m` of :class:`~lirdrec_pyg.transforms.AddModalityKNN`, and :math:`\mathcal{L}_c` the InfoNCE
     between the rows of :math:`\mathbf{E}_f` and :math:`\mathbf{E}_{id}` of the users, and of the positive items, of a
-    batch. Users and items of a batch are taken as often as they occur in it, as in the released program; of
-    several processes each contrasts its own part of it. The features are fixed, where that program trains them on.
+    batch. Users and items count as often as they occur in the batch, as in the released program; with several
+    processes, each contrasts its own part. Unlike in that program, features are not trained.
 
     Args:
         num_users: number of users.
@@ -59,6 +80,8 @@ class MGCN(EmbeddingModel):
         temperature: of the InfoNCE.
         reg_weight: :math:`\lambda`.
     """
+
+    config_class = MGCNConfig
 
     def __init__(
         self,
@@ -94,7 +117,6 @@ class MGCN(EmbeddingModel):
 
     @classmethod
     def from_config(cls, config: MGCNConfig, data: HeteroData) -> "MGCN":
-        """The model of ``config`` for the users, items and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
             data["item"].num_nodes,
@@ -108,8 +130,8 @@ class MGCN(EmbeddingModel):
         )
 
     @staticmethod
-    def graph_transform(config: MGCNConfig, progress: bool = False) -> BaseTransform:  # type: ignore[override]
-        """What the model adds to a graph of :func:`~lirdrec_pyg.data.build_graph`: an item graph a modality."""
+    def graph_transform(config: MGCNConfig, progress: bool = False) -> BaseTransform:
+        """Return the transform that adds one item graph per modality."""
         return AddModalityKNN(config.knn_k, config.knn_search, progress)
 
     def reset_parameters(self) -> None:
@@ -118,56 +140,54 @@ class MGCN(EmbeddingModel):
         for module in (*self.projections, *self.purifiers, *self.preferences, self.query[0], self.query[2]):
             module.reset_parameters()
 
-    def _behaviour(self, data: HeteroData) -> Tensor:
-        r""":math:`\mathbf{E}_{id}`, users first."""
+    def _behavior(self, data: HeteroData) -> Tensor:
+        r"""Return :math:`\mathbf{E}_{id}`, users first."""
         return torch.cat(mean_of_layers(self.bipartite_conv, self.user, self.item, data))
 
     def _content(self, data: HeteroData) -> list[Tensor]:
-        r""":math:`\mathbf{E}_m` of each modality, users first."""
+        r"""Return :math:`\mathbf{E}_m` of each modality, users first."""
         (edge_index, edge_weight), (rev_edge_index, rev_edge_weight) = map(
             adjacency, (data[INTERACTS], data[INTERACTED_BY])
         )
         found = []
         for modality, projection, purifier in zip(self.modalities, self.projections, self.purifiers, strict=True):
             gate = purifier(projection(item_features(data, modality).to(self.item.dtype))).sigmoid()
-            x = self.item_conv.neighbours_only(self.item * gate, *adjacency(data[similar_by(modality)]))
-            # From users without a vector of their own: theirs are those of their items, and the items keep theirs.
+            x = self.item_conv.neighbors_only(self.item * gate, *adjacency(data[similar_by(modality)]))
+            # Users start at zero, so they get the propagated vectors of their items, and items keep theirs.
             start = x.new_zeros(self.user.shape), x
             edges = edge_index, rev_edge_index, edge_weight, rev_edge_weight
             found.append(torch.cat(self.to_users(*start, *edges)))
         return found
 
     def _views(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        r""":math:`\mathbf{E}_{id}` and :math:`\mathbf{E}_f`, users first."""
-        behaviour, content = self._behaviour(data), self._content(data)
+        r"""Return :math:`\mathbf{E}_{id}` and :math:`\mathbf{E}_f`, users first."""
+        behavior, content = self._behavior(data), self._content(data)
         alpha = torch.cat([self.query(x) for x in content], dim=1).softmax(dim=1)
         shared = (alpha.unsqueeze(-1) * torch.stack(content, dim=1)).sum(dim=1)
         own = [
-            preference(behaviour).sigmoid() * (x - shared)
+            preference(behavior).sigmoid() * (x - shared)
             for preference, x in zip(self.preferences, content, strict=True)
         ]
-        return behaviour, sum(own, shared) / (len(content) + 1)
+        return behavior, sum(own, shared) / (len(content) + 1)
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, shape ``(|U|, d)``, and of all items, ``(|I|, d)``."""
-        behaviour, fused = self._views(data)
-        return self._split(behaviour + fused)
+        behavior, fused = self._views(data)
+        return self._split(behavior + fused)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x[: len(self.user)], x[len(self.user) :]
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
-        behaviour, fused = self._views(data)
-        rows = gathered(self._split(behaviour + fused), triples)
-        contrast = torch.zeros((), device=behaviour.device)
-        for index, x, y in zip(triples[:2], self._split(fused), self._split(behaviour), strict=True):
+        behavior, fused = self._views(data)
+        rows = gathered(self._split(behavior + fused), triples)
+        contrast = torch.zeros((), device=behavior.device)
+        for index, x, y in zip(triples[:2], self._split(fused), self._split(behavior), strict=True):
             contrast = contrast + info_nce(F.embedding(index, x), F.embedding(index, y), self.temperature)
         return weight * (bpr(*rows) + self.reg_weight * squared_norms(*rows) + self.contrast_weight * contrast)
 
 
 def info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    r""":math:`-\frac{1}{N} \sum_i \log \frac{\exp(\cos(\mathbf{x}_i, \mathbf{y}_i) / \tau)}{\sum_j
+    r"""Return :math:`-\frac{1}{N} \sum_i \log \frac{\exp(\cos(\mathbf{x}_i, \mathbf{y}_i) / \tau)}{\sum_j
     \exp(\cos(\mathbf{x}_i, \mathbf{y}_j) / \tau)}` for rows of shape ``(N, d)``."""
     similarity = unit_vectors(x) @ unit_vectors(y).t() / temperature
     return F.cross_entropy(similarity, torch.arange(len(x), device=x.device))

@@ -1,19 +1,27 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.config import PopularityConfig
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import ClosedFormModel
 from lirdrec_pyg.models.vectors import Vectors
-from lirdrec_pyg.nn import DotProducts
+
+
+@dataclass(frozen=True)
+class PopularityConfig(ModelConfig):
+    """Configuration of the popularity ranking; it has no hyperparameters."""
+
+    model: ClassVar[str] = "popularity"
+    is_closed_form: ClassVar[bool] = True
 
 
 class Popularity(ClosedFormModel):
-    r"""Recommends everybody the items with the most training interactions, :math:`x_{ui} = |U_i|`.
-
-    It is what every other model has to beat.
+    r"""Recommends the items with the most training interactions, :math:`x_{ui} = |U_i|`; the weakest baseline.
 
     Args:
         num_users: number of users.
@@ -22,6 +30,8 @@ class Popularity(ClosedFormModel):
 
     count: Tensor
 
+    config_class = PopularityConfig
+
     def __init__(self, num_users: int, num_items: int) -> None:
         super().__init__()
         self.num_users = num_users
@@ -29,19 +39,14 @@ class Popularity(ClosedFormModel):
 
     @classmethod
     def from_config(cls, config: PopularityConfig, data: HeteroData) -> "Popularity":
-        """The model for the users and items of ``data``."""
         return cls(data["user"].num_nodes, data["item"].num_nodes)
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         self.count = degree(data[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.count))
 
     def vectors(self, data: HeteroData) -> Vectors:
-        """Vectors of width 1: 1 for each user, the number of interactions for each item."""
+        """Return vectors of width 1: 1 for each user, the number of interactions for each item."""
         return Vectors.of(self.count.new_ones(self.num_users, 1), self.count.unsqueeze(1))
-
-    def ranker(self, data: HeteroData) -> DotProducts:
-        vectors = self.vectors(data)
-        return DotProducts(vectors.user, vectors.item)
 
     def extra_repr(self) -> str:
         return f"num_users={self.num_users}, num_items={len(self.count)}"

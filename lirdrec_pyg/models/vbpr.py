@@ -1,24 +1,41 @@
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import VBPRConfig
+from lirdrec_pyg.config import field
 from lirdrec_pyg.data import item_features, modalities
-from lirdrec_pyg.models.embedding import EmbeddingModel, bpr, feature_widths, gathered, squared_norms
+from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig
+from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, squared_norms
 from lirdrec_pyg.nn import unit_vectors
 
 
-class VBPR(EmbeddingModel):
-    r"""Matrix factorisation with features, from `"VBPR: Visual Bayesian Personalized Ranking from Implicit
+@dataclass(frozen=True)
+class VBPRConfig(ModelConfig):
+    """Hyperparameters of VBPR."""
+
+    model: ClassVar[str] = "vbpr"
+    training_defaults: ClassVar[Mapping[str, Any]] = PEER_TRAINING
+
+    embedding_dim: int = field(64, "Width of the free vectors and of the projected features.", min=1)
+    reg_weight: float = field(1e-3, "Weight of the squared norms of a batch's vectors and biases.", min=0)
+    projection_reg_weight: float = field(0.0, "Weight of the squared norm of the feature projection.", min=0)
+
+
+class VBPR(Model):
+    r"""Matrix factorization with features from `"VBPR: Visual Bayesian Personalized Ranking from Implicit
     Feedback" <https://arxiv.org/abs/1510.01784>`_ (He and McAuley, 2016).
 
     .. math::
         x_{ui} = \beta_i + \boldsymbol{\gamma}_u^\top \boldsymbol{\gamma}_i
         + \boldsymbol{\theta}_u^\top \mathbf{E} \mathbf{f}_i + \boldsymbol{\beta}^{\prime\top} \mathbf{f}_i
 
-    with :math:`\mathbf{f}_i` the features of all modalities side by side, each a unit vector (the paper has
-    pictures only, and the authors' program scales them all by one number), and trained by BPR with
+    with :math:`\mathbf{f}_i` the concatenated features of all modalities, each a unit vector (the paper has images
+    only, and the authors' program scales them all by one number). It is trained by BPR with the regularizer
 
     .. math::
         \frac{\lambda}{2N} \sum_{(u,i,j)} \left( \lVert \boldsymbol{\gamma}_u \rVert^2
@@ -26,7 +43,7 @@ class VBPR(EmbeddingModel):
         + \lVert \boldsymbol{\gamma}_j \rVert^2 + \beta_i^2 + \beta_j^2 \right)
         + \frac{\lambda_E}{2} \left( \lVert \mathbf{E} \rVert_F^2 + \lVert \boldsymbol{\beta}^{\prime} \rVert^2 \right)
 
-    The offsets that all items of a user share have no part in a ranking, and are left out.
+    Offsets that all items of a user share do not change a ranking and are left out.
 
     Args:
         num_users: number of users.
@@ -36,6 +53,8 @@ class VBPR(EmbeddingModel):
         reg_weight: :math:`\lambda`.
         projection_reg_weight: :math:`\lambda_E`.
     """
+
+    config_class = VBPRConfig
 
     def __init__(
         self,
@@ -59,7 +78,6 @@ class VBPR(EmbeddingModel):
 
     @classmethod
     def from_config(cls, config: VBPRConfig, data: HeteroData) -> "VBPR":
-        """The model of ``config`` for the users, items and modalities of ``data``."""
         return cls(
             data["user"].num_nodes,
             data["item"].num_nodes,
@@ -76,8 +94,10 @@ class VBPR(EmbeddingModel):
         nn.init.zeros_(self.feature_bias.weight)
 
     def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Vectors of all users, shape ``(|U|, 2d + 1)``, and of all items, ``(|I|, 2d + 1)``: the last
-        column is 1, or the bias."""
+        """Return vectors of all users, shape ``(|U|, 2d + 1)``, and of all items, ``(|I|, 2d + 1)``.
+
+        The last column is 1 for users and the bias for items.
+        """
         dtype = self.item_bias.dtype
         f = torch.cat([unit_vectors(item_features(data, modality).to(dtype)) for modality in modalities(data)], dim=1)
         bias = self.item_bias + self.feature_bias(f).to(dtype)
@@ -86,7 +106,6 @@ class VBPR(EmbeddingModel):
         return torch.cat([self.user_gamma, self.user_theta, ones], dim=1), item
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch, see :class:`~lirdrec_pyg.training.Trainable`."""
         factors = gathered((torch.cat([self.user_gamma, self.user_theta], dim=1), self.item_gamma), triples)
         biases = F.embedding(triples[1:], self.item_bias)
         loss = bpr(*gathered(self(data), triples)) + self.reg_weight * squared_norms(*factors, *biases)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Vectors:
-    r"""What a trained model knows of users and items, so that neither it nor the graph is needed to rank.
+    r"""Final representations of users and items; ranking needs neither the model nor the graph.
 
     Attributes:
         user: :math:`\mathbf{U}`, shape ``(|U|, B * d)``.
@@ -14,8 +14,8 @@ class Vectors:
         item: :math:`\mathbf{V}`, shape ``(|I|, B * d)``.
         item_layers: :math:`\mathbf{E}_I^{(0)}, \dots, \mathbf{E}_I^{(L)}`, shape ``(L + 1, |I|, B * d)``.
 
-    A model without branches has no columns in ``user_weight``, and one that takes in no new items and
-    users has no ``item_layers``.
+    ``user_weight`` has no columns for a model without branches, and ``item_layers`` no layers for a model that supports
+    neither new items nor new users.
     """
 
     user: Tensor
@@ -25,23 +25,23 @@ class Vectors:
 
     @classmethod
     def of(cls, user: Tensor, item: Tensor) -> "Vectors":
-        """Those of a model without branches."""
+        """Return the vectors of a model without branches."""
         return cls(user, user.new_empty(len(user), 0), item, item.new_empty(0, *item.shape))
 
     def to(self, device: torch.device | str) -> "Vectors":
-        """These vectors on another device."""
+        """Return these vectors on ``device``."""
         return Vectors(*(x.to(device) for x in (self.user, self.user_weight, self.item, self.item_layers)))
 
     def items_from(self, first: int) -> "Vectors":
-        """These vectors without the items before ``first``."""
+        """Return these vectors without the items before ``first``."""
         return Vectors(self.user, self.user_weight, self.item[first:], self.item_layers[:, first:])
 
     def items_until(self, stop: int) -> "Vectors":
-        """These vectors without the items from ``stop`` on."""
+        """Return these vectors without the items from ``stop`` on."""
         return Vectors(self.user, self.user_weight, self.item[:stop], self.item_layers[:, :stop])
 
     def append_items(self, item: Tensor, item_layers: Tensor) -> "Vectors":
-        """These vectors, with further items at the end."""
+        """Return these vectors with further items at the end."""
         return Vectors(
             self.user,
             self.user_weight,

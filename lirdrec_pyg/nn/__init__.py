@@ -1,4 +1,4 @@
-"""Layers, each of use without the rest."""
+"""Layers, losses and ranking, independent of the models."""
 
 from lirdrec_pyg.nn.conv import (
     BipartiteConv,
@@ -9,13 +9,11 @@ from lirdrec_pyg.nn.conv import (
     degree_scale,
 )
 from lirdrec_pyg.nn.dct import MultimodalDCT, dct, idct
-from lirdrec_pyg.nn.encoder import ModalityEncoder
-from lirdrec_pyg.nn.fusion import ProgressiveWeightCopying
+from lirdrec_pyg.nn.fusion import AttentionFusion, MeanFusion, ProgressiveWeightCopying, StaticFusion
 from lirdrec_pyg.nn.loss import BPRLoss
+from lirdrec_pyg.nn.modality_encoder import ModalityEncoder
 from lirdrec_pyg.nn.normalize import unit_vectors
-from lirdrec_pyg.nn.plain_fusion import AttentionFusion, MeanFusion, StaticFusion
-from lirdrec_pyg.nn.rankers import DotProducts, Ranker, Scores
-from lirdrec_pyg.nn.ranking import SeenItems, TopK, top_k
+from lirdrec_pyg.nn.ranking import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
 from lirdrec_pyg.nn.sparse import SparseOperator, gather_rows
 
 __all__ = [

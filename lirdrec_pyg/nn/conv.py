@@ -12,7 +12,7 @@ from lirdrec_pyg.nn.sparse import SparseOperator, is_half_on_cpu
 
 
 def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: float = 1e-7) -> Tensor:
-    r"""Symmetric normalisation of a binary bipartite graph (paper, section 4.2).
+    r"""Compute the symmetric normalization of a binary bipartite graph (LIRDRec paper, section 4.2).
 
     .. math::
         e_{u,i} = \frac{1}{\sqrt{\deg(u) + \epsilon} \sqrt{\deg(i) + \epsilon}}
@@ -24,7 +24,7 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
         eps: added to each degree.
 
     Returns:
-        One weight an edge, float32, shape ``(num_edges,)``.
+        One weight per edge, float32, shape ``(num_edges,)``.
     """
     user, item = _plain(edge_index)
     user_scale = degree_scale(degree(user, num_users), eps)
@@ -33,7 +33,7 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
 
 
 def degree_scale(node_degree: Tensor, eps: float = 1e-7) -> Tensor:
-    r"""Part of :func:`bipartite_norm` that a node of some degree has: :math:`1 / \sqrt{\deg + \epsilon}`."""
+    r"""Compute the factor of one node in :func:`bipartite_norm`, :math:`1 / \sqrt{\deg + \epsilon}`."""
     return (node_degree + eps).rsqrt()
 
 
@@ -47,10 +47,9 @@ def _unwrapped(edge_index: EdgeIndex) -> Tensor:
 
 
 class _WeightedSumConv(MessagePassing):
-    """``out[i] = sum over edges (j, i) of weight(j, i) * x[j]``, fused wherever the adjacency allows it.
+    """Weighted sum over neighbors, ``out[i] = sum of weight(j, i) * x[j]``, fused if the adjacency allows it.
 
-    ``torch.compile`` and ``torch.export`` trace it for a plain ``edge_index``; with any other form the compiled
-    program calls it as it is.
+    ``torch.compile`` and ``torch.export`` trace it for a plain ``edge_index``. Any other adjacency breaks the graph.
     """
 
     def __init__(self) -> None:
@@ -70,7 +69,7 @@ class _WeightedSumConv(MessagePassing):
 
     @torch.compiler.disable
     def _sum_untraced(self, edge_index: Adj, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor) -> Tensor:
-        # torch.compile knows neither sparse tensors nor how PyG makes an EdgeIndex.
+        # torch.compile supports neither sparse tensors nor the construction of an EdgeIndex.
         return self.propagate(
             edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
         )
@@ -109,7 +108,7 @@ def _both_directions(
     edge_weight: OptTensor,
     rev_edge_weight: OptTensor,
 ) -> tuple[tuple[Adj | SparseOperator, OptTensor], tuple[Adj | SparseOperator, OptTensor]]:
-    """Edges and weights towards the items, and towards the users."""
+    """Return edges and weights in the direction of the items, and in the direction of the users."""
     num_users, num_items = x_user.size(0), x_item.size(0)
     if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
         edge_weight = bipartite_norm(edge_index, num_users, num_items).to(x_user.dtype)
@@ -118,34 +117,35 @@ def _both_directions(
     if rev_edge_index is None:
         return (edge_index, edge_weight), (_reverse(edge_index), edge_weight)
     if (edge_weight is None) != (rev_edge_weight is None):
-        raise ValueError("Weights were given for one direction only: give edge_weight and rev_edge_weight.")
+        raise ValueError("Weights are given for one direction only. Pass both `edge_weight` and `rev_edge_weight`.")
     return (edge_index, edge_weight), (rev_edge_index, rev_edge_weight)
 
 
 class BipartiteConv(_WeightedSumConv):
-    r"""Linear propagation over the user-item graph (paper, section 4.2).
+    r"""The linear propagation layer over the user-item graph from the `"Learning Item Representations Directly from
+    Multimodal Features for Effective Recommendation" <https://arxiv.org/abs/2505.04960>`_ paper (section 4.2).
 
     .. math::
         \mathbf{E}_U^{(l+1)} = \hat{\mathbf{A}} \mathbf{E}_I^{(l)}, \qquad
         \mathbf{E}_I^{(l+1)} = \hat{\mathbf{A}}^\top \mathbf{E}_U^{(l)}, \qquad
         \mathbf{E} = \sum_{l=0}^{L} \mathbf{E}^{(l)}
 
-    with :math:`\hat{\mathbf{A}}` the binary interactions, normalised by :func:`bipartite_norm`. The
+    where :math:`\hat{\mathbf{A}}` is the binary interaction matrix, normalized by :func:`bipartite_norm`. The
     layers are summed, not averaged.
 
     Args:
         num_layers: number :math:`L` of layers.
 
     Shapes:
-        - **input:** users :math:`(|U|, F)`, items :math:`(|I|, F)`; the edges (user, item) in any of
+        - **input:** users :math:`(|U|, F)`, items :math:`(|I|, F)`; the edges (user, item) as either
 
-          * ``edge_index`` :math:`(2, |E|)`, plain or :class:`torch_geometric.EdgeIndex`, with
-            ``edge_weight`` :math:`(|E|)`; without weights a plain one is normalised on the fly;
-          * a transposed adjacency :math:`(|I|, |U|)` that holds the weights: ``torch.sparse_csr``,
-            ``SparseTensor`` or :class:`SparseOperator`, the last being the fastest to train with.
+          * ``edge_index`` :math:`(2, |E|)`, a tensor or a :class:`torch_geometric.EdgeIndex`, with
+            ``edge_weight`` :math:`(|E|)`; without weights, a tensor is normalized on the fly;
+          * a transposed adjacency matrix :math:`(|I|, |U|)` that contains the weights: ``torch.sparse_csr``,
+            ``SparseTensor`` or :class:`SparseOperator`, the fastest in training.
 
-          ``rev_edge_index`` and ``rev_edge_weight`` are the same for the edges (item, user). They are
-          made from the others when left out; keep them to save that work.
+          ``rev_edge_index`` and ``rev_edge_weight`` are the same for the edges (item, user). By default they are
+          computed from the former in each call.
         - **output:** users :math:`(|U|, F)`, items :math:`(|I|, F)`
     """
 
@@ -162,7 +162,7 @@ class BipartiteConv(_WeightedSumConv):
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> tuple[Tensor, Tensor]:
-        if isinstance(edge_index, EdgeIndex):  # the whole of it, since torch.compile fails between its parts
+        if isinstance(edge_index, EdgeIndex):  # torch.compile also fails around its propagation
             return self._forward_untraced(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
         return self._forward(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
 
@@ -180,7 +180,7 @@ class BipartiteConv(_WeightedSumConv):
         rev_edge_weight: OptTensor,
     ) -> tuple[Tensor, Tensor]:
         to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
-        # Horner's scheme, E0 + A (E0 + A (...)): the sum needs no pass of its own.
+        # Horner's scheme, E0 + A (E0 + A (...)), needs no separate pass to sum up the layers.
         out_user, out_item = x_user, x_item
         for _ in range(self.num_layers):
             out_user, out_item = (
@@ -196,14 +196,13 @@ class BipartiteConv(_WeightedSumConv):
         to_user: Sequence[SparseOperator],
         to_item: Sequence[SparseOperator],
     ) -> tuple[Tensor, Tensor]:
-        r"""What :meth:`forward` computes, for some users and items only, from the nodes that are at most
-        :math:`L` layers away.
+        r"""Compute the outputs of some users and items only, from the nodes in their :math:`L`-hop neighborhood.
 
         Args:
             x_user: inputs of the users that are :math:`l` layers away, for :math:`l = 0, \dots, L`.
-            x_item: of the items, likewise.
-            to_user: users of each level below :math:`L` by the items of the next.
-            to_item: items of each level below :math:`L` by the users of the next.
+            x_item: inputs of the items that are :math:`l` layers away, for :math:`l = 0, \dots, L`.
+            to_user: for each level below :math:`L`, the matrix of its users x the items of the next level.
+            to_item: for each level below :math:`L`, the matrix of its items x the users of the next level.
         """
         out_user, out_item = x_user[-1], x_item[-1]
         for level in reversed(range(self.num_layers)):
@@ -222,8 +221,10 @@ class BipartiteConv(_WeightedSumConv):
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        r"""Yields :math:`\mathbf{E}_U^{(l)}, \mathbf{E}_I^{(l)}` for :math:`l = 0, \dots, L`, of which
-        :meth:`forward` returns the sum, but for rounding."""
+        r"""Yield :math:`\mathbf{E}_U^{(l)}, \mathbf{E}_I^{(l)}` for :math:`l = 0, \dots, L`.
+
+        Their sum is the output of :meth:`forward`, up to rounding.
+        """
         to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
         yield x_user, x_item
         for _ in range(self.num_layers):
@@ -238,20 +239,18 @@ class BipartiteConv(_WeightedSumConv):
 
 
 class BipartiteLGConv(_WeightedSumConv):
-    r"""One step of :class:`BipartiteConv` in one direction, with the arguments that
-    :class:`torch_geometric.nn.HeteroConv` and :func:`torch_geometric.nn.to_hetero` give.
+    r"""The :class:`torch_geometric.nn.LGConv` layer for bipartite graphs: one step of :class:`BipartiteConv` in one
+    direction, for use in :class:`torch_geometric.nn.HeteroConv` and :func:`torch_geometric.nn.to_hetero`.
 
     .. math::
         \mathbf{x}^{\prime}_i = \sum_{j \in \mathcal{N}(i)} e_{j,i} \mathbf{x}_j
 
-    It is :class:`torch_geometric.nn.LGConv` for two kinds of nodes.
-
     Shapes:
-        - **input:** sources :math:`(N, F)` and targets :math:`(M, F)` as a pair, or one matrix that is both;
-          the edges (source, target) as ``edge_index`` :math:`(2, |E|)` with ``edge_weight`` :math:`(|E|)`,
-          which is that of :func:`bipartite_norm` when left out, or a transposed adjacency :math:`(M, N)` that
-          holds the weights, as for :class:`BipartiteConv`
-        - **output:** targets :math:`(M, F)`
+        - **input:** a pair of source nodes :math:`(N, F)` and target nodes :math:`(M, F)`, or one matrix for both;
+          the edges (source, target) as ``edge_index`` :math:`(2, |E|)` with ``edge_weight`` :math:`(|E|)`, by
+          default that of :func:`bipartite_norm`, or a transposed adjacency matrix :math:`(M, N)` that contains the
+          weights, as in :class:`BipartiteConv`
+        - **output:** target nodes :math:`(M, F)`
     """
 
     def forward(
@@ -267,20 +266,20 @@ class BipartiteLGConv(_WeightedSumConv):
 
 
 class ItemGraphConv(_WeightedSumConv):
-    r"""Linear propagation over the item graph, added to its input (paper, section 4.3).
+    r"""The linear propagation layer over the item graph, with a residual connection, from the `"Learning Item
+    Representations Directly from Multimodal Features for Effective Recommendation"
+    <https://arxiv.org/abs/2505.04960>`_ paper (section 4.3).
 
     .. math::
         \mathbf{G}^{\prime} = \mathbf{G} + \mathbf{S}^n \mathbf{G}
 
     Args:
-        num_layers: number :math:`n` of layers; 0 doubles the input, since :math:`\mathbf{S}^0` is the
-            identity.
+        num_layers: number :math:`n` of layers. 0 doubles the input, since :math:`\mathbf{S}^0` is the identity.
 
     Shapes:
-        - **input:** items :math:`(|I|, F)`; the edges (neighbour, item) as ``edge_index``
-          :math:`(2, |E|)`, plain or :class:`torch_geometric.EdgeIndex`, with ``edge_weight``
-          :math:`(|E|)`, or a matrix :math:`\mathbf{S}` :math:`(|I|, |I|)`: ``torch.sparse_csr``,
-          ``SparseTensor`` or :class:`SparseOperator`
+        - **input:** items :math:`(|I|, F)`; the edges (neighbor, item) as ``edge_index`` :math:`(2, |E|)`, a tensor
+          or a :class:`torch_geometric.EdgeIndex`, with ``edge_weight`` :math:`(|E|)`, or as a matrix
+          :math:`\mathbf{S}` :math:`(|I|, |I|)`: ``torch.sparse_csr``, ``SparseTensor`` or :class:`SparseOperator`
         - **output:** items :math:`(|I|, F)`
     """
 
@@ -288,8 +287,8 @@ class ItemGraphConv(_WeightedSumConv):
         super().__init__()
         self.num_layers = num_layers
 
-    def neighbours_only(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
-        r""":math:`\mathbf{S}^n \mathbf{G}`, to which :meth:`forward` adds its input."""
+    def neighbors_only(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+        r"""Compute :math:`\mathbf{S}^n \mathbf{G}`, the output without the residual connection."""
         for _ in range(self.num_layers):
             x = self._sum(edge_index, x, x, edge_weight)
         return x
@@ -303,12 +302,13 @@ class ItemGraphConv(_WeightedSumConv):
         return self._add_sum(edge_index, out, x, edge_weight)
 
     def forward_levels(self, x: Tensor, x_source: Tensor, to_item: Sequence[SparseOperator]) -> Tensor:
-        """What :meth:`forward` computes, for some items only.
+        r"""Compute the outputs of some items only, from their :math:`n`-hop neighborhood.
 
         Args:
             x: inputs of these items, shape ``(N, F)``.
             x_source: inputs of the items that are :math:`n` layers away.
-            to_item: for each layer, its items by those of the next; by those of ``x_source`` for the last.
+            to_item: for each layer, the matrix of its items x the items of the next layer. The items of the last
+                matrix's columns are those of ``x_source``.
         """
         for operator in reversed(to_item):
             x_source = operator @ x_source
@@ -319,7 +319,10 @@ class ItemGraphConv(_WeightedSumConv):
 
 
 def adjacency(store: Any) -> tuple[Adj | SparseOperator, OptTensor]:
-    """What a layer takes from an edge store of ``HeteroData``: ``adj_t``, or ``edge_index`` and its weights."""
+    """Return the adjacency and the edge weights in an edge store of ``HeteroData``, as arguments of a layer.
+
+    These are ``adj_t`` and None if the store has it, else ``edge_index`` and ``edge_weight``.
+    """
     if "adj_t" in store:
         return store.adj_t, None
     return store.edge_index, store.get("edge_weight")

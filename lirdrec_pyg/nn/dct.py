@@ -1,14 +1,15 @@
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lirdrec_pyg.config import DCTMode
+DCTMode = Literal["feature", "2d"]
 
 
 def dct(x: Tensor, dim: int = -1) -> Tensor:
-    r"""Orthonormal type-II discrete cosine transform along ``dim``, by one FFT.
+    r"""Compute the orthonormal type-II discrete cosine transform along ``dim`` with one FFT.
 
     .. math::
         y_k = s_k \sum_{n=0}^{N-1} x_n \cos\left(\frac{\pi k (2n + 1)}{2N}\right), \qquad
@@ -16,18 +17,18 @@ def dct(x: Tensor, dim: int = -1) -> Tensor:
 
     Args:
         x: floating-point tensor of any shape; half precision is computed in float32.
-        dim: axis of length :math:`N`.
+        dim: dimension to transform, of length :math:`N`.
 
     Returns:
-        Tensor of the shape and dtype of ``x``.
+        Tensor with the shape and dtype of ``x``.
 
     Raises:
-        TypeError: if ``x`` holds anything but real floating-point numbers.
+        TypeError: if ``x`` is not a real floating-point tensor.
     """
     dtype = x.dtype
     x = _at_least_float32(x).movedim(dim, -1)
     size = x.size(-1)
-    # The even entries, then the odd ones backwards: the FFT of this order is the DCT up to a rotation.
+    # The FFT of the even entries followed by the reversed odd entries is the DCT up to a rotation.
     folded = torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], dim=-1)
     angle = torch.arange(size, device=x.device, dtype=x.dtype) * (math.pi / (2 * size))
     spectrum = torch.fft.fft(folded, norm="ortho")
@@ -38,17 +39,17 @@ def dct(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def idct(y: Tensor, dim: int = -1) -> Tensor:
-    r"""Inverse of :func:`dct`, which is also its transpose, by one FFT.
+    r"""Compute the inverse of :func:`dct`, which is also its transpose, with one FFT.
 
     .. math::
         x_n = \sum_{k=0}^{N-1} s_k y_k \cos\left(\frac{\pi k (2n + 1)}{2N}\right)
 
-    Arguments, result and errors are as those of :func:`dct`.
+    Arguments, output and errors are those of :func:`dct`.
     """
     dtype = y.dtype
     y = _at_least_float32(y).movedim(dim, -1)
     size = y.size(-1)
-    # Of a real signal, the real part of one half of the spectrum is the imaginary part of the other.
+    # For a real signal, the real part of one half of the spectrum is the imaginary part of the other half.
     real = torch.cat([y[..., :1], y[..., 1:] / math.sqrt(2.0)], dim=-1)
     imag = torch.cat([torch.zeros_like(y[..., :1]), -real[..., 1:].flip(-1)], dim=-1)
     angle = torch.arange(size, device=y.device, dtype=y.dtype) * (math.pi / (2 * size))
@@ -62,26 +63,26 @@ def idct(y: Tensor, dim: int = -1) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     if not x.is_floating_point():
-        raise TypeError(f"The cosine transform needs a floating-point tensor, got {x.dtype}: convert it by x.float().")
+        raise TypeError(f"The DCT requires a floating-point tensor, got {x.dtype}. Convert it with `x.float()`.")
     return x.float() if torch.finfo(x.dtype).bits < 32 else x
 
 
 class MultimodalDCT(nn.Module):
-    r"""The transformation that shares information across modalities (paper, section 4.1).
+    r"""The multimodal transformation from the `"Learning Item Representations Directly from Multimodal Features for
+    Effective Recommendation" <https://arxiv.org/abs/2505.04960>`_ paper (section 4.1).
 
     .. math::
         \mathbf{Z} = \mathop{\Vert}_{m} T(\mathbf{X}_m)
 
-    with :math:`T` the orthonormal type-II DCT. It has no parameters.
+    where :math:`T` is the orthonormal type-II DCT. The layer has no parameters.
 
     Args:
-        mode: ``"feature"`` transforms each row along the feature axis. ``"2d"`` transforms along the
-            item axis as well; then each row depends on the number and order of all items, so an item
-            that arrives later can't be encoded.
+        mode: ``"feature"`` transforms each row along the feature dimension. ``"2d"`` also transforms along the
+            item dimension. Each row then depends on the number and order of all items, so new items cannot be
+            encoded.
 
     Shapes:
-        - **input:** one matrix :math:`(N, d_m)` a modality, floating point; half precision is computed
-          in float32
+        - **input:** one floating-point matrix :math:`(N, d_m)` per modality; half precision is computed in float32
         - **output:** :math:`(N, \sum_m d_m)`
     """
 
@@ -93,17 +94,17 @@ class MultimodalDCT(nn.Module):
         return torch.cat([self._transform(x) for x in xs], dim=-1)
 
     def fold_into(self, weight: Tensor, widths: Sequence[int]) -> Tensor:
-        r"""Weights that make of features what ``weight`` makes of their transform, :math:`\mathbf{W} T`.
+        r"""Fold the transform into the weights of a linear layer on top of it, :math:`\mathbf{W} T`.
 
         Args:
-            weight: shape ``(N, sum(widths))``.
+            weight: weights of the linear layer, shape ``(N, sum(widths))``.
             widths: :math:`d_m` of each modality.
 
         Raises:
-            ValueError: in the mode ``"2d"``, which is not linear in a row.
+            ValueError: if the mode is ``"2d"``.
         """
         if self.mode == "2d":
-            raise ValueError("The 2d transform is of all items together: it can't be folded into weights.")
+            raise ValueError("`mode='2d'` transforms all items jointly and cannot be folded into weights.")
         return torch.cat([idct(part) for part in weight.split(list(widths), dim=1)], dim=1)
 
     def _transform(self, x: Tensor) -> Tensor:

@@ -1,39 +1,76 @@
+"""Fusions that weight and concatenate the branches of each user: progressive weight copying and its ablations."""
+
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 
-class ProgressiveWeightCopying(nn.Module):
-    r"""Merges the branches of each user by weights that a network finds and a memory takes over
-    (PWC; paper, section 4.4).
+class _Fusion(nn.Module):
+    r"""Base of fusions :math:`\mathbf{u}^{\prime} = \mathop{\Vert}_b \alpha_b \mathbf{u}_b`."""
+
+    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+        r"""Compute the branch weights :math:`\boldsymbol{\alpha}`, shape :math:`(|U|, B)`."""
+        raise NotImplementedError
+
+    def attention_of_new_users(self, x: Tensor) -> Tensor:
+        """Compute the branch weights of users who were not part of the training."""
+        return self.attention(x)
+
+    def start_epoch(self) -> None:
+        """Advance the schedule, if there is one. Call it once before each training epoch."""
+
+    def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+        return _weighted(x, self.attention(x, user_index))
+
+    def _add_network(self, num_branches: int, channels: int) -> None:
+        hidden = max(1, channels // 4)
+        self.fc1 = nn.ModuleList(nn.Linear(channels, hidden) for _ in range(num_branches))
+        self.fc2 = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(num_branches))
+        self.act = nn.LeakyReLU()
+
+    def _reset_network(self) -> None:
+        for fc in [*self.fc1, *self.fc2]:
+            fc.reset_parameters()
+
+    def _network_scores(self, x: Tensor) -> Tensor:
+        scores = [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(x.unbind(dim=1), self.fc1, self.fc2, strict=True)]
+        return torch.cat(scores, dim=1)
+
+
+def _weighted(x: Tensor, alpha: Tensor) -> Tensor:
+    return (alpha.unsqueeze(-1) * x).flatten(start_dim=1)
+
+
+class ProgressiveWeightCopying(_Fusion):
+    r"""The progressive weight copying (PWC) fusion from the `"Learning Item Representations Directly from Multimodal
+    Features for Effective Recommendation" <https://arxiv.org/abs/2505.04960>`_ paper (section 4.4).
 
     .. math::
         s_b = \mathrm{fc2}_b(\mathrm{LeakyReLU}(\mathrm{fc1}_b(\mathbf{u}_b))), \qquad
         \boldsymbol{\alpha} = \mathrm{softmax}_b(w_{net} \mathbf{s} + w_{mem} \boldsymbol{\theta}), \qquad
         \mathbf{u}^{\prime} = \mathop{\Vert}_b \alpha_b \mathbf{u}_b
 
-    :math:`\boldsymbol{\theta}` is a trained memory with a row for each user. Before epoch :math:`e`,
-    counted from 1, :meth:`start_epoch` copies into it the :math:`\boldsymbol{\alpha}` of the last
-    forward pass in training mode (none before the first epoch), and moves weight from the network to
-    the memory:
+    :math:`\boldsymbol{\theta}` is a learnable memory with one row per user. Before epoch :math:`e`, counted from 1,
+    :meth:`start_epoch` copies the :math:`\boldsymbol{\alpha}` of the last forward pass in training mode into the
+    memory (nothing before the first epoch), and shifts weight from the network to the memory:
 
     .. math::
         f = w_{net} \cdot base^e, \qquad (w_{net}, w_{mem}) \leftarrow \frac{(f, w_{mem})}{f + w_{mem}}
 
-    The factors compound. Schedule, memory and the last :math:`\boldsymbol{\alpha}` are part of
-    ``state_dict``.
+    The factors compound over epochs. ``state_dict`` includes the schedule, the memory and the last
+    :math:`\boldsymbol{\alpha}`.
 
     Args:
-        num_users: rows of the memory.
-        num_branches: number :math:`B` of branches, any.
-        channels: width :math:`d` of one branch.
+        num_users: number of rows of the memory.
+        num_branches: number :math:`B` of branches.
+        channels: size :math:`d` of a branch.
         network_weight: :math:`w_0`; the schedule starts from :math:`(w_0, 1 - w_0)`.
-        decay_base: :math:`base`.
+        decay_base: :math:`base` of the schedule.
 
     Shapes:
-        - **input:** branches of each user :math:`(|U|, B, d)`; with ``user_index`` :math:`(N)`, those of
-          some users only, :math:`(N, B, d)`
+        - **input:** branches of each user :math:`(|U|, B, d)`; with ``user_index`` :math:`(N)`, the branches of
+          these users only, :math:`(N, B, d)`
         - **output:** :math:`(|U|, B \cdot d)`, or :math:`(N, B \cdot d)`
     """
 
@@ -57,12 +94,9 @@ class ProgressiveWeightCopying(nn.Module):
         self.initial_network_weight = network_weight
         self.decay_base = decay_base
 
-        hidden = max(1, channels // 4)
-        self.fc1 = nn.ModuleList(nn.Linear(channels, hidden) for _ in range(num_branches))
-        self.fc2 = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(num_branches))
-        self.act = nn.LeakyReLU()
+        self._add_network(num_branches, channels)
         self.theta = nn.Parameter(torch.empty(num_users, num_branches))
-        # Float64, since the schedule multiplies what it multiplied before.
+        # In float64, since rounding errors of the schedule compound.
         self.register_buffer("network_weight", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("memory_weight", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("epoch", torch.tensor(0))
@@ -70,8 +104,7 @@ class ProgressiveWeightCopying(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for fc in [*self.fc1, *self.fc2]:
-            fc.reset_parameters()
+        self._reset_network()
         nn.init.xavier_normal_(self.theta)
         self.network_weight.fill_(self.initial_network_weight)
         self.memory_weight.fill_(1.0 - self.initial_network_weight)
@@ -83,36 +116,32 @@ class ProgressiveWeightCopying(nn.Module):
         super()._apply(fn, recurse)
         for name, value in schedule.items():
             converted = getattr(self, name)
-            if converted.dtype != value.dtype:  # the parameters may be in half precision, the schedule may not
+            if converted.dtype != value.dtype:  # parameters may be in half precision, the schedule must not
                 setattr(self, name, value.to(converted.device))
         return self
 
     @torch.no_grad()
     def start_epoch(self) -> None:
-        """Moves to the next epoch: call it once before each epoch of training."""
+        """Copy the last attention into the memory and advance the schedule. Call it once before each training epoch."""
         self.epoch += 1
         network = self.network_weight * self.decay_base ** self.epoch.double()
         total = network + self.memory_weight
         self.network_weight.copy_(network / total)
         self.memory_weight.div_(total)
-        # A user that no training pass has seen yet has no attention to copy.
+        # Users that were in no training batch yet have no attention to copy.
         seen = ~self.last_attention.isnan()
         self.theta.copy_(torch.where(seen, self.last_attention, self.theta))
 
     def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
-        r"""The weights :math:`\boldsymbol{\alpha}` of the branches, shape :math:`(|U|, B)`."""
+        r"""Compute the branch weights :math:`\boldsymbol{\alpha}`, shape :math:`(|U|, B)`."""
         return self._attention(x, self.theta if user_index is None else nn.functional.embedding(user_index, self.theta))
 
     def attention_of_new_users(self, x: Tensor) -> Tensor:
-        r"""The weights of users who have no row in the memory: the mean row stands for theirs."""
+        r"""Compute the branch weights of users without a row in the memory, with the mean row in its place."""
         return self._attention(x, self.theta.mean(dim=0))
 
     def _attention(self, x: Tensor, theta: Tensor) -> Tensor:
-        branches = x.unbind(dim=1)
-        score = torch.cat(
-            [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(branches, self.fc1, self.fc2, strict=True)], dim=1
-        )
-        return (self.network_weight * score + self.memory_weight * theta).softmax(dim=1)
+        return (self.network_weight * self._network_scores(x) + self.memory_weight * theta).softmax(dim=1)
 
     def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
         alpha = self.attention(x, user_index)
@@ -122,7 +151,7 @@ class ProgressiveWeightCopying(nn.Module):
                     self.last_attention.copy_(alpha)
                 else:
                     self.last_attention[user_index] = alpha.to(self.last_attention.dtype)
-        return (alpha.unsqueeze(-1) * x).flatten(start_dim=1)
+        return _weighted(x, alpha)
 
     def __repr__(self) -> str:
         return (
@@ -130,3 +159,86 @@ class ProgressiveWeightCopying(nn.Module):
             f"channels={self.channels}, network_weight={self.initial_network_weight}, "
             f"decay_base={self.decay_base})"
         )
+
+
+class MeanFusion(_Fusion):
+    r"""The fusion that weights all branches equally, :math:`\alpha_b = 1 / B`.
+
+    Shapes:
+        - **input:** branches of each user :math:`(|U|, B, d)`
+        - **output:** :math:`(|U|, B \cdot d)`
+    """
+
+    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+        return x.new_full(x.shape[:2], 1 / x.size(1))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class StaticFusion(_Fusion):
+    r"""The fusion with one learnable weight per user and branch,
+    :math:`\boldsymbol{\alpha} = \mathrm{softmax}_b(\boldsymbol{\theta})`.
+
+    Equals :class:`ProgressiveWeightCopying` with all weight on the memory and without copying.
+
+    Args:
+        num_users: number of rows of :math:`\boldsymbol{\theta}`.
+        num_branches: number :math:`B` of branches.
+
+    Shapes:
+        - **input:** branches of each user :math:`(|U|, B, d)`; with ``user_index`` :math:`(N)`, the branches of
+          these users only, :math:`(N, B, d)`
+        - **output:** :math:`(|U|, B \cdot d)`, or :math:`(N, B \cdot d)`
+    """
+
+    def __init__(self, num_users: int, num_branches: int) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.empty(num_users, num_branches))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_normal_(self.theta)
+
+    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+        theta = self.theta if user_index is None else nn.functional.embedding(user_index, self.theta)
+        return theta.softmax(dim=1)
+
+    def attention_of_new_users(self, x: Tensor) -> Tensor:
+        return self.theta.mean(dim=0).softmax(dim=0).expand(x.shape[:2])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.theta.size(0)}, num_branches={self.theta.size(1)})"
+
+
+class AttentionFusion(_Fusion):
+    r"""The fusion that weights branches by a network, :math:`\boldsymbol{\alpha} = \mathrm{softmax}_b(\mathbf{s})`.
+
+    .. math::
+        s_b = \mathrm{fc2}_b(\mathrm{LeakyReLU}(\mathrm{fc1}_b(\mathbf{u}_b)))
+
+    Equals :class:`ProgressiveWeightCopying` with all weight on the network.
+
+    Args:
+        num_branches: number :math:`B` of branches.
+        channels: size :math:`d` of a branch.
+
+    Shapes:
+        - **input:** branches of each user :math:`(|U|, B, d)`
+        - **output:** :math:`(|U|, B \cdot d)`
+    """
+
+    def __init__(self, num_branches: int, channels: int) -> None:
+        super().__init__()
+        self.num_branches = num_branches
+        self.channels = channels
+        self._add_network(num_branches, channels)
+
+    def reset_parameters(self) -> None:
+        self._reset_network()
+
+    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+        return self._network_scores(x).softmax(dim=1)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(num_branches={self.num_branches}, channels={self.channels})"

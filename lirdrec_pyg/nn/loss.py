@@ -4,25 +4,25 @@ from torch import Tensor, nn
 
 
 class BPRLoss(nn.Module):
-    r"""Bayesian personalised ranking with a regulariser on the representations (paper, section 4.5).
+    r"""The Bayesian Personalized Ranking loss from the `"BPR: Bayesian Personalized Ranking from Implicit Feedback"
+    <https://arxiv.org/abs/1205.2618>`_ paper, with the regularizer of LIRDRec on the representations (section 4.5).
 
     .. math::
         \mathcal{L} = -\frac{1}{N} \sum_{(u,i,j)} \log \sigma(x_{ui} - x_{uj})
         + \lambda \left( \mathrm{mean}(\mathbf{U} \odot \mathbf{U})
         + \mathrm{mean}(\mathbf{V} \odot \mathbf{V}) \right)
 
-    With several negatives of each positive, :math:`x_{uj}` is their :math:`\log \sum_j \exp x_{uj}`: the first
-    term is the cross entropy of a softmax over the positive and its negatives, so that those count most
-    that are ranked highest.
+    With several negatives per positive, :math:`x_{uj}` is replaced by :math:`\log \sum_j \exp x_{uj}`. The first
+    term is then the cross entropy of a softmax over the positive and its negatives, in which the negatives with the
+    highest scores have the largest gradients.
 
     Args:
-        reg_weight: :math:`\lambda`.
+        reg_weight: weight :math:`\lambda` of the regularizer.
 
     Shapes:
-        - **input:** scores of the positives :math:`(N)` and of the negatives, :math:`(N)` or with several of
-          each :math:`(n, N)`; representations of all users :math:`(|U|, F)` and of all items
-          :math:`(|I|, F)`; a weight of the first term, 1 by default, which a part of a batch has that
-          several processes share
+        - **input:** scores of the positives :math:`(N)` and of the negatives :math:`(N)`, or :math:`(n, N)` with
+          several per positive; representations of all users :math:`(|U|, F)` and of all items :math:`(|I|, F)`;
+          optionally a weight of the first term, for batches that are split across processes
         - **output:** a scalar
     """
 
@@ -45,7 +45,7 @@ class BPRLoss(nn.Module):
 
 
 def _mean_square(x: Tensor) -> Tensor:
-    # By way of the norm, whose gradient takes one pass over memory, where that of x.square() takes three.
-    # A square of such a sum is too large for float16.
+    # The gradient of the norm takes one pass over memory, that of x.square() takes three.
+    # The square of the norm overflows in float16.
     dtype = torch.float32 if torch.finfo(x.dtype).bits < 32 else x.dtype
     return torch.linalg.vector_norm(x, dtype=dtype).square() / x.numel()

@@ -1,28 +1,29 @@
-"""Exact top-k of dot products, in blocks."""
+"""Exact top-k rankings in blocks, by dot products of vectors or by any scores."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch_geometric.utils import cumsum, degree
 
-# A block of scores: on a CPU 64 MiB at most, so that a selection finds it in the cache.
+# Size of a block of scores: at most 64 MiB on a CPU, so that the selection reads it from the cache.
 _BLOCK_ROWS = {"cpu": 512, "cuda": 8192}
 _BLOCK_ITEMS = 32_768
-# Scores that are compared by their largest only, in the first pass of a selection.
+# Size of a chunk of scores that is represented by its maximum in the first pass of the selection.
 _MIN_CHUNK, _MAX_CHUNK = 4, 32
+_SCORE_BYTES = 64 * 2**20
 
 
 class TopK(NamedTuple):
     """The best items of a block of users.
 
     Attributes:
-        rows: which of the users asked for these are, a slice.
-        score: shape ``(N, k)``, falling.
-        item: positions, int64, shape ``(N, k)``.
+        rows: slice of ``user_index`` with the users of this block.
+        score: scores in descending order, shape ``(N, k)``.
+        item: item indices, int64, shape ``(N, k)``.
     """
 
     rows: slice
@@ -32,11 +33,11 @@ class TopK(NamedTuple):
 
 @dataclass(frozen=True)
 class SeenItems:
-    """The items of each user, so that those of some users are found without a search.
+    """Items of each user in CSR format.
 
     Attributes:
-        start: where the items of each user start, int64, shape ``(|U| + 1,)``.
-        item: the items of all users, one user after the other, int64.
+        start: offset of the items of each user in ``item``, int64, shape ``(|U| + 1,)``.
+        item: items of all users, sorted by user, int64, shape ``(num_pairs,)``.
     """
 
     start: Tensor
@@ -44,17 +45,17 @@ class SeenItems:
 
     @classmethod
     def of(cls, edge_index: Tensor, num_users: int) -> "SeenItems":
-        """From pairs (user, item) in any order, shape ``(2, num_pairs)``."""
-        # Two steps, as a row of an EdgeIndex is an Index.
+        """Create them from pairs (user, item) in any order, shape ``(2, num_pairs)``."""
+        # After unpacking, since a row of an EdgeIndex is an Index.
         user, item = (row.as_subclass(Tensor) for row in edge_index)
-        in_order = bool((user[1:] >= user[:-1]).all())  # as the interactions of a graph are: nothing is copied
+        is_sorted = bool((user[1:] >= user[:-1]).all())  # as in a graph, whose interactions need no copy
         start = cumsum(degree(user, num_users, dtype=torch.long))
-        return cls(start, item if in_order else item[user.argsort(stable=True)])
+        return cls(start, item if is_sorted else item[user.argsort(stable=True)])
 
     def pairs(self, user_index: Tensor) -> tuple[Tensor, Tensor]:
-        """For the items of ``user_index``: rows in ``user_index``, and the items."""
+        """Return all items of the users in ``user_index`` as pairs (row in ``user_index``, item)."""
         count = self.start[user_index + 1] - self.start[user_index]
-        # Sizes, not lengths: torch.export keeps them open.
+        # size(0) instead of len(), which torch.export would make a constant.
         row = torch.arange(user_index.size(0), device=count.device).repeat_interleave(count)
         within = torch.arange(row.size(0), device=count.device) - cumsum(count)[row]
         return row, self.item[self.start[user_index][row] + within]
@@ -69,62 +70,62 @@ def top_k(
     seen: SeenItems | None = None,
     candidates: Tensor | None = None,
 ) -> Iterator[TopK]:
-    """Yields the ``k`` best items for ``user_index``, block by block, so that memory stays bounded.
+    """Yield the top-k items of the users in ``user_index``, in blocks of bounded memory.
 
-    As long as there is one block, of 512 users on a CPU, ``torch.export`` can leave their number open.
+    ``torch.export`` supports a dynamic number of users up to the size of one block, which is 512 on a CPU.
 
     Args:
         user: representations of all users, shape ``(|U|, F)``.
         item: representations of all items, shape ``(|I|, F)``.
-        user_index: positions of the users to rank for, shape ``(N,)``.
-        k: number of items, at most the number of candidates.
-        seen: items of each user to leave out; they come last, at minus infinity.
-        candidates: positions of the items to rank, each once; by default all.
+        user_index: indices of the users to rank items for, shape ``(N,)``.
+        k: number of items per user; fewer if there are fewer candidates.
+        seen: items to exclude per user. They are ranked last, with a score of minus infinity.
+        candidates: indices of the items to rank, without duplicates; by default all items.
     """
-    place = None
+    column_of = None
     if candidates is not None:
         if seen is not None:
-            place = torch.full((len(item),), -1, device=item.device)
-            place[candidates] = torch.arange(len(candidates), device=item.device)
+            column_of = torch.full((len(item),), -1, device=item.device)
+            column_of[candidates] = torch.arange(len(candidates), device=item.device)
         item = item[candidates]
     k = min(k, len(item))
     block = _BLOCK_ROWS["cpu" if item.device.type == "cpu" else "cuda"]
-    # One piece of memory for all blocks: a fresh one would take longer to get than to fill.
+    # One buffer for all blocks, since a new allocation takes longer than filling it.
     blocks = _row_blocks(user_index.size(0), block)
     buffer = item.new_empty(blocks[0].stop * min(_BLOCK_ITEMS, len(item)))
     for rows in blocks:
         index = user_index[rows]
-        left_out = None if seen is None else _placed(seen.pairs(index), place)
-        values, indices = _best_of_all(user[index], item, k, left_out, buffer)
+        excluded = None if seen is None else _columns(seen.pairs(index), column_of)
+        values, indices = _top_k_of_block(user[index], item, k, excluded, buffer)
         yield TopK(rows, values, indices if candidates is None else candidates[indices])
 
 
 def _row_blocks(num_rows: int, block: int) -> list[slice]:
-    if num_rows <= block:  # asked first, so that torch.export can leave the number of rows open
+    if num_rows <= block:  # a special case, so that torch.export supports a dynamic number of rows
         return [slice(0, num_rows)]
     return [slice(first, min(first + block, num_rows)) for first in range(0, num_rows, block)]
 
 
-def _placed(pairs: tuple[Tensor, Tensor], place: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the scores, where ``place`` says in which column an item is, if in any."""
+def _columns(pairs: tuple[Tensor, Tensor], column_of: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Map items to columns of the scores, without items that are not candidates."""
     row, item = pairs
-    if place is None:
+    if column_of is None:
         return row, item
-    column = place[item]
+    column = column_of[item]
     return row[column >= 0], column[column >= 0]
 
 
-def _best_of_all(
-    user: Tensor, item: Tensor, k: int, left_out: tuple[Tensor, Tensor] | None, buffer: Tensor
+def _top_k_of_block(
+    user: Tensor, item: Tensor, k: int, excluded: tuple[Tensor, Tensor] | None, buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ``k`` best items for each of ``user``, found among some of the items at a time."""
+    """Return the top-k items of a block of users, computed in blocks of items."""
     found = []
     for start in range(0, max(1, len(item)), _BLOCK_ITEMS):
         part = item[start : start + _BLOCK_ITEMS]
         size = user.size(0), len(part)
         score = torch.mm(user, part.t(), out=buffer[: size[0] * size[1]].view(size))
-        if left_out is not None:
-            row, column = left_out
+        if excluded is not None:
+            row, column = excluded
             if len(part) < len(item):
                 here = (column >= start) & (column < start + len(part))
                 row, column = row[here], column[here] - start
@@ -139,8 +140,8 @@ def _best_of_all(
 
 
 def _largest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As ``score.topk(k, dim=1)``, faster where ``k`` is a small part of a row."""
-    # As many chunks are searched for the best chunks as scores in them for the best scores.
+    """Compute ``score.topk(k, dim=1)``, faster if ``k`` is small compared with the length of a row."""
+    # Balances the number of chunks, searched in the first pass, and the number of scores in the chosen chunks.
     chunk = min(_MAX_CHUNK, math.isqrt(score.size(1) // max(1, k)))
     if chunk < _MIN_CHUNK:
         best = score.topk(k, dim=1)
@@ -149,9 +150,10 @@ def _largest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _largest_by_chunks(score: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
-    """The ``k`` largest of a row lie in the ``k`` chunks with the largest maxima: a search within these
-    follows one pass over memory. A chunk is each ``num_chunks``-th score, so that this pass compares
-    neighbours in memory side by side."""
+    """Find the ``k`` chunks with the largest maxima, which contain the ``k`` largest scores, and search these only.
+
+    A chunk consists of every ``num_chunks``-th score, so that the first pass is vectorized over adjacent memory.
+    """
     num_rows, num_columns = score.shape
     num_chunks = num_columns // chunk
     whole = num_chunks * chunk
@@ -163,3 +165,61 @@ def _largest_by_chunks(score: Tensor, k: int, chunk: int) -> tuple[Tensor, Tenso
     column = torch.cat([column, rest], dim=1)
     best = score.gather(1, column).topk(k, dim=1)
     return best.values, column.gather(1, best.indices)
+
+
+class Ranker(Protocol):
+    """Ranking function of a model, for any kind of scores."""
+
+    def top_k(
+        self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
+    ) -> Iterator[TopK]:
+        """Yield the top-k items of the users in ``user_index``, see :func:`~lirdrec_pyg.nn.top_k`."""
+
+
+@dataclass(frozen=True)
+class DotProducts:
+    r"""Ranker by dot products :math:`\mathbf{u}^\top \mathbf{v}`.
+
+    Attributes:
+        user: vectors of all users, shape ``(|U|, F)``.
+        item: vectors of all items, shape ``(|I|, F)``.
+    """
+
+    user: Tensor
+    item: Tensor
+
+    def top_k(
+        self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
+    ) -> Iterator[TopK]:
+        """See :class:`Ranker`."""
+        return top_k(self.user, self.item, user_index, k, seen, candidates)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Ranker by scores that a function computes for batches of users.
+
+    Attributes:
+        score: function from user indices, int64, shape ``(N,)``, to scores of all items, shape ``(N, |I|)``. Its
+            output is modified in place.
+        num_items: number of items.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    num_items: int
+
+    @torch.no_grad()
+    def top_k(
+        self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
+    ) -> Iterator[TopK]:
+        """See :class:`Ranker`."""
+        block = max(1, _SCORE_BYTES // (4 * self.num_items))
+        for first in range(0, max(1, len(user_index)), block):
+            rows = slice(first, min(first + block, len(user_index)))
+            score = self.score(user_index[rows])
+            if seen is not None:
+                score[seen.pairs(user_index[rows])] = -torch.inf
+            if candidates is not None:
+                score = score[:, candidates]
+            best = score.topk(min(k, score.size(1)), dim=1)
+            yield TopK(rows, best.values, best.indices if candidates is None else candidates[best.indices])

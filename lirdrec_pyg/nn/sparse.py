@@ -4,32 +4,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# torch says so once for every program that makes a CSR tensor; its products are tested here.
+# torch warns in every program that creates a CSR tensor; the products used here are covered by tests.
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
 warnings.filterwarnings("ignore", "Sparse invariant checks are implicitly disabled")
 
 
 class SparseOperator:
-    r"""A constant sparse matrix :math:`\mathbf{A}` kept with its transpose, both in CSR.
+    r"""A constant sparse matrix :math:`\mathbf{A}`, stored together with its transpose, both in CSR format.
 
-    A product with autograd needs :math:`\mathbf{A}` forwards and :math:`\mathbf{A}^\top` backwards;
-    torch converts a single CSR matrix anew in each backward pass, which takes longer than the product.
-    Indices are int32 where they fit, which halves what the product reads of them.
+    A product with autograd needs :math:`\mathbf{A}` in the forward and :math:`\mathbf{A}^\top` in the backward pass.
+    Given one CSR matrix, torch converts it in every backward pass, which takes longer than the product. Indices are
+    int32 if they fit, which halves the memory traffic for indices.
 
     Args:
-        index: row and column of each entry, int64, shape ``(2, num_entries)``, each pair once.
+        index: row and column of each entry, without duplicates, int64, shape ``(2, num_entries)``.
         value: the entries, shape ``(num_entries,)``.
         size: number of rows and of columns.
 
     Raises:
-        ValueError: if ``value`` wants a gradient, which it would never get.
+        ValueError: if ``value`` requires a gradient.
     """
 
     def __init__(self, index: Tensor, value: Tensor, size: tuple[int, int]) -> None:
         if value.requires_grad:
             raise ValueError(
-                "The entries of a SparseOperator are constant: give them as value.detach(), or to learn them give "
-                "the layer edge_index and edge_weight."
+                "The entries of a SparseOperator are constant, but `value` requires a gradient. Pass `value.detach()`, "
+                "or pass `edge_index` and `edge_weight` to the layer to learn the weights."
             )
         row, column = index
         self._matrix = _csr(row, column, value, size)
@@ -46,22 +46,22 @@ class SparseOperator:
         return self._matrix.shape
 
     def t(self) -> "SparseOperator":
-        """The transposed operator, which shares its memory with this one."""
+        """Return the transposed operator, which shares memory with this one."""
         return self._of(self._transpose, self._matrix)
 
     def to(self, *args: Any, **kwargs: Any) -> "SparseOperator":
-        """As :meth:`torch.Tensor.to`."""
+        """Convert dtype or device, see :meth:`torch.Tensor.to`."""
         return self._of(self._matrix.to(*args, **kwargs), self._transpose.to(*args, **kwargs))
 
     def to_dense(self) -> Tensor:
-        """The matrix, shape ``shape``."""
+        """Return the dense matrix."""
         return self._matrix.to_dense()
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """Product with a dense matrix of shape ``(columns, F)``, differentiable in it.
+        """Multiply with a dense matrix of shape ``(columns, F)``, differentiable with respect to ``x``.
 
-        The result has the wider of the two dtypes, and never autocast's, for which torch has no such
-        product on every device; half precision is computed in float32 on the CPU.
+        The output has the wider of the two dtypes. Autocast is ignored, since torch has no such product in half
+        precision on all devices. Half precision is computed in float32 on the CPU.
         """
         dtype = torch.promote_types(x.dtype, self._matrix.dtype)
         x = x.to(dtype)
@@ -69,8 +69,10 @@ class SparseOperator:
         return _Product.apply(x.to(computed), self._matrix.to(computed), self._transpose.to(computed)).to(dtype)
 
     def add_product(self, y: Tensor, x: Tensor) -> Tensor:
-        r""":math:`\mathbf{Y} + \mathbf{A} \mathbf{X}` in one pass over memory, differentiable in both,
-        in the widest of the three dtypes; ``y`` has shape ``(rows, F)``."""
+        r"""Compute :math:`\mathbf{Y} + \mathbf{A} \mathbf{X}` in one pass over memory, differentiable in both.
+
+        ``y`` has shape ``(rows, F)``. The output has the widest of the three dtypes.
+        """
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), self._matrix.dtype)
         y, x = y.to(dtype), x.to(dtype)
         computed = torch.float32 if is_half_on_cpu(x) else dtype
@@ -78,7 +80,7 @@ class SparseOperator:
         return _AddedProduct.apply(y.to(computed), x.to(computed), matrix, transpose).to(dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SparseOperator":
-        # Copies of an operator and of its transpose share their memory as these do.
+        # Copies of an operator and of its transpose share memory, as the originals do.
         return self._of(*(memo.setdefault(id(m), m.clone()) for m in (self._matrix, self._transpose)))
 
     def __repr__(self) -> str:
@@ -86,7 +88,7 @@ class SparseOperator:
 
 
 def is_half_on_cpu(x: Tensor) -> bool:
-    """Whether ``x`` is of a dtype in which torch has no sparse products where it lies: they take float32."""
+    """Return whether ``x`` is in half precision on the CPU, for which torch has no sparse products."""
     return x.dtype in (torch.float16, torch.bfloat16) and x.device.type == "cpu"
 
 
@@ -104,9 +106,9 @@ class _Product(torch.autograd.Function):
         ctx.operators = transpose, matrix
         with torch.autocast(x.device.type, enabled=False):
             if not x.is_cuda and not torch.backends.mkl.is_available():
-                # Without MKL torch multiplies by beta what it finds in the memory, which may be NaN.
+                # Without MKL, torch multiplies uninitialized memory by beta, and it may contain NaN.
                 return matrix @ x
-            # matrix @ x would fill one piece of memory with zeros, and copy the result to another.
+            # matrix @ x would fill a buffer with zeros and copy the result to another buffer.
             return x.new_empty(matrix.size(0), x.size(1)).addmm_(matrix, x, beta=0)
 
     @staticmethod
@@ -127,10 +129,10 @@ class _AddedProduct(torch.autograd.Function):
 
 
 def gather_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``table`` whose gradient is a sparse tensor of these rows, for :class:`torch.optim.SparseAdam`.
+    """Select rows of ``table`` with a sparse gradient, as needed by :class:`torch.optim.SparseAdam`.
 
     Shapes:
-        - **input:** a table :math:`(N, *)`; distinct rows in ascending order, int64, :math:`(n)`
+        - **input:** a table :math:`(N, *)`; distinct row indices in ascending order, int64, :math:`(n)`
         - **output:** :math:`(n, *)`
     """
     return _Rows.apply(table, index)

@@ -1,4 +1,4 @@
-"""Sampling of training triples, and of their neighbourhoods."""
+"""Sampling of training triples and of their neighborhoods."""
 
 from lirdrec_pyg.sampler.bpr import BPRSampler
 from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling

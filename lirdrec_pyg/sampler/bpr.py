@@ -6,32 +6,30 @@ from torch_geometric.utils import degree
 
 from lirdrec_pyg.errors import DataError
 
-# After so many redraws, the few that still clash are drawn from what is left, at a cost of all items each.
+# After these redraws, the remaining collisions are drawn from the unseen items, at the cost of all items each.
 _MAX_REDRAWS = 20
 _BLOCK_ENTRIES = 2**22
 
 
 class BPRSampler:
-    r"""Draws the triples (user, positive, negative) of an epoch in one go.
+    r"""Sampler of the triples (user, positive, negative) of an epoch.
 
-    Each training interaction is the positive of one triple. Its negative, or each of several, is drawn from
-    the items that occur in training, uniformly or with probability proportional to
-    :math:`\mathrm{popularity}^\alpha`, and redrawn while the user has it in training. Everything happens
-    on the device of ``edge_index``, without a loop over users.
+    Each training interaction is the positive of one triple. Negatives are drawn from the items that occur in
+    training, uniformly or with probability proportional to :math:`\mathrm{popularity}^\alpha`, and redrawn as long as
+    they are training interactions of the user. All computations are vectorized, on the device of ``edge_index``.
 
-    A user who has every item of the training set can have no negative; such a user's interactions
-    give no triples, and a warning says how many there are.
+    Users with interactions with all items have no negatives. Their interactions are skipped with a warning.
 
     Args:
         edge_index: training interactions (user, item), shape ``(2, num_edges)``.
         num_users: number of users.
         num_items: number of items.
-        alpha: power of the popularity; 0 is uniform.
-        generator: of the draws, on the device of ``edge_index``; by default torch's own.
-        num_negatives: of each positive, each drawn as if it were the only one.
+        alpha: exponent of the popularity; 0 is uniform.
+        generator: random number generator on the device of ``edge_index``; by default torch's global one.
+        num_negatives: number of negatives per positive, drawn independently.
 
     Raises:
-        DataError: if there are no interactions, or none can have a negative.
+        DataError: if there are no interactions, or all are skipped.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class BPRSampler:
     ) -> None:
         edge_index = edge_index.as_subclass(Tensor)
         if edge_index.size(1) == 0:
-            raise DataError("There are no training interactions to draw from: give at least one pair of user and item.")
+            raise DataError("There are no training interactions. Provide at least one pair of user and item.")
         self.num_items = num_items
         self.alpha = alpha
         self.num_negatives = num_negatives
@@ -56,23 +54,25 @@ class BPRSampler:
         self.candidates = popularity.nonzero().view(-1)
         self._log_weight = alpha * popularity[self.candidates].log()
         self._cumulative = None if alpha == 0 else (self._log_weight - self._log_weight.max()).exp().cumsum(0)
-        # A pair is known by one integer; in a sorted list of them, a look-up is a binary search.
+        # Pairs are encoded as integers, sorted for lookup by binary search.
         self._known = self._key(user, item).unique()
 
         saturated = degree(self._known // num_items, num_users, dtype=torch.long) >= len(self.candidates)
         usable = ~saturated[user]
         if not usable.any():
-            raise DataError("Every user has every item in training: there is no negative to learn from.")
+            raise DataError(
+                "There is no negative to learn from: every user has every item in training. Provide more items."
+            )
         if not usable.all():
             warnings.warn(
                 f"{int(saturated.sum())} user(s) have every item in training: "
-                f"{int((~usable).sum())} interactions give no triples.",
+                f"{int((~usable).sum())} interactions are skipped.",
                 stacklevel=2,
             )
         self.positives = edge_index if usable.all() else edge_index[:, usable]
 
     def __len__(self) -> int:
-        """Number of triples in an epoch."""
+        """Return the number of triples per epoch."""
         return self.positives.size(1)
 
     def __repr__(self) -> str:
@@ -92,39 +92,39 @@ class BPRSampler:
         return self.candidates[index]
 
     def is_known(self, user: Tensor, item: Tensor) -> Tensor:
-        """Which of the pairs are training interactions, bool, of their common shape."""
+        """Return a mask of the pairs that are training interactions, bool, of the broadcast shape."""
         key = self._key(user, item)
         position = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
         return self._known[position] == key
 
     def negatives(self, user: Tensor) -> Tensor:
-        """One negative item for each of ``user``, int64, shape ``(N,)``.
+        """Draw one negative item per user, int64, shape ``(N,)``.
 
-        ``user`` has to hold none of the users that have every item.
+        ``user`` must not contain users with interactions with all items.
         """
         negative = self._draw(len(user))
-        clash = self.is_known(user, negative).nonzero().view(-1)
+        collision = self.is_known(user, negative).nonzero().view(-1)
         for _ in range(_MAX_REDRAWS):
-            if not len(clash):
+            if not len(collision):
                 return negative
-            drawn = self._draw(len(clash))
-            negative[clash] = drawn
-            clash = clash[self.is_known(user[clash], drawn)]
-        for block in clash.split(max(1, _BLOCK_ENTRIES // len(self.candidates))):
+            drawn = self._draw(len(collision))
+            negative[collision] = drawn
+            collision = collision[self.is_known(user[collision], drawn)]
+        for block in collision.split(max(1, _BLOCK_ENTRIES // len(self.candidates))):
             negative[block] = self._draw_unknown(user[block])
         return negative
 
     def _draw_unknown(self, user: Tensor) -> Tensor:
-        """Draws from the items that each user does not have, for users who have nearly all of them."""
+        """Draw directly from the items that are negatives of each user, for users with few of them."""
         known = self.is_known(user.unsqueeze(1), self.candidates)
         noise = torch.empty(known.shape, device=user.device).exponential_(generator=self.generator).log().neg()
         score = (noise + self._log_weight).masked_fill(known, -torch.inf)
         return self.candidates[score.argmax(dim=1)]
 
     def sample_epoch(self) -> Tensor:
-        """Triples of one epoch in random order, int64, shape ``(2 + num_negatives, len(self))``."""
+        """Sample the triples of one epoch in random order, int64, shape ``(2 + num_negatives, len(self))``."""
         order = torch.randperm(len(self), generator=self.generator, device=self.positives.device)
-        # Written in place: of many millions, a copy would be felt.
+        # Written in place, since copies of millions of triples take noticeable time.
         triples = self.positives.new_empty(2 + self.num_negatives, len(self))
         for row, index in zip(triples, self.positives, strict=False):
             torch.index_select(index, 0, order, out=row)

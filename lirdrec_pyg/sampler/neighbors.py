@@ -1,4 +1,4 @@
-"""Neighbourhoods of a batch, for graphs that are too large for a step to pass over the whole."""
+"""Sampling of the neighborhoods of batches, for graphs that are too large for full-graph training steps."""
 
 import copy
 import warnings
@@ -19,8 +19,8 @@ from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, modalities
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SparseOperator, degree_scale
 
-# For so many batches at once their pairs are laid out in memory.
-_BATCHES_AT_ONCE = 64
+# Number of batches whose pairs are materialized together.
+_BATCHES_PER_LOADER = 64
 
 _KINDS = ("user", "item")
 _NEAR = "near_"
@@ -28,16 +28,16 @@ _SEEDS = ("user0", "rated", "item0")
 
 
 class SampledLevels:
-    """Users and items, and the nodes that they are propagated from.
+    """Users and items with their sampled neighborhoods in the user-item graph.
 
-    Level 0 holds the nodes that are represented, level :math:`l` those that are :math:`l` layers of user-item
-    propagation away. A node may be in several levels.
+    Level 0 contains the seed nodes, level :math:`l` their neighbors that are :math:`l` layers away. A node may be in
+    several levels.
 
     Args:
         user: rows in ``SampledGraph.data["user"]`` of the users of each level, ``L + 1`` tensors.
         item: rows in ``SampledGraph.data["item"]`` of the items of each level, ``L + 1`` tensors.
-        to_user: for each level below :math:`L`, its users by the items of the next.
-        to_item: for each level below :math:`L`, its items by the users of the next.
+        to_user: for each level below :math:`L`, the matrix of its users x the items of the next level.
+        to_item: for each level below :math:`L`, the matrix of its items x the users of the next level.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SampledLevels:
         self.user, self.item, self.to_user, self.to_item = user, item, to_user, to_item
 
     def to(self, device: torch.device | str) -> "SampledLevels":
-        """These levels on another device."""
+        """Return these levels on another device."""
         return SampledLevels(
             user=[rows.to(device) for rows in self.user],
             item=[rows.to(device) for rows in self.item],
@@ -59,17 +59,17 @@ class SampledLevels:
         )
 
 
-# No dataclasses: Fabric would take those apart, for tensors to convert.
+# These are not dataclasses, since Fabric would convert the tensors in their fields.
 class SampledGraph:
-    """The part of a graph that the representations of some users and items are computed from.
+    """The part of a graph that is needed to compute the representations of some users and items.
 
     Args:
-        data: a graph without edges of all nodes that are needed, each once: ``data["user"].n_id`` and
-            ``data["item"].n_id`` are their positions in the whole graph, ``data["item"]`` has their features.
-        own: levels from the users and items that are represented.
-        near: levels from the items that those are similar to, and no users.
-        similar: for each layer of the item graph, its items by those of the next layer: from the items of
-            ``own`` to those of ``near``. None if there are no such layers.
+        data: a graph without edges that contains each node once: ``data["user"].n_id`` and ``data["item"].n_id`` are
+            the indices in the full graph, ``data["item"]`` has the features.
+        own: levels of the seed users and seed items.
+        near: levels of the neighbors of the seed items in the item graph, without users at level 0.
+        similar: for each layer of the item graph, the matrix of its items x the items of the next layer, from the
+            items of ``own`` to those of ``near``; empty without such layers.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SampledGraph:
         self.data, self.own, self.near, self.similar = data, own, near, similar
 
     def to(self, device: torch.device | str) -> "SampledGraph":
-        """This graph on another device."""
+        """Return this graph on another device."""
         similar = [operator.to(device) for operator in self.similar]
         return SampledGraph(copy.copy(self.data).to(device), self.own.to(device), self.near.to(device), similar)
 
@@ -88,21 +88,21 @@ class SampledGraph:
 
 
 class NeighborSampling:
-    r"""Samples the neighbourhoods of triples by :class:`torch_geometric.loader.LinkNeighborLoader`.
+    r"""Sampler of the neighborhoods of triples, based on :class:`torch_geometric.loader.LinkNeighborLoader`.
 
-    A sum over the neighbours of a node is estimated from some of them, drawn without replacement: their
-    weights :math:`e_{u,i}`, which go by the degrees in the whole graph, are divided by the probability to be
-    drawn, so that the sum is right on average. Neighbours in the item graph are few, and all taken; but as
-    each has one weight among many, so many times fewer are drawn of its own.
+    The sum over the neighbors of a node is estimated from a sample without replacement. The weights :math:`e_{u,i}`,
+    which use the degrees in the full graph, are divided by the inclusion probability, so that the estimate is unbiased.
+    Neighbors in the item graph are few, and all of them are used. Since each of them has a small weight, fewer of
+    their own neighbors are sampled in return.
 
-    The draws for a batch follow from its seed alone, not from the batches before it.
+    The sample of a batch depends only on its seed, not on previous batches.
 
     Args:
-        data: the training graph with the item graph, on the CPU; its features may be memory-mapped.
-        fanouts: neighbours to draw of a node in each layer of user-item propagation, at least 2, or ``-1`` for
-            all.
-        num_item_layers: layers of the item graph.
-        num_workers: processes that sample ahead; none by default.
+        data: training graph with the item graph, on the CPU; its features may be memory-mapped.
+        fanouts: number of neighbors to sample per node in each layer of user-item propagation, at least 2, or ``-1``
+            for all.
+        num_item_layers: number of layers of the item graph.
+        num_workers: number of processes that sample ahead; by default, batches are sampled in this process.
 
     Raises:
         ConfigError: if neither pyg-lib nor torch-sparse is installed.
@@ -121,17 +121,19 @@ class NeighborSampling:
             kind: degree(index, data[kind].num_nodes)
             for kind, index in zip(_KINDS, data[INTERACTS].edge_index, strict=True)
         }
-        # Where the neighbours of a node begin among all edges.
+        # Offset of the neighbors of each node among all edges.
         self._first = {kind: count.long().cumsum(0) - count.long() for kind, count in self._degree.items()}
         self._graph, self._num_neighbors = self._levels(data)
         with warnings.catch_warnings():
-            # PyG would rather have pyg-lib than torch-sparse, but no package index has it.
+            # PyG recommends pyg-lib over torch-sparse, but pyg-lib is not on PyPI.
             warnings.filterwarnings("ignore", "Using 'NeighborSampler' without a 'pyg-lib' installation")
             self._sampler = NeighborSampler(self._graph, self._num_neighbors, is_sorted=True)
 
     def _levels(self, data: HeteroData) -> tuple[HeteroData, dict[EdgeType, list[int]]]:
-        """A graph with a node type for each level, whose edges share the memory of the given ones, and the
-        fanouts of its edge types: so as many neighbours of a node are drawn as its level needs."""
+        """Return a graph with one node type per level, so that each level has its own fanout, and these fanouts.
+
+        Its edges share memory with those of ``data``.
+        """
         graph, fanout = HeteroData(), {}
         num_items = data["item"].num_nodes
         to_user, to_item = data[INTERACTED_BY].edge_index, data[INTERACTS].edge_index
@@ -158,24 +160,24 @@ class NeighborSampling:
         return source, "similar", f"similar{layer}" if layer else "item0"
 
     def batches(self, batches: Sequence[Tensor], seeds: Sequence[int]) -> Iterator[tuple[SampledGraph, Tensor]]:
-        """Samples the neighbourhoods of batches, one after the other.
+        """Sample the neighborhoods of batches, one after the other.
 
         Args:
-            batches: triples (user, positive, negative), int64, ``(3, N)`` each, or with further rows of negatives.
-            seeds: of the draws for each batch.
+            batches: triples (user, positive, negative), int64, shape ``(2 + num_negatives, N)`` each.
+            seeds: random seed of each batch.
 
         Yields:
-            The sampled graph, and the triples by the rows of what comes out of it.
+            The sampled graph, and the triples as rows of its level 0.
         """
-        for start in range(0, len(batches), _BATCHES_AT_ONCE):
-            some = slice(start, start + _BATCHES_AT_ONCE)
-            for sample in self._loader(batches[some], seeds[some]):
+        for start in range(0, len(batches), _BATCHES_PER_LOADER):
+            chunk = slice(start, start + _BATCHES_PER_LOADER)
+            for sample in self._loader(batches[chunk], seeds[chunk]):
                 user, item = sample[_SEEDS].edge_label_index.unflatten(1, (-1, len(batches[0]) - 1))
                 yield self._sampled(sample), torch.cat([user.t()[:1], item.t()])
 
     def _loader(self, batches: Sequence[Tensor], seeds: Sequence[int]) -> "_SeededLoader":
         user, *items = torch.cat(list(batches), dim=1)
-        # The pairs of a triple follow each other.
+        # All pairs of a triple are adjacent.
         pairs = torch.stack([user.repeat_interleave(len(items)), torch.stack(items, dim=1).flatten()])
         stops = [0, *(len(items) * torch.tensor([batch.size(1) for batch in batches])).cumsum(0).tolist()]
         spans = [range(*span) for span in pairwise(stops)]
@@ -224,17 +226,17 @@ class NeighborSampling:
             for name, index in ((edge_type[0], source), (edge_type[2], target))
         )
         first = self._first[_kind(edge_type[2])][sample[edge_type[2]].n_id][target]
-        place = sample[edge_type].e_id - first
-        drawn = _drawing_probability(place, target_degree, self._num_neighbors[edge_type][0])
-        return _operator(sample, edge_type, degree_scale(source_degree) * degree_scale(target_degree) / drawn)
+        position = sample[edge_type].e_id - first
+        probability = _inclusion_probability(position, target_degree, self._num_neighbors[edge_type][0])
+        return _operator(sample, edge_type, degree_scale(source_degree) * degree_scale(target_degree) / probability)
 
 
 class _SeededLoader(LinkNeighborLoader):
-    """Draws by the seed of a batch, whichever process does so."""
+    """Loader that samples with the seed of each batch, in any worker process."""
 
     def __init__(self, seeds: dict[int, int], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.seeds = seeds  # by the first pair of the batch
+        self.seeds = seeds  # keyed by the index of the first pair of the batch
 
     def collate_fn(self, index: list[int]) -> Any:
         with torch.random.fork_rng(devices=[]):
@@ -243,26 +245,26 @@ class _SeededLoader(LinkNeighborLoader):
 
 
 def check_sampling() -> None:
-    """Raises :class:`ConfigError` if what neighbours are sampled by is not installed."""
+    """Raise :class:`ConfigError` if no library for neighbor sampling is installed."""
     if not (pyg.WITH_PYG_LIB or pyg.WITH_TORCH_SPARSE):
         raise ConfigError(
-            "--sampling neighbors needs pyg-lib or torch-sparse, and neither is installed: "
-            "pip install 'lirdrec-pyg[sparse]', or take --sampling full."
+            "`sampling='neighbors'` needs pyg-lib or torch-sparse, and neither is installed. Run pip install "
+            "'lirdrec-pyg[sparse]' or pass `sampling='full'`."
         )
 
 
-def _drawing_probability(place: Tensor, count: Tensor, fanout: int) -> Tensor:
-    """With which a neighbour is drawn that has a place, from 0, among so many.
+def _inclusion_probability(position: Tensor, count: Tensor, fanout: int) -> Tensor:
+    """Return the probability that the neighbor at ``position`` of ``count`` neighbors is sampled.
 
-    torch-sparse draws the last ones less often (https://github.com/rusty1s/pytorch_sparse/issues/385): its
-    j-th draw is from j numbers where Floyd's algorithm has j + 1.
+    torch-sparse samples the last ones less often (https://github.com/rusty1s/pytorch_sparse/issues/385): its j-th draw
+    is from j numbers where Floyd's algorithm has j + 1.
     """
     if fanout < 0:
         return torch.ones_like(count)
     if pyg.WITH_PYG_LIB:
         return (fanout / count).clamp_max(1)
-    among_the_last = place >= count - fanout
-    return ((fanout - among_the_last.float()) / (count - 1)).where(count > fanout, 1.0)
+    is_last = position >= count - fanout
+    return ((fanout - is_last.float()) / (count - 1)).where(count > fanout, 1.0)
 
 
 def _item_inputs(data: HeteroData) -> list[str]:
@@ -287,7 +289,7 @@ def _fewer(fanout: int, share: float) -> int:
 
 
 def _operator(sample: HeteroData, edge_type: EdgeType, weight: Tensor) -> SparseOperator:
-    """Targets x sources."""
+    """Return the matrix of targets x sources."""
     source, _, target = edge_type
     size = len(sample[target].n_id), len(sample[source].n_id)
     return SparseOperator(sample[edge_type].edge_index.flip([0]), weight, size)

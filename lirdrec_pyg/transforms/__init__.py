@@ -1,11 +1,11 @@
-"""PyG transforms that prepare a graph for the layers."""
+"""PyG transforms that prepare a graph for the models."""
 
-from lirdrec_pyg.transforms.bipartite import CacheAdjacency, DropEdges, NormalizeBipartite
-from lirdrec_pyg.transforms.dct import AddDCT
-from lirdrec_pyg.transforms.features import KeepModality, LoadFeatures, kept_modalities
-from lirdrec_pyg.transforms.item_knn import AddItemKNN, modality_weights
-from lirdrec_pyg.transforms.modality_knn import AddModalityKNN, edge_cosines, similar_by
-from lirdrec_pyg.transforms.neighbours import check_search, knn_edges
+from lirdrec_pyg.transforms.add_dct import AddDCT
+from lirdrec_pyg.transforms.bipartite import CacheAdjacency, DropEdges, NormalizeBipartite, SparseBackend
+from lirdrec_pyg.transforms.item_graph import AddItemKNN, modality_weights
+from lirdrec_pyg.transforms.knn_search import NeighborSearch, check_search, knn_edges
+from lirdrec_pyg.transforms.load_features import KeepModality, LoadFeatures, kept_modalities
+from lirdrec_pyg.transforms.modality_graphs import AddModalityKNN, edge_cosines, similar_by
 
 __all__ = [
     "AddDCT",
@@ -15,7 +15,9 @@ __all__ = [
     "DropEdges",
     "KeepModality",
     "LoadFeatures",
+    "NeighborSearch",
     "NormalizeBipartite",
+    "SparseBackend",
     "check_search",
     "edge_cosines",
     "kept_modalities",

@@ -1,5 +1,5 @@
 import math
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -8,14 +8,15 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.config import SparseBackend
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SparseOperator, bipartite_norm
 
+SparseBackend = Literal["torch", "torch-sparse"]
+
 
 class NormalizeBipartite(BaseTransform):
-    """Adds ``edge_weight`` to the interactions and their reverse, see :func:`~lirdrec_pyg.nn.bipartite_norm`."""
+    """Add ``edge_weight`` to the interactions in both directions, see :func:`~lirdrec_pyg.nn.bipartite_norm`."""
 
     def forward(self, data: HeteroData) -> HeteroData:
         for edge_type in (INTERACTS, INTERACTED_BY):
@@ -23,26 +24,26 @@ class NormalizeBipartite(BaseTransform):
             data[edge_type].edge_weight = bipartite_norm(
                 data[edge_type].edge_index, data[source].num_nodes, data[target].num_nodes
             )
-            # It would be that of the weights before.
+            # A cached adjacency contains the old weights.
             data[edge_type].pop("adj_t", None)
         return data
 
 
 class DropEdges(BaseTransform):
-    r"""Degree-sensitive edge dropout (paper, section 5; :math:`p` is 0 by default there).
+    r"""Drop interactions at random, with a larger probability for nodes of high degree (LIRDRec paper, section 5).
 
-    Keeps :math:`\lfloor |R| (1 - p) \rfloor` interactions, drawn without replacement with probability
-    proportional to :math:`1 / \sqrt{\deg(u) \deg(i)}`, in both directions. Normalise the kept graph
-    afresh with :class:`NormalizeBipartite`.
+    Keeps :math:`\lfloor |R| (1 - p) \rfloor` interactions in both directions, drawn without replacement with
+    probability proportional to :math:`1 / \sqrt{\deg(u) \deg(i)}`. Removes edge weights and cached adjacencies of
+    the interactions, so apply :class:`NormalizeBipartite` afterwards.
 
     Args:
-        p: share to drop, in :math:`[0, 1)`.
-        generator: of the draw, on the device of the graph; by default torch's own.
+        p: dropout probability, in :math:`[0, 1)`; 0 in the paper.
+        generator: random number generator on the device of the graph; by default torch's global one.
     """
 
     def __init__(self, p: float, generator: torch.Generator | None = None) -> None:
         if not 0 <= p < 1:
-            raise ConfigError(f"The edge dropout is {p}: it has to be at least 0 and below 1.")
+            raise ConfigError(f"`edge_dropout` is {p}. It must be at least 0 and below 1.")
         self.p = p
         self.generator = generator
 
@@ -54,7 +55,7 @@ class DropEdges(BaseTransform):
         # Rounded first: 10 * (1 - 0.9) is 0.9999999999999998.
         num_kept = math.floor(round(edge_index.size(1) * (1 - self.p), 6))
         log_degree = degree(user, data["user"].num_nodes)[user].log() + degree(item, data["item"].num_nodes)[item].log()
-        # The largest of log(p) + Gumbel noise are a draw without replacement, of any number of edges.
+        # Gumbel top-k trick: the largest values of log(p) + noise are a sample without replacement.
         noise = torch.empty_like(log_degree).exponential_(generator=self.generator).log().neg()
         kept = (noise - 0.5 * log_degree).topk(num_kept).indices.sort().values
         edge_index = edge_index[:, kept]
@@ -69,28 +70,29 @@ class DropEdges(BaseTransform):
 
 
 class CacheAdjacency(BaseTransform):
-    """Adds ``adj_t``, a matrix of targets x sources ready for fast products, to every edge type
-    that has none yet.
+    """Add ``adj_t``, a sparse matrix of targets x sources, to every edge type that does not have one.
 
     Args:
-        backend: ``"torch"`` makes a :class:`~lirdrec_pyg.nn.SparseOperator`, which works by torch's own
-            CSR kernels; ``"torch-sparse"`` makes a ``torch_sparse.SparseTensor``, which works by those
-            of torch-sparse.
+        backend: ``"torch"`` creates a :class:`~lirdrec_pyg.nn.SparseOperator`, which uses the CSR kernels of torch;
+            ``"torch-sparse"`` creates a ``torch_sparse.SparseTensor``.
 
     Raises:
-        ConfigError: if the backend is unknown, or torch-sparse is asked for and not installed.
+        ConfigError: if the backend is unknown or not installed.
     """
 
     def __init__(self, backend: SparseBackend = "torch") -> None:
         if backend not in (known := get_args(SparseBackend)):
-            raise ConfigError(f"The sparse backend is {backend!r}: choose one of {', '.join(known)}.")
+            raise ConfigError(f"`sparse_backend` is {backend!r}. Choose one of {', '.join(known)}.")
         if backend == "torch-sparse" and not WITH_TORCH_SPARSE:
-            raise ConfigError("torch-sparse is not installed: pip install 'lirdrec-pyg[sparse]', or leave it out.")
+            raise ConfigError(
+                "`sparse_backend='torch-sparse'` needs torch-sparse, which is not installed. Run pip install "
+                "'lirdrec-pyg[sparse]' or pass `sparse_backend='torch'`."
+            )
         self.backend = backend
 
     def forward(self, data: HeteroData) -> HeteroData:
         if "adj_t" not in data[INTERACTS]:
-            # The reversed interactions are the transpose of the others: both share one memory.
+            # The reverse interactions are the transpose, which shares memory.
             data[INTERACTS].adj_t = self._adjacency(data, INTERACTS)
             data[INTERACTED_BY].adj_t = data[INTERACTS].adj_t.t()
         for edge_type in data.edge_types:

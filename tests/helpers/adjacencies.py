@@ -1,4 +1,4 @@
-"""The forms of a weighted graph that layers take."""
+"""The forms of a weighted graph that layers support."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +13,7 @@ from lirdrec_pyg.nn import SparseOperator
 
 needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
 
-
-# A form of a weighted graph: from edges (source, target), weights and the size (sources, targets) to
-# what a layer takes, the adjacency and the weights beside it.
+# Converts edges (source, target), weights and the size (sources, targets) to the arguments of a layer.
 Form = Callable[[Tensor, Tensor, tuple[int, int]], tuple[Any, Tensor | None]]
 
 
@@ -44,10 +42,9 @@ def operator(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> tuple[Any,
     return SparseOperator(edges.flip([0]), weight, size[::-1]), None
 
 
-_TRAINABLE = [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse)]
-FORMS = pytest.mark.parametrize("form", [*_TRAINABLE, operator])
-# Whose weights may have gradients.
-TRAINABLE_FORMS = pytest.mark.parametrize("form", _TRAINABLE)
+_FORMS = [plain, edge_index, sorted_edge_index, sparse_csr, pytest.param(sparse_tensor, marks=needs_torch_sparse)]
+FORMS = pytest.mark.parametrize("form", [*_FORMS, operator])
+FORMS_BUT_PLAIN = pytest.mark.parametrize("form", [*_FORMS[1:], operator])
 
 
 def dense_adjacency(edges: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:

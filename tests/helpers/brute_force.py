@@ -1,11 +1,11 @@
-"""Nearest neighbours by brute force."""
+"""Nearest neighbors by brute force."""
 
 import numpy as np
 from torch import Tensor
 
 
 def nearest_by_cosine(x: Tensor, k: int, mask: Tensor | None = None) -> list[list[int]]:
-    """For each item its k nearest by cosine, nearest first; items outside of ``mask`` have only themselves."""
+    """The k nearest items of each item by cosine, nearest first; items outside of ``mask`` have only themselves."""
     vectors = x.double().numpy()
     present = range(len(x)) if mask is None else [i for i in range(len(x)) if mask[i]]
     nearest = []

@@ -1,21 +1,55 @@
-"""The command line in tests, and what every mistake of a user has to come to."""
+"""The command line in tests: in this process, in a forked one, and what every mistake of a user must lead to."""
 
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
 from click.testing import CliRunner, Result
 
 from lirdrec_pyg.cli import main
 
+# Forked from a process that has imported everything and computed nothing: starting one takes no time.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["lirdrec_pyg.cli.fit", "lirdrec_pyg.cli.evaluate", "lirdrec_pyg.datasets", "commands"])
+
 
 def lirdrec(command: str, *args: object) -> Result:
-    """Runs a command, on the CPU if it leaves a choice."""
-    chooses = any(param.name == "device" for param in main.commands[command].params)
-    return CliRunner().invoke(main, [command, *map(str, args), *(["--device", "cpu"] if chooses else [])])
+    """Run a command, on the CPU if it has a choice."""
+    found = main.get_command(click.Context(main), command)
+    assert found is not None
+    has_choice = any(param.name == "device" for param in found.params)
+    return CliRunner().invoke(main, [command, *map(str, args), *(["--device", "cpu"] if has_choice else [])])
 
 
 def assert_refused(result: Result, *named: str) -> None:
-    """The program ended with one line that names everything in ``named``."""
+    """Check that the command ended with one line that names everything in ``named``."""
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
     (message,) = [line for line in result.output.splitlines() if line.startswith("Error:")]
     assert result.output.rstrip().endswith(message)
     for name in named:
-        assert name in message
+        assert name in message, message
+
+
+def help_of(*command: str) -> str:
+    """Return the help of a command in one line."""
+    return re.sub(r"\s+", " ", CliRunner().invoke(main, [*command, "--help"]).output)
+
+
+def started(work: Callable[..., object], *arguments: Any) -> Any:
+    """Start ``work`` in a process of its own."""
+    process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+    process.start()
+    return process
+
+
+def run_program(output: Path, environment: Mapping[str, str], *args: object) -> None:
+    """Do what ``lirdrec-pyg`` does, writing everything that it prints into the file ``output``."""
+    os.environ.update(environment)
+    sys.stdout = sys.stderr = output.open("w", buffering=1)
+    main([str(arg) for arg in args])

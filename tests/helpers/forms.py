@@ -1,4 +1,4 @@
-"""A small good file of each form that a reader takes, to be mutated."""
+"""A small valid file of each form that the readers support, to be mutated."""
 
 import gzip
 import json
@@ -16,9 +16,10 @@ import torch
 from mutations import BYTES, TEXT, Mutation
 from safetensors.torch import save_file
 
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import read_data
-from lirdrec_pyg.training import fit
+from lirdrec_pyg.data import DataConfig
+from lirdrec_pyg.models import LIRDRecConfig
+from lirdrec_pyg.recommender import fit
+from lirdrec_pyg.training import TrainingConfig
 
 NUM_ITEMS, WIDTH = 6, 3
 NAMES = ["007", "7", "B00Z", "a b", "é", "x,y"]
@@ -32,13 +33,13 @@ class Form:
     """A form of files.
 
     Attributes:
-        write: writes a good one into an empty folder.
+        write: writes a valid one into an empty folder.
         mutated: name of the file that is mutated.
         reader: function of ``reading_child`` that reads it.
-        read: name of what is read, ``"."`` for the folder.
-        options: of the reader.
-        mutations: that fit the form.
-        packed: whether the mutations are of what is inside a gzip file.
+        read: name of the file that is read, ``"."`` for the folder; by default the mutated one.
+        options: options of the reader.
+        mutations: mutations that fit the form.
+        packed: whether to mutate the content of a gzip file.
     """
 
     write: Callable[[Path], Any]
@@ -134,7 +135,7 @@ def run_folder(folder: Path) -> None:
     )
     config = DataConfig(data=str(folder), split="cold-items", cold_fraction=0.34)
     model = LIRDRecConfig(embedding_dim=4, knn_k=2)
-    fit(read_data(config), folder / "run", config, model, TrainingConfig(epochs=1, batch_size=64, device="cpu"))
+    fit(config, model, TrainingConfig(epochs=1, batch_size=64, device="cpu"), out=folder / "run")
 
 
 def _run(name: str, kind: Sequence[Mutation] = BYTES, **options: Any) -> Form:
@@ -196,7 +197,7 @@ FORMS: dict[str, Form] = {
     "run: new items": _run("new_items.safetensors", TEXT),
     "run: model": _run("model.safetensors", TEXT),
     "run: vectors": _run("vectors.safetensors", TEXT),
-    "run: neighbourhood": _run("neighbourhood.safetensors", TEXT),
+    "run: neighborhood": _run("neighborhood.safetensors", TEXT),
     "run: checksums": Form(run_folder, "run/SHA256SUMS", "verify", "run", mutations=TEXT),
     "options": Form(run_folder, "run/config.yaml", "config", mutations=TEXT),
 }

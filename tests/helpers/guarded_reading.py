@@ -1,4 +1,4 @@
-"""Reading files that may do anything: in a child, so that neither a crash nor a hang takes the tests along."""
+"""Read files that may do anything, in a child process, so that neither a crash nor a hang stops the tests."""
 
 import contextlib
 import json
@@ -17,27 +17,26 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of reading a file.
+    """The outcome of reading a file.
 
     Attributes:
-        kind: ``read``, ``refused`` (by a LIRDRecError), ``fault`` (any other error), ``died`` or ``hung``.
-        text: of the error, or what the child wrote last.
-        memory: MiB that became resident beyond what was before.
-        deeds: programs that were started, files that were written, connections.
+        kind: ``read``, ``refused`` (with a LIRDRecError), ``fault`` (any other error), ``died`` or ``hung``.
+        text: message of the error, or the last output of the child.
+        memory: additional resident MiB.
+        effects: started programs, written files and connections.
     """
 
     kind: str
     text: str
     memory: int = 0
-    deeds: tuple[str, ...] = ()
+    effects: tuple[str, ...] = ()
 
 
 class GuardedReader:
-    """Reads files in a child process that is started anew whenever it ended.
+    """Reads files in a child process, which is restarted when it ends.
 
     Args:
-        memory: MiB that the child can ask for beyond what it takes when it has started, mapped files among
-            them. More is refused by the kernel.
+        memory: MiB that the child may allocate or map after its start. The kernel refuses more.
         timeout: seconds after which a reader counts as hung.
     """
 
@@ -47,20 +46,20 @@ class GuardedReader:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as this does
 
     def read(self, reader: str, path: Path, timeout: float | None = None, **options: Any) -> Outcome:
-        """Has the child read ``path``.
+        """Let the child read ``path``.
 
         Args:
             reader: name of a function of ``reading_child``.
-            path: what it reads.
-            timeout: in place of the usual one.
-            options: of the reader.
+            path: file or folder.
+            timeout: replaces the usual one.
+            options: options of the reader.
         """
         timeout = timeout or self.timeout
         child = self._child or self._start()
         job = {"reader": reader, "path": str(path), "options": options, "timeout": 0.9 * timeout}
         found = self._ask(child, job, timeout)
         if isinstance(found, dict):
-            return Outcome(found["outcome"], found["text"], found["memory"], tuple(found["deeds"]))
+            return Outcome(found["outcome"], found["text"], found["memory"], tuple(found["effects"]))
         self.close()
         self._said.seek(0)
         return Outcome(found, f"{self._said.read()[-3000:]} (exit code {child.returncode})")
@@ -78,7 +77,7 @@ class GuardedReader:
             env=environment,
         )
         if self._ask(self._child, {"bound": self.memory}, _START_SECONDS) != {}:
-            raise RuntimeError("The child that reads files didn't start.")
+            raise RuntimeError("The child process did not start.")
         return self._child
 
     def _ask(self, child: "subprocess.Popen[str]", job: dict[str, Any], timeout: float) -> dict[str, Any] | str:
@@ -95,7 +94,7 @@ class GuardedReader:
         return json.loads(line) if line else "died"
 
     def close(self) -> None:
-        """Ends the child."""
+        """End the child."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()

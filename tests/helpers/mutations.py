@@ -1,6 +1,6 @@
-"""Ways in which a file can be wrong: each function takes the bytes of a good one and a source of chance.
+"""Ways in which a file can be wrong: each function takes the bytes of a valid one and a random number generator.
 
-Those of ``BYTES`` fit every format, those of ``TEXT`` a format of lines and cells or of names and values.
+``BYTES`` fit every format, ``TEXT`` formats with lines and cells or with names and values.
 """
 
 import gzip
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
-# What stands where a number or an ID should be.
+# Found instead of a number or an ID.
 CELLS = (
     *(b"", b" ", b"-1", b"0", b"007", b"1.0", b" 1", b"1e3", b"NaN", b"nan", b"inf", b"-inf", b"1e999", b"-1e-999"),
     *(b"9223372036854775807", b"9223372036854775808", b"-9223372036854775808", b"18446744073709551616", b"9" * 400),
@@ -22,7 +22,7 @@ _INTEGERS = (0, 1, -1, 127, 255, 2**15, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**6
 
 
 def _place(content: bytes, rng: random.Random) -> int:
-    """Anywhere, but mostly where formats have their headers and footers."""
+    """Return any position, but mostly one in the header or footer."""
     reach = rng.choice((len(content), 130, 1000))
     offset = rng.randrange(max(1, min(reach, len(content))))
     return offset if rng.random() < 0.6 else max(0, len(content) - 1 - offset)
@@ -95,7 +95,7 @@ def zeros(content: bytes, rng: random.Random) -> bytes:
 
 
 def huge_integer(content: bytes, rng: random.Random) -> bytes:
-    """An integer in one of the ways in which headers hold them, as a varint too."""
+    """Write an integer as headers do, or as a varint."""
     value, size = rng.choice(_INTEGERS), rng.choice((1, 2, 4, 8))
     text = (value % 256**size).to_bytes(size, rng.choice(("little", "big")))
     if rng.random() < 0.3:
@@ -114,13 +114,13 @@ def gzipped(content: bytes, rng: random.Random) -> bytes:
 
 
 def number(content: bytes, rng: random.Random) -> bytes:
-    """Another value in the place of a number that is written in digits."""
+    """Replace a number that is written in digits."""
     found = list(re.finditer(rb"-?[0-9]+", content))
     if not found:
         return content
     match = rng.choice(found[:8] if rng.random() < 0.5 else found)
     if rng.random() < 0.3:
-        length = match.end() - match.start()  # so that what follows stays in its place
+        length = match.end() - match.start()  # the rest keeps its position
         return content[: match.start()] + rng.choice((b"9", b"0", b"-")) * length + content[match.end() :]
     return content[: match.start()] + rng.choice(CELLS) + content[match.end() :]
 
@@ -143,7 +143,7 @@ def separators(content: bytes, rng: random.Random) -> bytes:
 
 
 def cell(content: bytes, rng: random.Random) -> bytes:
-    """Another value in the place of a word or number, in the first line or below."""
+    """Replace a word or number in the first line or below."""
     found = list(re.finditer(rb"[^\s,;:]+", content))
     if not found:
         return content
@@ -152,7 +152,7 @@ def cell(content: bytes, rng: random.Random) -> bytes:
 
 
 def lines(content: bytes, rng: random.Random) -> bytes:
-    """Lines in another order, fewer, more, or ragged."""
+    """Shuffle, remove, add or cut lines."""
     found = content.split(b"\n")
     at = rng.randrange(len(found))
     match rng.randrange(6):
@@ -172,7 +172,7 @@ def lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def nested(content: bytes, rng: random.Random) -> bytes:
-    """Brackets deeper than a recursive parser goes."""
+    """Nest brackets deeper than a recursive parser can follow."""
     return content[: _place(content, rng)] + rng.choice((b"[", b'{"a":', b"(", b"- ")) * rng.choice((50, 3000, 50_000))
 
 
@@ -188,7 +188,7 @@ TEXT: Sequence[Mutation] = (
 
 
 def mutate(content: bytes, mutations: Sequence[Mutation], seed: int) -> bytes:
-    """``content`` after all of ``mutations``, one upon the other; the same for the same ``seed``."""
+    """Apply ``mutations`` one after the other; the result depends only on ``seed``."""
     rng = random.Random(seed)
     for mutation in mutations:
         content = mutation(content, rng)

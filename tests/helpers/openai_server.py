@@ -1,4 +1,4 @@
-"""A server on the loopback interface that speaks OpenAI's protocol, and has the faults it is told to have."""
+"""A local server that speaks OpenAI's protocol and simulates faults."""
 
 import base64
 import hashlib
@@ -18,17 +18,15 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a request instead of an answer.
+    """A simulated fault.
 
     Attributes:
-        status: of the answer.
-        body: of the answer, raw.
-        headers: further ones.
-        seconds: that go by before, and between the bytes of the body if it drips.
-        cut: whether the connection ends in the midst of the body.
-        drop: whether it ends before any answer.
-        drip: whether the body comes byte by byte.
-        chunked: whether the body comes in two chunks, without its length.
+        status: status of the response.
+        body: raw body of the response.
+        headers: further headers.
+        seconds: delay of the response.
+        cut: whether the connection ends within the body.
+        drop: whether it ends before the response.
     """
 
     status: int = 200
@@ -37,18 +35,16 @@ class Fault:
     seconds: float = 0.0
     cut: bool = False
     drop: bool = False
-    drip: bool = False
-    chunked: bool = False
 
 
-def error(status: int, message: str = "as told", headers: Mapping[str, str] | None = None, **entries: str) -> Fault:
-    """A refusal in the usual form."""
+def error(status: int, message: str = "simulated", headers: Mapping[str, str] | None = None, **entries: str) -> Fault:
+    """A refusal in OpenAI's format."""
     return Fault(status, json.dumps({"error": {"message": message, **entries}}).encode(), headers or {})
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came."""
+    """A request as it was received."""
 
     path: str
     body: dict[str, Any]
@@ -61,37 +57,37 @@ class Seen:
         return str(text)
 
     @property
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         (url,) = [part["image_url"]["url"] for part in self.body["messages"][-1]["content"] if "image_url" in part]
         head, _, data = url.partition(",")
         assert head == "data:image/jpeg;base64"
         return Image.open(io.BytesIO(base64.b64decode(data, validate=True)))
 
 
-def colour_of(picture: Image.Image) -> str:
-    """The strongest channel of a picture: what the server's captions tell."""
-    means = picture.convert("RGB").resize((1, 1)).getpixel((0, 0))
+def color_of(image: Image.Image) -> str:
+    """The strongest channel of an image, which the server's captions name."""
+    means = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
     assert isinstance(means, tuple)
     return ("red", "green", "blue")[means.index(max(means))]
 
 
 def embedding_of(text: str, width: int = 6) -> list[float]:
-    """A vector that depends on nothing but the text."""
+    """A vector that depends only on the text."""
     digest = hashlib.sha256(text.encode()).digest()
     return [byte / 255 - 0.5 for byte in digest[:width]]
 
 
 class OpenAIServer:
-    """What the server does, and what it has seen.
+    """Behavior of the server, and the requests it has received.
 
     Attributes:
-        url: base address.
-        model: the only one there is.
-        key: without which requests are refused, if any.
-        faults: called with each request and the number of those before it of the same content.
-        seconds: that an answer takes.
+        url: base URL.
+        model: name of its only model.
+        key: key that requests need, if any.
+        faults: called with each request and the number of earlier ones with the same content.
+        seconds: duration of a response.
         seen: all requests.
-        most_at_once: of requests under way.
+        most_at_once: maximum number of simultaneous requests.
     """
 
     def __init__(self) -> None:
@@ -103,7 +99,7 @@ class OpenAIServer:
             {"object": "embedding", "index": index, "embedding": embedding_of(text)}
             for index, text in reversed(list(enumerate(texts)))
         ]
-        self.caption: Callable[[Seen], Any] = lambda seen: f"A {colour_of(seen.picture)} thing."
+        self.caption: Callable[[Seen], Any] = lambda seen: f"A {color_of(seen.image)} thing."
         self.finish_reason = "stop"
         self.seconds = 0.0
         self.seen: list[Seen] = []
@@ -141,6 +137,7 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         timeout = 30
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -167,33 +164,18 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
         def _fail(self, fault: Fault) -> None:
-            if not fault.drip:
-                time.sleep(fault.seconds)
+            time.sleep(fault.seconds)
             if fault.drop:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return
-            if fault.chunked:
-                self.send_response(fault.status)
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                for part in (fault.body[:5], fault.body[5:]):
-                    self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
-                if fault.cut:
-                    self.close_connection = True
-                else:
-                    self.wfile.write(b"0\r\n\r\n")
-                return
-            if not (fault.cut or fault.drip):
+            if not fault.cut:
                 self._write(fault.status, fault.body, fault.headers)
                 return
             self.send_response(fault.status)
-            self.send_header("Content-Length", str(len(fault.body) + (10 if fault.cut else 0)))
+            self.send_header("Content-Length", str(len(fault.body) + 10))
             self.end_headers()
-            for byte in fault.body:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(fault.seconds)
+            self.wfile.write(fault.body)
             self.close_connection = True
 
         def log_message(self, *_: object) -> None:
@@ -204,7 +186,7 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def openai_server() -> Iterator[OpenAIServer]:
-    """Runs a server for as long as the context lasts."""
+    """Run a server inside a context."""
     server = OpenAIServer()
     http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     http.daemon_threads = True

@@ -1,6 +1,6 @@
-"""Reads files in a process of its own, of which memory, time and deeds are watched; see ``guarded_reading``.
+"""Reads files in a process of its own whose memory, time and side effects are watched; see ``guarded_reading``.
 
-Takes lines of JSON, ``{"reader": ..., "path": ..., "options": {...}}``, and answers each with one.
+Receives lines of JSON, ``{"reader": ..., "path": ..., "options": {...}}``, and answers each with one.
 """
 
 import contextlib
@@ -19,29 +19,55 @@ import click
 import torch
 
 from lirdrec_pyg.cli import main
-from lirdrec_pyg.config import DataConfig
-from lirdrec_pyg.data import Vocabulary, check_graph, load_graph, read_data, read_features, read_new_items
-from lirdrec_pyg.data.features import FeatureTable, row_blocks
-from lirdrec_pyg.data.interactions import read_interactions
-from lirdrec_pyg.data.readers import read_ids
-from lirdrec_pyg.data.tiktok_raw import read_pickled_matrix
+from lirdrec_pyg.data import (
+    Dataset,
+    FeatureTable,
+    Vocabulary,
+    check_graph,
+    load_graph,
+    read_features,
+    read_ids,
+    read_interactions,
+    read_new_items,
+)
+from lirdrec_pyg.data.dataset import DataConfig
+from lirdrec_pyg.data.features import row_blocks
+from lirdrec_pyg.data.pickled_matrices import read_pickled_matrix
 from lirdrec_pyg.errors import LIRDRecError
-from lirdrec_pyg.training.checkpoint import Checkpoint
-from lirdrec_pyg.training.run import Run
+from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.training import Checkpoint
 
-DEEDS = {"os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn", "pty.spawn", "subprocess.Popen", "os.remove"}
-DEEDS |= {"os.rename", "os.mkdir", "os.symlink", "os.chmod", "socket.connect", "shutil.unpack_archive", "os.putenv"}
+# Audit events of programs, connections and changed files, none of which a reader may cause.
+SIDE_EFFECTS = {
+    "os.system",
+    "os.exec",
+    "os.fork",
+    "os.posix_spawn",
+    "os.spawn",
+    "pty.spawn",
+    "subprocess.Popen",
+    "os.remove",
+}
+SIDE_EFFECTS |= {
+    "os.rename",
+    "os.mkdir",
+    "os.symlink",
+    "os.chmod",
+    "socket.connect",
+    "shutil.unpack_archive",
+    "os.putenv",
+}
 
-done: list[str] | None = None
+recorded: list[str] | None = None
 
 
 def audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """Notes whatever a reader has no business to do: programs, connections, files that are written."""
-    if done is None:
+    """Record programs, connections and written files."""
+    if recorded is None:
         return
     writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    if writes or event in DEEDS:
-        done.append(f"{event}{arguments!r:.200}")
+    if writes or event in SIDE_EFFECTS:
+        recorded.append(f"{event}{arguments!r:.200}")
 
 
 def table(path: Path, **options: Any) -> None:
@@ -51,7 +77,7 @@ def table(path: Path, **options: Any) -> None:
 
 
 def data(path: Path, **options: Any) -> None:
-    found = read_data(DataConfig(data=str(path), **options))
+    found = Dataset.from_path(path, **options)
     check_graph(found.graph)
     assert found.graph["user"].num_nodes == len(found.users)
     assert found.graph["item"].num_nodes == len(found.items)
@@ -63,7 +89,7 @@ def features(path: Path) -> None:
     assert found.values.dim() == 2
     assert found.values.is_floating_point()
     assert found.ids is None or len(found.ids) == len(found) == found.ids.n_unique()
-    for _, rows in row_blocks(found.values):  # a mapped file is read at last
+    for _, rows in row_blocks(found.values):  # a mapped file is only read here
         rows.sum()
 
 
@@ -73,7 +99,7 @@ def new_items(path: Path, modality: str = "image", width: int = 3, **options: An
 
 
 def ids(path: Path) -> None:
-    assert not read_ids(path, "--ids").null_count()
+    assert not read_ids(path, "ids").null_count()
 
 
 def coo(path: Path) -> None:
@@ -91,17 +117,12 @@ def graph(path: Path) -> None:
     check_graph(load_graph(path))
 
 
-def run(path: Path, with_checkpoint: bool = False) -> None:
+def run(path: Path) -> None:
     found = Run.open(path)
-    found.facts(), found.metrics()
-    found.settings(), found.data_config(), found.training_config(), found.model_config()
-    found.users(), found.items(), found.new_items()
-    if with_checkpoint:
-        found.checkpoint()
-        return
-    own = found.graph()
+    found.metrics(), found.settings(), found.data_config(), found.training_config(), found.model_config()
+    own = found.dataset().graph
     check_graph(own)
-    found.vectors(), found.neighbourhood(), found.model(own)
+    found.vectors(), found.neighborhood(), found.model(own)
 
 
 def verify(path: Path) -> None:
@@ -113,53 +134,37 @@ def checkpoint(path: Path) -> None:
 
 
 def careless(path: Path) -> None:
-    """What no reader may do, to see that it is noticed."""
+    """Do what no reader may do, to see that it is noticed."""
     os.system("true")
     path.write_text("")
 
 
 def config(path: Path) -> None:
     # Options are parsed, and nothing is trained.
-    command = main.commands["fit"]
-    with contextlib.suppress(click.UsageError):  # the value of an option, named with the option
+    command = main.get_command(click.Context(main), "fit")
+    with contextlib.suppress(click.UsageError):  # names the option
         command.make_context("fit", ["--data", "synthetic", "--config", str(path)])
 
 
-READERS: dict[str, Callable[..., None]] = {
-    reader.__name__: reader
-    for reader in (
-        table,
-        data,
-        features,
-        new_items,
-        ids,
-        coo,
-        vocabulary,
-        graph,
-        run,
-        verify,
-        checkpoint,
-        config,
-        careless,
-    )
-}
+_READERS = (table, data, features, new_items, ids, coo, vocabulary, graph, run, verify, checkpoint, config, careless)
+READERS: dict[str, Callable[..., None]] = {reader.__name__: reader for reader in _READERS}
 
 
 def memory(name: str) -> int:
-    """A size of this process in MiB, such as VmSize, VmRSS or VmHWM, the most that was resident."""
+    """Return a size of this process in MiB, such as VmSize, VmRSS or VmHWM, the peak of the resident size."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
     return int(line.split()[1]) // 1024
 
 
 @contextlib.contextmanager
 def watched(timeout: float) -> Iterator[list[str]]:
-    global done
+    global recorded
     faulthandler.dump_traceback_later(timeout, exit=False)
-    done = deeds = []
+    recorded = effects = []
     try:
-        yield deeds
+        yield effects
     finally:
-        done = None
+        recorded = None
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -168,19 +173,19 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
     before = memory("VmRSS")
     result = {"outcome": "read", "text": ""}
-    with watched(job["timeout"]) as deeds:
+    with watched(job["timeout"]) as effects:
         try:
             READERS[job["reader"]](Path(job["path"]), **job["options"])
         except LIRDRecError as error:
             result = {"outcome": "refused", "text": str(error)}
         except BaseException:
             result = {"outcome": "fault", "text": traceback.format_exc()}
-    return {**result, "memory": memory("VmHWM") - before, "deeds": deeds}
+    return {**result, "memory": memory("VmHWM") - before, "effects": effects}
 
 
 def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries may print, too
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     sys.addaudithook(audit)

@@ -1,28 +1,41 @@
-"""A small graph, and what the peers' formulas need of it in dense matrices."""
+"""A small graph, and dense matrices that formulas of models are written with."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
+from torch_geometric.typing import WITH_TORCH_SPARSE
 
-from lirdrec_pyg.config import ModelConfig
 from lirdrec_pyg.data import INTERACTS, build_graph
-from lirdrec_pyg.models import model_class
+from lirdrec_pyg.models import ModelConfig, model_class
+from lirdrec_pyg.transforms import SparseBackend
 
 NUM_USERS, NUM_ITEMS = 9, 8
+WIDTHS = {"image": 6, "text": 5}
 TRIPLES = torch.tensor([[0, 1, 2, 2, 5], [1, 0, 3, 4, 1], [5, 6, 7, 0, 2]])
 
+BACKENDS: list[SparseBackend] = ["torch", "torch-sparse"] if WITH_TORCH_SPARSE else ["torch"]
 
-def small_graph(seed: int = 0) -> HeteroData:
-    """A graph of 9 users, 8 items and two modalities; the last user and the last item have no interactions."""
+
+def small_graph(
+    seed: int = 0, widths: Mapping[str, int] = WIDTHS, num_items: int = NUM_ITEMS, masks: dict[str, Any] | None = None
+) -> HeteroData:
+    """A graph of 9 users and 8 items; the last user and the last item have no interactions."""
     rng = np.random.default_rng(seed)
-    taken = rng.random((NUM_USERS - 1, NUM_ITEMS - 1)) < 0.4
+    taken = rng.random((NUM_USERS - 1, num_items - 1)) < 0.4
     taken[0, :2] = taken[:7, 6] = True
-    features = {"image": rng.standard_normal((NUM_ITEMS, 6)), "text": rng.standard_normal((NUM_ITEMS, 5))}
-    train = np.stack(np.nonzero(taken))
-    return build_graph(train, {m: x.astype(np.float32) for m, x in features.items()}, num_users=NUM_USERS)
+    features = {name: rng.standard_normal((num_items, width)).astype(np.float32) for name, width in widths.items()}
+    return build_graph(np.stack(np.nonzero(taken)), features, masks=masks, num_users=NUM_USERS)
+
+
+def graph_of(taken: np.ndarray) -> HeteroData:
+    """The graph of a binary matrix of users x items, with random features."""
+    features = {"m": torch.randn(taken.shape[1], 2)}
+    return build_graph(np.stack(np.nonzero(taken)), features, num_users=len(taken))
 
 
 def interactions(graph: HeteroData) -> Tensor:
@@ -32,8 +45,15 @@ def interactions(graph: HeteroData) -> Tensor:
     return matrix
 
 
-def normalised(taken: Tensor) -> Tensor:
-    """The symmetrically normalised adjacency of users and items, users first, float64."""
+def dense(store: Any, size: int) -> Tensor:
+    """The matrix of weighted edges among ``size`` nodes, a row for each target, float64."""
+    matrix = torch.zeros(size, size, dtype=torch.double)
+    matrix[tuple(store.edge_index.flip([0]))] = store.edge_weight.double()
+    return matrix
+
+
+def normalized(taken: Tensor) -> Tensor:
+    """The symmetrically normalized adjacency of users and items, users first, float64."""
     num_users, num_items = taken.shape
     adjacency = torch.zeros(num_users + num_items, num_users + num_items, dtype=torch.double)
     adjacency[:num_users, num_users:], adjacency[num_users:, :num_users] = taken, taken.T
@@ -45,7 +65,7 @@ def mean_of_layers(taken: Tensor, start: Tensor, num_layers: int) -> Tensor:
     """LightGCN's propagation of ``start``, users first."""
     layers = [start]
     for _ in range(num_layers):
-        layers.append(normalised(taken) @ layers[-1])
+        layers.append(normalized(taken) @ layers[-1])
     return torch.stack(layers).mean(dim=0)
 
 
@@ -56,12 +76,31 @@ def bpr(user: Tensor, item: Tensor, triples: Tensor = TRIPLES) -> Tensor:
     return -(1 / (1 + (-difference).exp())).log().mean()
 
 
-def prepared(config: ModelConfig, graph: HeteroData) -> tuple[Any, HeteroData]:
+def squares(*rows: Tensor) -> Tensor:
+    """Half of the squared norms of all rows of a batch, per triple."""
+    return sum((x**2).sum() for x in rows) / (2 * TRIPLES.size(1))
+
+
+def linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return x @ layer.weight.T + layer.bias
+
+
+def prepared(
+    config: ModelConfig, graph: HeteroData | None = None, backend: SparseBackend = "torch", seed: int = 0
+) -> tuple[Any, HeteroData]:
     """The model of ``config`` in float64, and the graph as its training takes it."""
     kind = model_class(config)
-    torch.manual_seed(0)
-    data = kind.input_transform(config)(kind.graph_transform(config)(graph))
+    torch.manual_seed(seed)
+    stored = kind.graph_transform(config)(small_graph() if graph is None else graph)
+    data = kind.input_transform(config, backend)(stored)
     return kind.from_config(config, data).double(), data
+
+
+def fitted(config: ModelConfig, graph: HeteroData | None = None) -> tuple[Any, HeteroData]:
+    """The closed-form model of ``config``, computed on a graph."""
+    model, data = prepared(config, graph)
+    model.fit(data)
+    return model, data
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
@@ -71,9 +110,10 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor | None]:
     return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
 
 
-def assert_gradients_reach_all(model: nn.Module, loss: Tensor) -> None:
-    """No parameter is cut off from ``loss``."""
-    for name, gradient in gradients(model, loss).items():
-        assert gradient is not None, name
-        assert gradient.isfinite().all(), name
-        assert gradient.abs().sum() > 0, name
+def assert_is_the_formula(model: Any, data: HeteroData, vectors: Iterable[Tensor], loss: Tensor) -> None:
+    """Vectors of users and items, the loss of ``TRIPLES`` and its gradients are the expected ones."""
+    torch.testing.assert_close(torch.cat(model(data)), torch.cat(tuple(vectors)), rtol=1e-5, atol=1e-6)
+    assert model.loss(data, TRIPLES).item() == pytest.approx(loss.item(), rel=1e-6)
+    expected = gradients(model, loss)
+    assert expected.keys() == dict(model.named_parameters()).keys()
+    torch.testing.assert_close(gradients(model, model.loss(data, TRIPLES)), expected, rtol=1e-4, atol=1e-6)

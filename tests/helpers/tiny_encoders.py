@@ -1,4 +1,4 @@
-"""Encoders of pictures and sounds with few random weights, saved as any model of transformers is."""
+"""Image and audio models with few random weights, saved as models of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _SQUARE = {"height": SIDE, "width": SIDE}
 
 
 def save_image_model(kind: str, folder: Path) -> Path:
-    """A model of pictures of the kind ``clip``, ``siglip``, ``vit``, ``dinov2``, ``ijepa``, ``vit_mae``, ``vit_msn``,
+    """Save an image model of the kind ``clip``, ``siglip``, ``vit``, ``dinov2``, ``ijepa``, ``vit_mae``, ``vit_msn``,
     ``beit`` or ``resnet``, and its processor."""
     import transformers as hf
 
@@ -43,7 +43,7 @@ def save_image_model(kind: str, folder: Path) -> Path:
 
 
 def save_audio_model(kind: str, folder: Path) -> Path:
-    """A model of sounds of the kind ``whisper``, ``clap`` or ``clap-fused``, and its feature extractor."""
+    """Save an audio model of the kind ``whisper``, ``clap`` or ``clap-fused``, and its feature extractor."""
     import transformers as hf
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Language models of a few thousand weights, made and saved as real ones are."""
+"""Language models with a few thousand random weights, saved as real ones are."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "<image>"]
 
 
 def tokenizer(**special: str) -> PreTrainedTokenizerFast:
-    """Knows some words, and letters of all others."""
+    """A tokenizer that knows some words, and spells others."""
     letters = [chr(code) for code in range(33, 127)]
     pieces = SPECIAL + [f"##{letter}" for letter in letters] + letters + list(WORDS)
     backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
@@ -95,7 +95,7 @@ CHAT_TEMPLATE = (
 
 
 def save_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
-    """A model that looks at a picture and goes on with a text."""
+    """A model that describes images."""
     torch.manual_seed(3)
     words = tokenizer(
         unk_token="<unk>",
@@ -111,7 +111,7 @@ def save_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
         vision_config=vision, text_config=_llama(len(words)), image_token_index=words.convert_tokens_to_ids("<image>")
     )
     model = LlavaForConditionalGeneration(config).eval()
-    # Random weights hardly look at the picture, and may end at once.
+    # Random weights hardly use the image, and may end immediately.
     with torch.no_grad():
         for parameter in model.model.multi_modal_projector.parameters():
             parameter.mul_(20)
@@ -130,7 +130,7 @@ def save_llava(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
 
 
 def save_blip(folder: Path) -> Path:
-    """A model of another make, without chat template, which goes on with the prompt."""
+    """A model without a chat template, which continues the prompt."""
     torch.manual_seed(4)
     words = tokenizer(unk_token="<unk>", cls_token="<s>", sep_token="</s>", pad_token="<pad>")
     words.backend_tokenizer.post_processor = processors.TemplateProcessing(

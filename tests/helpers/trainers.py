@@ -1,4 +1,4 @@
-"""Trainings that take a second."""
+"""Trainings that take less than a second."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,25 +10,21 @@ from lightning_fabric import Fabric
 from torch_geometric.data import HeteroData
 from torch_geometric.typing import WITH_TORCH_SPARSE
 
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.datasets import synthetic_data
-from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.training import Trainer
-from lirdrec_pyg.training.passes import input_transform
+from lirdrec_pyg.models import LIRDRec, LIRDRecConfig
+from lirdrec_pyg.training import Trainer, TrainingConfig, input_transform
 
 MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
 BATCH = 100
 
 needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-sparse is not installed")
 
-# Settings that train in ways of their own.
+# Settings that change how a training draws and steps; each is covered once.
 KINDS: list[Any] = [
     {},
-    {"edge_dropout": 0.3},
-    {"popularity_alpha": 0.75},
-    {"negatives": 3},
-    {"precision": "bf16-mixed"},
-    {"weight_decay": 1e-4},
+    {"edge_dropout": 0.3, "popularity_alpha": 0.75},
+    {"negatives": 3, "precision": "bf16-mixed", "weight_decay": 1e-4},
     pytest.param({"sampling": "neighbors", "fanout": "3,2", "negatives": 2}, marks=needs_torch_sparse),
     pytest.param({"sampling": "neighbors", "user_gradients": "sparse"}, marks=needs_torch_sparse),
 ]
@@ -45,9 +41,23 @@ def make_trainer(graph: HeteroData, fabric: Fabric | None = None, **settings: An
     return Trainer(LIRDRec.from_config(MODEL, data), data, config, fabric)
 
 
+class Stop(Callback):
+    """Notes all steps, and stops after one of them."""
+
+    def __init__(self, after: tuple[int, int] | None = None) -> None:
+        self.steps: list[tuple[int, int]] = []
+        self.after = after
+
+    def on_step_end(self, epoch: int, step: int) -> None:
+        self.steps.append((epoch, step))
+
+    def should_stop(self) -> bool:
+        return self.steps[-1:] == [self.after]
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Steps are so small that threads would only wait for each other."""
+    """Compute with one thread, since with such small steps threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -1,17 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from small_graph import NUM_ITEMS, NUM_USERS, interactions, prepared, small_graph
+from small_graph import NUM_ITEMS, NUM_USERS, fitted, interactions, prepared, small_graph
 
-from lirdrec_pyg.config import EASEConfig
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models import EASE, ease
+from lirdrec_pyg.models import EASE, EASEConfig, ease
 from lirdrec_pyg.nn import SeenItems
 
 
 def columns_by_regression(taken: np.ndarray, l2: float) -> np.ndarray:
-    """Each item by ridge regression on all others, which is what the closed form minimises."""
+    """Ridge regression of each item on all others, which is what the closed form minimizes."""
     num_items = taken.shape[1]
     weight = np.zeros((num_items, num_items))
     for item in range(num_items):
@@ -24,8 +23,7 @@ def columns_by_regression(taken: np.ndarray, l2: float) -> np.ndarray:
 @pytest.mark.parametrize("l2", [0.5, 20.0])
 def test_weights_are_those_of_a_regression_for_each_item(l2: float) -> None:
     graph = small_graph()
-    model, data = prepared(EASEConfig(l2=l2), graph)
-    model.fit(data)
+    model, _ = fitted(EASEConfig(l2=l2), graph)
     taken = interactions(graph).numpy()
     expected = columns_by_regression(taken, l2)
     assert np.allclose(model.weight.numpy(), expected, atol=1e-6)
@@ -34,25 +32,9 @@ def test_weights_are_those_of_a_regression_for_each_item(l2: float) -> None:
     assert np.allclose(scores.numpy(), (taken @ expected)[[3, 8, 0]], atol=1e-6)
 
 
-def test_the_ranking_is_that_of_the_scores_without_seen_items() -> None:
-    graph = small_graph()
-    model, data = prepared(EASEConfig(), graph)
-    model.fit(data)
-    seen = SeenItems.of(graph[INTERACTS].edge_index, NUM_USERS)
-    scores = model.scores(seen, torch.arange(NUM_USERS))
-    scores[interactions(graph) > 0] = -torch.inf
-    (block,) = model.ranker(data).top_k(torch.arange(NUM_USERS), NUM_ITEMS, seen)
-    assert torch.equal(block.score, scores.sort(dim=1, descending=True).values)
-    among = torch.tensor([6, 1, 3])
-    (block,) = model.ranker(data).top_k(torch.arange(NUM_USERS), 2, seen, among)
-    assert torch.equal(block.score, scores[:, among].topk(2).values)
-    assert torch.isin(block.item, among).all()
-    assert torch.equal(block.score, scores.gather(1, block.item))
-
-
-def test_a_catalogue_that_is_too_large_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match=r"20,001 items.*item-knn"):
+def test_too_many_items_are_rejected_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"20,001 items.*`k_core`.*item-knn"):
         EASE(20_001)
     monkeypatch.setattr(ease, "MAX_ITEMS", NUM_ITEMS - 1)
-    with pytest.raises(DataError, match="--k-core"):
-        prepared(EASEConfig(), small_graph())
+    with pytest.raises(DataError, match="`k_core`"):
+        prepared(EASEConfig())

@@ -7,20 +7,20 @@ from hypothesis import strategies as st
 from lirdrec_pyg.nn import unit_vectors
 
 
-@pytest.mark.parametrize("shape", [(7,), (5, 3), (4, 1), (2, 3, 6), (0, 3)])
-def test_values_and_gradients_are_those_of_torch(shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, dtype=torch.double, requires_grad=True)
-    actual, expected = unit_vectors(x), F.normalize(x, dim=-1)
-    torch.testing.assert_close(actual, expected)
-    slope = torch.randn_like(actual)
-    torch.testing.assert_close(torch.autograd.grad(actual, x, slope), torch.autograd.grad(expected, x, slope))
-    assert torch.autograd.gradcheck(unit_vectors, (x,))
-    assert torch.autograd.gradgradcheck(unit_vectors, (x,))
+def test_values_and_gradients_equal_those_of_torch() -> None:
+    for shape in ((7,), (5, 3), (4, 1), (2, 3, 6), (0, 3)):
+        x = torch.randn(shape, dtype=torch.double, requires_grad=True)
+        actual, expected = unit_vectors(x), F.normalize(x, dim=-1)
+        torch.testing.assert_close(actual, expected)
+        slope = torch.randn_like(actual)
+        torch.testing.assert_close(torch.autograd.grad(actual, x, slope), torch.autograd.grad(expected, x, slope))
+        assert torch.autograd.gradcheck(unit_vectors, (x,))
+        assert torch.autograd.gradgradcheck(unit_vectors, (x,))
 
 
 @settings(max_examples=50, deadline=None)
 @given(exponent=st.integers(-9, 15), width=st.integers(1, 70), seed=st.integers(0, 2**16))
-def test_rows_have_length_one_and_the_direction_they_had(exponent: int, width: int, seed: int) -> None:
+def test_rows_have_length_one_and_keep_their_direction(exponent: int, width: int, seed: int) -> None:
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent
     unit = unit_vectors(x)
     torch.testing.assert_close(unit.norm(dim=-1), torch.ones(3))
@@ -37,16 +37,15 @@ def test_rows_of_zeros_stay_and_have_finite_gradients(dtype: torch.dtype) -> Non
     (gradient,) = torch.autograd.grad(unit.sum(), x)
     (expected,) = torch.autograd.grad(F.normalize(x, dim=-1).sum(), x)
     assert gradient.isfinite().all()
-    if dtype == torch.float16:  # in which torch divides by an epsilon of 0
+    if dtype == torch.float16:  # torch divides by an epsilon of 0
         gradient, expected = gradient[1:], expected[1:]
-    # Rounding of a quotient and of a product differs.
+    # A quotient and a product round differently.
     torch.testing.assert_close(gradient, expected, rtol=1e-6 if torch.finfo(dtype).bits >= 32 else 0.02, atol=0.02)
 
 
-@pytest.mark.parametrize("eps", [1e-12, 0.5, 10.0])
-def test_shorter_rows_than_eps_are_divided_by_it(eps: float) -> None:
+def test_rows_shorter_than_eps_are_divided_by_it() -> None:
     x = torch.tensor([[0.3, 0.4], [3.0, 4.0], [1e-14, 0.0]], dtype=torch.double, requires_grad=True)
-    actual, expected = unit_vectors(x, eps), F.normalize(x, dim=-1, eps=eps)
-    torch.testing.assert_close(actual, expected)
-    for gradients in zip(*(torch.autograd.grad(out.pow(2).sum(), x) for out in (actual, expected)), strict=True):
-        torch.testing.assert_close(*gradients)
+    for eps in (1e-12, 0.5, 10.0):
+        actual, expected = unit_vectors(x, eps), F.normalize(x, dim=-1, eps=eps)
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(*(torch.autograd.grad(out.pow(2).sum(), x) for out in (actual, expected)))

@@ -1,28 +1,37 @@
-"""Neighbourhoods of a batch, and what a model makes of them."""
+"""Sampled neighborhoods of batches, and the outputs of a model for them."""
 
 from typing import Any
 
 import pytest
 import torch
+from adjacencies import needs_torch_sparse
 from torch import Tensor
 from torch_geometric import typing as pyg
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
-from trainers import MODEL, make_trainer, needs_torch_sparse, small_graph
 
-from lirdrec_pyg.config import LIRDRecConfig
 from lirdrec_pyg.data import INTERACTS, SIMILAR
+from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.nn import SparseOperator, adjacency, gather_rows
+from lirdrec_pyg.models.lirdrec import LIRDRecConfig
+from lirdrec_pyg.nn import SparseOperator, gather_rows
 from lirdrec_pyg.sampler import BPRSampler, NeighborSampling, SampledGraph, check_sampling
 
 pytestmark = needs_torch_sparse
 
 
+MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
+
+
 @pytest.fixture(scope="module")
-def graph() -> HeteroData:
-    return LIRDRec.input_transform(MODEL)(small_graph())
+def raw_graph() -> HeteroData:
+    return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
+
+
+@pytest.fixture(scope="module")
+def graph(raw_graph: HeteroData) -> HeteroData:
+    return LIRDRec.input_transform(MODEL)(raw_graph)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +55,6 @@ def gradients(model: LIRDRec, data: HeteroData | SampledGraph, triples: Tensor) 
     return loss.detach(), {name: p.grad.to_dense() for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("num_negatives", [1, 2])
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -64,27 +71,28 @@ def gradients(model: LIRDRec, data: HeteroData | SampledGraph, triples: Tensor) 
     ],
     ids=str,
 )
-def test_with_all_neighbours_a_batch_has_the_loss_and_the_gradients_of_a_full_pass(
-    graph: HeteroData, triples: Tensor, settings: dict[str, Any], sparse: bool, num_negatives: int
+def test_with_all_neighbors_a_batch_has_the_loss_and_the_gradients_of_a_full_pass(
+    raw_graph: HeteroData, triples: Tensor, settings: dict[str, Any]
 ) -> None:
     config = LIRDRecConfig(**{**vars(MODEL), "reg_weight": 0.0, **settings})
-    data = LIRDRec.sampling_transform(config)(LIRDRec.graph_transform(config)(small_graph()))
+    data = LIRDRec.sampling_transform(config)(LIRDRec.graph_transform(config)(raw_graph))
     torch.manual_seed(0)
     model = LIRDRec.from_config(config, data).double()
     model.start_epoch()
     sampling = NeighborSampling(data, [-1] * config.num_layers, config.num_item_layers)
-    triples = torch.cat([triples, triples[2:].flip([1])])[: 2 + num_negatives]
-    for batch in triples.split(40, dim=1)[:3]:
-        expected, wanted = gradients(model, data, batch)
-        model.sparse_user_gradients = sparse
-        loss, found = gradients(model, *sampled(sampling, batch))
-        assert loss == pytest.approx(float(expected), abs=1e-6)
-        assert found.keys() == wanted.keys()
-        for name in wanted:
-            torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-6)
+    for sparse, negatives in ((False, triples[2:]), (True, torch.cat([triples[2:], triples[2:].flip([1])]))):
+        for batch in torch.cat([triples[:2], negatives]).split(40, dim=1)[:2]:
+            model.sparse_user_gradients = False
+            expected, wanted = gradients(model, data, batch)
+            model.sparse_user_gradients = sparse
+            loss, found = gradients(model, *sampled(sampling, batch))
+            assert loss == pytest.approx(float(expected), abs=1e-6)
+            assert found.keys() == wanted.keys()
+            for name in wanted:
+                torch.testing.assert_close(found[name], wanted[name], rtol=0, atol=1e-6)
 
 
-def test_the_regulariser_is_of_the_nodes_of_the_batch(graph: HeteroData, triples: Tensor) -> None:
+def test_the_regularizer_uses_the_nodes_of_the_batch(graph: HeteroData, triples: Tensor) -> None:
     model = LIRDRec.from_config(LIRDRecConfig(**{**vars(MODEL), "reg_weight": 0.5}), graph)
     sample, rows = sampled(NeighborSampling(graph, [-1, -1]), triples[:, :10])
     user, item = (x.detach() for x in model(graph))
@@ -97,19 +105,19 @@ def test_the_regulariser_is_of_the_nodes_of_the_batch(graph: HeteroData, triples
 
 
 def whole(operator: SparseOperator, rows: Tensor, columns: Tensor, size: tuple[int, int]) -> Tensor:
-    """The operator between the nodes of the whole graph."""
+    """The operator as a dense matrix of all nodes of the graph."""
     dense = torch.zeros(size)
     dense[rows.unsqueeze(1), columns] = operator.to_dense()
     return dense
 
 
 def level(sample: SampledGraph, kind: str, number: int) -> Tensor:
-    """Positions of the nodes of a level."""
+    """Indices of the nodes of a level."""
     rows = sample.own.user if kind == "user" else sample.own.item
     return sample.data[kind].n_id[rows[number]]
 
 
-def test_each_level_draws_its_own_number_of_neighbours(graph: HeteroData, triples: Tensor) -> None:
+def test_each_level_draws_its_own_number_of_neighbors(graph: HeteroData, triples: Tensor) -> None:
     degrees = {
         kind: degree(index, graph[kind].num_nodes)
         for kind, index in zip(("user", "item"), graph[INTERACTS].edge_index, strict=True)
@@ -126,14 +134,14 @@ def test_each_level_draws_its_own_number_of_neighbours(graph: HeteroData, triple
             drawn = (operator.to_dense() != 0).sum(dim=1)
             assert torch.equal(drawn, degrees[kind][nodes].clamp(max=fanout).long())
             weight = adj_t[nodes][:, sources] if kind == "item" else adj_t.t()[nodes][:, sources]
-            # In full where all neighbours are drawn, and more where the others have to be made up for.
+            # Weights are unchanged if all neighbors are drawn, and larger if others are missing.
             few = degrees[kind][nodes] <= fanout
             torch.testing.assert_close(operator.to_dense()[few], weight[few])
             assert ((operator.to_dense() > 0.999 * weight) | (operator.to_dense() == 0))[~few].all()
 
 
-def test_fewer_neighbours_are_drawn_of_a_similar_item(graph: HeteroData, triples: Tensor) -> None:
-    # It has about 6 neighbours: 18 become 3.
+def test_fewer_neighbors_are_drawn_for_similar_items(graph: HeteroData, triples: Tensor) -> None:
+    # Items have about 6 similar items: 18 becomes 3.
     assert graph[SIMILAR].edge_index.size(1) // graph["item"].num_nodes == 6
     for fanout, expected in ((18, 3), (4, 2), (-1, 40)):
         sample, _ = sampled(NeighborSampling(graph, [fanout, fanout]), triples[:, :5])
@@ -142,7 +150,7 @@ def test_fewer_neighbours_are_drawn_of_a_similar_item(graph: HeteroData, triples
     assert sample.near.to_user[0].shape == (0, 0)
 
 
-def test_all_neighbours_in_the_item_graph_are_taken(graph: HeteroData, triples: Tensor) -> None:
+def test_all_neighbors_in_the_item_graph_are_sampled(graph: HeteroData, triples: Tensor) -> None:
     sample, rows = sampled(NeighborSampling(graph, [2, 2]), triples[:, :5])
     wanted = triples[1:, :5].unique()
     num_items = graph["item"].num_nodes
@@ -154,22 +162,21 @@ def test_all_neighbours_in_the_item_graph_are_taken(graph: HeteroData, triples: 
     assert torch.equal(wanted[rows[1:]], triples[1:, :5])
 
 
-@pytest.mark.parametrize("fanout", [2, 3])
-def test_a_sampled_sum_is_right_on_average(graph: HeteroData, fanout: int) -> None:
+@pytest.mark.slow
+def test_a_sampled_sum_is_unbiased(graph: HeteroData) -> None:
     users = torch.arange(graph["user"].num_nodes)
     triples = torch.stack([users, torch.zeros_like(users), torch.ones_like(users)])
-    sampling = NeighborSampling(graph, [fanout])
     size = graph["user"].num_nodes, graph["item"].num_nodes
-    draws = []
-    for seed in range(400):
-        sample, _ = sampled(sampling, triples, seed)
-        draws.append(whole(sample.own.to_user[0], level(sample, "user", 0), level(sample, "item", 1), size))
     expected = graph[INTERACTS].adj_t.to_dense().t()
-    mean, sigma = torch.stack(draws).mean(dim=0), torch.stack(draws).std(dim=0) / len(draws) ** 0.5
-    deviation = (mean - expected)[sigma > 1e-6] / sigma[sigma > 1e-6]
-    assert deviation.abs().max() < 5
-    assert deviation.std() == pytest.approx(1, abs=0.15)
-    torch.testing.assert_close(mean[sigma <= 1e-6], expected[sigma <= 1e-6])
+    for fanout in (2, 3):
+        draws = []
+        for sample, _ in NeighborSampling(graph, [fanout]).batches([triples] * 120, range(120)):
+            draws.append(whole(sample.own.to_user[0], level(sample, "user", 0), level(sample, "item", 1), size))
+        mean, sigma = torch.stack(draws).mean(dim=0), torch.stack(draws).std(dim=0) / len(draws) ** 0.5
+        deviation = (mean - expected)[sigma > 1e-6] / sigma[sigma > 1e-6]
+        assert deviation.abs().max() < 5
+        assert deviation.std() == pytest.approx(1, abs=0.15)
+        torch.testing.assert_close(mean[sigma <= 1e-6], expected[sigma <= 1e-6])
 
 
 def operators(sample: SampledGraph) -> list[SparseOperator]:
@@ -182,22 +189,25 @@ def same(one: SampledGraph, other: SampledGraph) -> bool:
     )
 
 
-def test_the_draws_of_a_batch_follow_from_its_seed_alone(graph: HeteroData, triples: Tensor) -> None:
-    # More batches than are laid out at once.
-    batches, seeds = triples[:, :140].split(2, dim=1), list(range(70))
+def test_the_sample_of_a_batch_depends_on_its_seed_only(
+    graph: HeteroData, triples: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More batches than are materialized together.
+    monkeypatch.setattr("lirdrec_pyg.sampler.neighbors._BATCHES_PER_LOADER", 4)
+    batches, seeds = triples[:, :20].split(2, dim=1), list(range(10))
     sampling = NeighborSampling(graph, [2, 2])
     first = [sample for sample, _ in sampling.batches(batches, seeds)]
     backwards = [sample for sample, _ in sampling.batches(batches[::-1], seeds[::-1])][::-1]
-    ahead = [s for s, _ in NeighborSampling(graph, [2, 2], num_workers=1).batches(batches[:3], seeds[:3])]
+    in_worker = [s for s, _ in NeighborSampling(graph, [2, 2], num_workers=1).batches(batches[:3], seeds[:3])]
     others = [sample for sample, _ in sampling.batches(batches, [seed + 1000 for seed in seeds])]
-    assert len(first) == 70
+    assert len(first) == 10
     assert all(map(same, first, backwards))
-    assert all(map(same, first, ahead))
+    assert all(map(same, first, in_worker))
     assert not all(map(same, first, others))
 
 
-def test_features_are_read_for_the_nodes_of_the_batch(graph: HeteroData, triples: Tensor) -> None:
-    data = LIRDRec.sampling_transform(MODEL)(small_graph())
+def test_features_are_read_for_the_nodes_of_the_batch(raw_graph: HeteroData, triples: Tensor) -> None:
+    data = LIRDRec.sampling_transform(MODEL)(raw_graph)
     assert "dct" not in data["item"]
     sample, _ = sampled(NeighborSampling(data, [2, 2]), triples[:, :1])
     for modality in ("image", "text"):
@@ -206,31 +216,7 @@ def test_features_are_read_for_the_nodes_of_the_batch(graph: HeteroData, triples
     assert len(sample.data["item"].n_id) < data["item"].num_nodes
 
 
-def test_the_memory_of_the_fusion_is_that_of_the_users_of_the_batches(graph: HeteroData) -> None:
-    trainer = make_trainer(small_graph(), sampling="neighbors", epochs=1)
-    fusion = trainer.model.module.fusion
-    seen: list[Tensor] = []
-
-    def note(_epoch: int, step: int) -> None:
-        batch_users = trainer._batches[step - 1][0].unique()
-        seen.append(batch_users)
-        known = (~fusion.last_attention.isnan().any(dim=1)).nonzero().view(-1)
-        assert torch.equal(known, torch.cat(seen).unique())
-
-    trainer.fit(on_step=note)
-    torch.testing.assert_close(fusion.last_attention.sum(dim=1), torch.ones(fusion.num_users))
-
-
-def test_sparse_gradients_move_the_users_of_a_step_only(graph: HeteroData) -> None:
-    trainer = make_trainer(small_graph(), sampling="neighbors", fanout="2,2", user_gradients="sparse", batch_size=4)
-    before = trainer.model.module.user.detach().clone()
-    trainer.fit(should_stop=iter([False, True]).__next__)
-    moved = (trainer.model.module.user.detach() != before).any(dim=2).any(dim=1)
-    assert moved[trainer._batches[0][0]].all()
-    assert not moved.all()
-
-
-def test_rows_with_a_sparse_gradient() -> None:
+def test_gathered_rows_have_a_sparse_gradient() -> None:
     table = torch.randn(7, 2, 3, dtype=torch.double, requires_grad=True)
     index = torch.tensor([1, 4, 5])
     gather_rows(table, index).square().sum().backward()
@@ -241,7 +227,7 @@ def test_rows_with_a_sparse_gradient() -> None:
     torch.testing.assert_close(table.grad.to_dense(), expected)
 
 
-def test_a_sampled_graph_moves_as_a_whole(graph: HeteroData, triples: Tensor) -> None:
+def test_a_sampled_graph_moves_to_a_device(graph: HeteroData, triples: Tensor) -> None:
     sample, _ = sampled(NeighborSampling(graph, [2, 2]), triples[:, :5])
     model = LIRDRec.from_config(MODEL, graph)
     moved = sample.to("cpu")
@@ -251,15 +237,15 @@ def test_a_sampled_graph_moves_as_a_whole(graph: HeteroData, triples: Tensor) ->
     assert {x.device.type for x in tensors} == {"meta"}
 
 
-def test_without_a_library_to_sample_there_is_one_error(monkeypatch: pytest.MonkeyPatch, graph: HeteroData) -> None:
+def test_a_missing_library_is_reported(monkeypatch: pytest.MonkeyPatch, graph: HeteroData) -> None:
     for name in ("WITH_PYG_LIB", "WITH_TORCH_SPARSE"):
         monkeypatch.setattr(pyg, name, False)
-    for refused in (check_sampling, lambda: NeighborSampling(graph, [2])):
+    for call in (check_sampling, lambda: NeighborSampling(graph, [2])):
         with pytest.raises(ConfigError, match=r"needs pyg-lib or torch-sparse.*lirdrec-pyg\[sparse\]"):
-            refused()
+            call()
 
 
-def test_adjacency_is_not_needed_to_sample(triples: Tensor) -> None:
-    sample, _ = sampled(NeighborSampling(small_graph(), [2]), triples[:, :3])
+def test_sampling_needs_no_cached_adjacency(raw_graph: HeteroData, triples: Tensor) -> None:
+    assert "adj_t" not in raw_graph[INTERACTS]
+    sample, _ = sampled(NeighborSampling(raw_graph, [2]), triples[:, :3])
     assert isinstance(sample.own.to_user[0], SparseOperator)
-    assert adjacency(small_graph()[INTERACTS])[1] is None

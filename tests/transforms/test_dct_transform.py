@@ -6,13 +6,16 @@ import scipy.fft
 import torch
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import DCTMode
 from lirdrec_pyg.data import check_graph, load_graph, modalities, save_graph
+from lirdrec_pyg.nn.dct import DCTMode
 from lirdrec_pyg.transforms import AddDCT
 
+MODES = pytest.mark.parametrize("mode", ["feature", "2d"])
 
-@pytest.mark.parametrize(("mode", "axes"), [("feature", (1,)), ("2d", (0, 1))])
-def test_adds_the_transform_of_all_modalities(graph: HeteroData, mode: DCTMode, axes: tuple[int, ...]) -> None:
+
+@MODES
+def test_adds_the_transform_of_all_modalities(graph: HeteroData, mode: DCTMode) -> None:
+    axes = (1,) if mode == "feature" else (0, 1)
     xs = [graph["item"].x_image.double(), graph["item"].x_text.double()]
     expected = [torch.from_numpy(scipy.fft.dctn(x.numpy(), norm="ortho", axes=axes)) for x in xs]
     data = AddDCT(mode)(graph)
@@ -21,21 +24,21 @@ def test_adds_the_transform_of_all_modalities(graph: HeteroData, mode: DCTMode, 
     assert "dct" not in graph["item"]
 
 
-def test_blocks_of_items_make_no_difference(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_does_not_depend_on_blocks_of_items(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = AddDCT()(graph)["item"].dct
-    monkeypatch.setattr("lirdrec_pyg.transforms.dct._BLOCK_ROWS", 3)
+    monkeypatch.setattr("lirdrec_pyg.transforms.add_dct._BLOCK_ROWS", 3)
     torch.testing.assert_close(AddDCT()(graph)["item"].dct, whole)
 
 
-@pytest.mark.parametrize("mode", ["feature", "2d"])
-def test_the_mode_stands_beside_the_result(graph: HeteroData, mode: DCTMode, tmp_path: Path) -> None:
+@MODES
+def test_the_mode_is_stored_with_the_output(graph: HeteroData, mode: DCTMode, tmp_path: Path) -> None:
     data = AddDCT(mode)(graph)
     assert "dct_mode" not in graph["item"]
     data.validate()
     check_graph(data)
     copies = [data, data.to("cpu"), copy.copy(data), copy.deepcopy(data), data.clone()]
     assert [other["item"].dct_mode for other in copies] == [mode] * len(copies)
-    # A file holds tensors alone; see the model for what becomes of a result without its mode.
+    # A file stores tensors only; the model does not use an output without its mode.
     save_graph(data, tmp_path / "graph.safetensors")
     loaded = load_graph(tmp_path / "graph.safetensors")
     assert torch.equal(loaded["item"].dct, data["item"].dct)

@@ -5,21 +5,21 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
-from lirdrec_pyg.config import DCTMode
 from lirdrec_pyg.data import item_features, modalities
 from lirdrec_pyg.nn import MultimodalDCT
+from lirdrec_pyg.nn.dct import DCTMode
 
 _BLOCK_ROWS = 8192
 
 
 class AddDCT(BaseTransform):
-    """Adds ``data["item"].dct``, the input of the shared branch, so that it is computed once, and
-    ``data["item"].dct_mode``, by which a model of the other mode knows that it isn't its own.
+    """Add ``data["item"].dct``, the precomputed input of the shared branch, and its mode ``data["item"].dct_mode``.
 
-    In ``feature`` mode it goes by blocks of items, which bounds what is needed beside the result.
+    Models of another mode ignore it. In ``"feature"`` mode, items are transformed in blocks, which bounds the memory
+    needed besides the output.
 
     Args:
-        mode: see :class:`~lirdrec_pyg.nn.MultimodalDCT`.
+        mode: dimensions of the transform, see :class:`~lirdrec_pyg.nn.MultimodalDCT`.
     """
 
     def __init__(self, mode: DCTMode = "feature") -> None:

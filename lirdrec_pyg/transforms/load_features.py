@@ -12,10 +12,10 @@ _ALIGNMENT = 64
 
 
 class LoadFeatures(BaseTransform):
-    """Brings the features into memory as float32, once, rather than in each pass.
+    """Convert the features to float32 once, instead of in each forward pass.
 
-    A float32 matrix that lies in memory, or is mapped, is not copied unless it lies at an odd address:
-    products may round otherwise there, and a saved graph has to give the figures it gave in training.
+    Aligned float32 matrices, in memory or memory-mapped, are not copied. Unaligned ones are, since products on them may
+    round differently, and a loaded graph must reproduce the metrics of the training.
     """
 
     def forward(self, data: HeteroData) -> HeteroData:
@@ -30,26 +30,26 @@ def _loaded(x: Tensor) -> Tensor:
 
 
 def kept_modalities(names: Sequence[str], only: str | None) -> tuple[str, ...]:
-    """``only``, or all modalities if it is ``None``.
+    """Return the modality ``only``, or all modalities if it is None.
 
     Raises:
-        ConfigError: if there is no such modality.
+        ConfigError: if the modality is unknown.
     """
     if only is None:
         return tuple(names)
     if only not in names:
-        raise ConfigError(f"--only-modality is {only!r}: the modalities are {', '.join(names)}.")
+        raise ConfigError(f"`only_modality` is {only!r}. Choose from {', '.join(names)}.")
     return (only,)
 
 
 class KeepModality(BaseTransform):
-    """Leaves the features of one modality only.
+    """Remove the features of all modalities except one.
 
     Args:
-        modality: its name.
+        modality: name of the modality to keep.
 
     Raises:
-        ConfigError: if there is no such modality.
+        ConfigError: if the modality is unknown.
     """
 
     def __init__(self, modality: str) -> None:

@@ -1,11 +1,11 @@
-"""Full-ranking evaluation: every item is a candidate but those the user has in training."""
+"""Full-ranking evaluation: all items are candidates, except the training items of each user."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.metrics import (
     LinkPredCoverage,
@@ -19,14 +19,12 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.data import INTERACTS, held_out_edges
-from lirdrec_pyg.data.graph import SPLIT_NAMES, Split
+from lirdrec_pyg.data import INTERACTS, Split, held_out_edges
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models.mode import eval_mode
 from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems, TopK
 
 CUTOFFS = (5, 10, 20, 50)
-_ROWS_AT_ONCE = 8192
+_BLOCK_ROWS = 8192
 
 _METRICS = {
     "recall": LinkPredRecall,
@@ -39,7 +37,7 @@ _METRICS = {
 
 
 class _Coverage(LinkPredCoverage):
-    """Coverage that skips places without an item, which hold ``num_dst_nodes``."""
+    """Coverage that ignores the padding index ``num_dst_nodes``."""
 
     def update(self, pred_index_mat: Tensor, *labels: Tensor) -> None:
         item = pred_index_mat[:, : self.k].flatten()
@@ -48,12 +46,12 @@ class _Coverage(LinkPredCoverage):
 
 @dataclass(frozen=True)
 class RankingTask:
-    """Who is evaluated, and against what.
+    """Users to evaluate and their held-out items.
 
     Attributes:
-        user_index: users with held-out interactions and with training interactions, ``(N,)``.
-        label_index: held-out pairs (row in ``user_index``, item), sorted by row, ``(2, num_pairs)``.
-        seen: training items of each user, which are never ranked; ``None`` if nothing is left out.
+        user_index: users with held-out and training interactions, int64, shape ``(N,)``.
+        label_index: held-out pairs (row in ``user_index``, item), sorted by row, int64, shape ``(2, num_pairs)``.
+        seen: training items of each user, which are excluded from the ranking; None to exclude nothing.
         num_items: number of candidates.
     """
 
@@ -63,21 +61,21 @@ class RankingTask:
     num_items: int
 
     @classmethod
-    def from_graph(cls, data: HeteroData, split: Split) -> "RankingTask":
-        """The task of ``split`` in ``data``.
+    def from_graph(cls, data: HeteroData, split: Split | str) -> "RankingTask":
+        """Create the task of a split of ``data``.
 
         Raises:
-            DataError: if nobody can be evaluated.
+            DataError: if there are no users to evaluate.
         """
         num_users = data["user"].num_nodes
         pairs = trained_users_only(held_out_edges(data, split), data)
         if not pairs.numel():
-            raise DataError(f"The {SPLIT_NAMES[split]} split is empty, or none of its users has training interactions.")
+            raise DataError(f"The {Split(split).title} split is empty, or none of its users has training interactions.")
         return cls.of(pairs, SeenItems.of(data[INTERACTS].edge_index, num_users), data["item"].num_nodes)
 
     @classmethod
     def of(cls, pairs: Tensor, seen: SeenItems | None, num_items: int) -> "RankingTask":
-        """The task of finding ``pairs`` (user, item), shape ``(2, num_pairs)``."""
+        """Create a task from held-out pairs (user, item), shape ``(2, num_pairs)``."""
         user_index, row = pairs[0].unique(return_inverse=True)
         row, order = row.sort(stable=True)
         return cls(user_index, torch.stack([row, pairs[1][order]]), seen, num_items)
@@ -89,26 +87,26 @@ class RankingTask:
         return torch.stack([self.user_index[row], item])
 
     def part(self, index: int, count: int) -> "RankingTask":
-        """The task for one of ``count`` parts of the users."""
+        """Return the task for part ``index`` of ``count`` parts of the users."""
         users = torch.arange(len(self.user_index), device=self.user_index.device).tensor_split(count)[index]
         first = int(users[0]) if len(users) else 0
         row, item = self.label_index
-        mine = (row >= first) & (row < first + len(users))
+        kept = (row >= first) & (row < first + len(users))
         return replace(
-            self, user_index=self.user_index[users], label_index=torch.stack([row[mine] - first, item[mine]])
+            self, user_index=self.user_index[users], label_index=torch.stack([row[kept] - first, item[kept]])
         )
 
     def select(self, kept: Tensor) -> "RankingTask":
-        """The task of finding some of the pairs only; the candidates stay the same.
+        """Return the task with some of the held-out pairs and the same candidates.
 
         Args:
-            kept: bool, shape ``(num_pairs,)``.
+            kept: mask of the pairs to keep, bool, shape ``(num_pairs,)``.
         """
         return self.of(self.pairs[:, kept], self.seen, self.num_items)
 
 
 def trained_users_only(pairs: Tensor, data: HeteroData) -> Tensor:
-    """Those of ``pairs`` (user, item) whose user has training interactions in ``data``."""
+    """Select the ``pairs`` (user, item) whose user has training interactions in ``data``."""
     trained = degree(data[INTERACTS].edge_index[0], data["user"].num_nodes) > 0
     return pairs[:, trained[pairs[0]]]
 
@@ -120,22 +118,22 @@ def evaluate_ranking(
     cutoffs: tuple[int, ...] = CUTOFFS,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, float]:
-    r"""Ranks all items for the users of ``task`` and averages over them (paper, section 5.1).
+    r"""Rank all items for the users of ``task`` and compute metrics, averaged over users (LIRDRec paper, section 5.1).
 
-    With :math:`h_u` the hits among the first :math:`k` and :math:`n_u` the held-out items of a user:
-    Recall :math:`h_u / n_u`; Precision :math:`h_u / k`; NDCG with binary gains and an ideal of
-    :math:`\min(n_u, k)` items; MAP with the sum of precisions over :math:`\min(n_u, k)`; MRR of the
-    first hit; hit rate, the share of users with one; coverage, the share of items that anybody gets.
+    With :math:`h_u` hits among the top :math:`k` and :math:`n_u` held-out items of a user: Recall :math:`h_u / n_u`;
+    Precision :math:`h_u / k`; NDCG with binary gains and an ideal ranking of :math:`\min(n_u, k)` items; MAP with the
+    sum of precisions divided by :math:`\min(n_u, k)`; MRR of the first hit; hit rate, the fraction of users with a hit;
+    coverage, the fraction of items that are recommended to at least one user.
 
     Args:
         user: representations of all users, shape ``(|U|, F)``.
         item: representations of all items, shape ``(|I|, F)``.
         task: users and held-out items.
         cutoffs: values of :math:`k`.
-        total: of a number that each process has for its part of the users; there is one process by default.
+        total: function that sums a tensor over all processes, each with its part of the users.
 
     Returns:
-        ``{"recall@20": ..., ...}`` for each metric and cutoff.
+        ``{"recall@20": ..., ...}`` with one entry per metric and cutoff.
     """
     return evaluate_ranker(DotProducts(user, item), task, cutoffs, total)
 
@@ -146,49 +144,46 @@ def evaluate_ranker(
     cutoffs: tuple[int, ...] = CUTOFFS,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, float]:
-    """As :func:`evaluate_ranking`, for whatever ranks the items.
+    """Evaluate any ranking function, see :func:`evaluate_ranking`.
 
     Args:
-        ranker: such as a model's ``ranker(data)``, on the device of ``task``.
+        ranker: ranking function on the device of ``task``, such as ``model.ranker(data)``.
         task: users and held-out items.
-        cutoffs: as for :func:`evaluate_ranking`.
-        total: as for :func:`evaluate_ranking`.
+        cutoffs: values of :math:`k`.
+        total: function that sums a tensor over all processes, each with its part of the users.
     """
-    blocks = ranker.top_k(task.user_index, max(cutoffs), task.seen)
-    return ranking_metrics(blocks, task, cutoffs, task.user_index.device, total)
+    return ranking_metrics(ranker.top_k(task.user_index, max(cutoffs), task.seen), task, cutoffs, total)
 
 
 def ranking_metrics(
     blocks: Iterable[TopK],
     task: RankingTask,
     cutoffs: tuple[int, ...] = CUTOFFS,
-    device: torch.device | str = "cpu",
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> dict[str, float]:
-    """The metrics of :func:`evaluate_ranking` for rankings that were made already.
+    """Compute the metrics of :func:`evaluate_ranking` for given rankings.
 
     Args:
-        blocks: for all users of ``task``, in their order, at least the ``max(cutoffs)`` best items, or all.
-        task: users and held-out items.
+        blocks: top-k items of the users of ``task``, in their order, with ``max(cutoffs)`` or more items, or all items.
+        task: users and held-out items, on the same device.
         cutoffs: values of :math:`k`.
-        device: where the blocks are.
-        total: as for :func:`evaluate_ranking`.
+        total: function that sums a tensor over all processes, each with its part of the users.
     """
     metrics = LinkPredMetricCollection(
         {f"{name}@{k}": metric(k) for name, metric in _METRICS.items() for k in cutoffs}
         | {f"coverage@{k}": _Coverage(k, num_dst_nodes=task.num_items) for k in cutoffs}
-    ).to(device)
+    ).to(task.user_index.device)
     row, label = task.label_index
     for block in _joined(blocks):
         start, stop = torch.searchsorted(row, torch.tensor([block.rows.start, block.rows.stop], device=row.device))
-        # A user with few items left gets training items at the end, at minus infinity: they are no items here.
+        # Excluded items are ranked last, at minus infinity, for users with few other items.
         ranked = block.item.where(block.score > -torch.inf, task.num_items)
         metrics.update(ranked, torch.stack([row[start:stop] - block.rows.start, label[start:stop]]))
     return {name: float(_value(metric, total)) for name, metric in metrics.items()}
 
 
 def _value(metric: Any, total: Callable[[Tensor], Tensor]) -> Tensor:
-    """What ``metric`` comes to with the parts of all processes."""
+    """Compute ``metric`` over the users of all processes."""
     if isinstance(metric, _Coverage):
         return (total(metric.mask.float()) > 0).float().mean()
     mean: Tensor = total(metric.accum) / total(metric.total.float()).clamp_min(1)
@@ -196,30 +191,17 @@ def _value(metric: Any, total: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def _joined(blocks: Iterable[TopK]) -> Iterator[TopK]:
-    """The same rankings in larger blocks: each block has a cost of its own in every metric."""
-    waiting: list[TopK] = []
+    """Join rankings to larger blocks, since every metric has a fixed cost per block."""
+    pending: list[TopK] = []
     for block in blocks:
-        waiting.append(block)
-        if block.rows.stop - waiting[0].rows.start >= _ROWS_AT_ONCE:
-            yield _join(waiting)
-            waiting = []
-    if waiting:
-        yield _join(waiting)
+        pending.append(block)
+        if block.rows.stop - pending[0].rows.start >= _BLOCK_ROWS:
+            yield _join(pending)
+            pending = []
+    if pending:
+        yield _join(pending)
 
 
 def _join(blocks: list[TopK]) -> TopK:
     rows = slice(blocks[0].rows.start, blocks[-1].rows.stop)
     return TopK(rows, torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks]))
-
-
-@torch.no_grad()
-def evaluate_model(
-    model: nn.Module, data: HeteroData, task: RankingTask, total: Callable[[Tensor], Tensor] = lambda part: part
-) -> dict[str, float]:
-    """Metrics of ``model``, from a fresh pass over the whole graph in eval mode, in float32 or wider.
-
-    The model is left in the mode it was in.
-    """
-    with eval_mode(model):
-        user, item = model(data)
-    return evaluate_ranking(user, item, task, total=total)

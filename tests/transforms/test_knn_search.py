@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lirdrec_pyg.config import NeighbourSearch
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.transforms import AddItemKNN, knn_edges, neighbours
+from lirdrec_pyg.transforms import AddItemKNN, knn_edges, knn_search
+from lirdrec_pyg.transforms.knn_search import NeighborSearch
 
 
-def neighbour_lists(edge_index: Tensor, num_items: int) -> list[list[int]]:
+def neighbor_lists(edge_index: Tensor, num_items: int) -> list[list[int]]:
     return [edge_index[0, edge_index[1] == i].tolist() for i in range(num_items)]
 
 
@@ -22,16 +22,16 @@ def features(num_items: int = 30, width: int = 5) -> Tensor:
 
 
 def clusters(num_items: int, width: int, num_clusters: int = 40, seed: int = 0) -> Tensor:
-    """Items around some centres; within a cluster they differ in few directions, as real features do."""
+    """Items around some centers; within a cluster they differ in few directions, as real features do."""
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.randn(num_clusters, width, generator=generator)
+    center = torch.randn(num_clusters, width, generator=generator)
     direction = torch.randn(16, width, generator=generator)
     cluster = torch.randint(num_clusters, (num_items,), generator=generator)
-    return centre[cluster] + 0.3 * torch.randn(num_items, 16, generator=generator) @ direction
+    return center[cluster] + 0.3 * torch.randn(num_items, 16, generator=generator) @ direction
 
 
 def found_share(edge_index: Tensor, expected: Tensor) -> float:
-    """Share of the ``expected`` edges in ``edge_index``, of which neither has one twice."""
+    """Fraction of the ``expected`` edges that are in ``edge_index``, which has no duplicates."""
     found, wanted = (set(map(tuple, edges.T.tolist())) for edges in (edge_index, expected))
     assert len(found) == edge_index.size(1)
     return len(found & wanted) / len(wanted)
@@ -42,11 +42,11 @@ def similarities(x: Tensor, edge_index: Tensor) -> Tensor:
 
 
 def without_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "find_spec", lambda name: None)
+    monkeypatch.setattr(knn_search, "find_spec", lambda name: None)
 
 
 def searched(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """How neighbours were searched for, of each search."""
+    """The strategy of each search, from the log."""
     return [
         match
         for record in caplog.records
@@ -54,20 +54,20 @@ def searched(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("k", [1, 4, 30])
-@pytest.mark.parametrize("block", [7, 4096])
-def test_neighbours_are_those_of_brute_force_nearest_first(k: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": block})
+def test_neighbors_equal_brute_force_nearest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     x = features()
-    edge_index = knn_edges(x, k)
-    assert edge_index.dtype == torch.long
-    assert neighbour_lists(edge_index, 30) == nearest_by_cosine(x, k)
-    assert edge_index[1].tolist() == sorted(edge_index[1].tolist())
+    for block in (7, 4096):
+        monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": block})
+        for k in (1, 4, 30):
+            edge_index = knn_edges(x, k)
+            assert edge_index.dtype == torch.long
+            assert neighbor_lists(edge_index, 30) == nearest_by_cosine(x, k)
+            assert edge_index[1].tolist() == sorted(edge_index[1].tolist())
 
 
-def test_masked_items_have_only_themselves_and_are_nobody_elses() -> None:
+def test_masked_items_have_only_themselves() -> None:
     x, mask = features(), torch.arange(30) % 3 != 1
-    assert neighbour_lists(knn_edges(x, 4, mask), 30) == nearest_by_cosine(x, 4, mask)
+    assert neighbor_lists(knn_edges(x, 4, mask), 30) == nearest_by_cosine(x, 4, mask)
 
 
 def test_length_and_dtype_of_the_vectors_do_not_matter() -> None:
@@ -76,60 +76,58 @@ def test_length_and_dtype_of_the_vectors_do_not_matter() -> None:
     assert torch.equal(knn_edges(x, 5), knn_edges(scaled, 5))
 
 
-@pytest.mark.parametrize("mask", [None, torch.tensor([True, True, False, True])])
-def test_k_above_the_number_of_items_takes_them_all(mask: Tensor | None) -> None:
-    lists = neighbour_lists(knn_edges(features(4), 10, mask), 4)
-    present = [0, 1, 2, 3] if mask is None else [0, 1, 3]
-    assert [sorted(neighbours) for neighbours in lists] == [present if i in present else [i] for i in range(4)]
+def test_all_items_are_neighbors_if_k_is_larger_than_their_number() -> None:
+    for mask, present in ((None, [0, 1, 2, 3]), (torch.tensor([True, True, False, True]), [0, 1, 3])):
+        lists = neighbor_lists(knn_edges(features(4), 10, mask), 4)
+        assert [sorted(neighbors) for neighbors in lists] == [present if i in present else [i] for i in range(4)]
 
 
-@pytest.mark.parametrize("k", [1, 3])
-def test_an_item_stays_its_own_neighbour_among_many_equal_ones(k: int) -> None:
+def test_an_item_is_its_own_neighbor_among_many_duplicates() -> None:
     x = torch.ones(12, 4)
     x[8:] = features(4, 4)
-    for item, found in enumerate(neighbour_lists(knn_edges(x, k), 12)):
-        assert item in found
-        assert len(set(found)) == len(found) == k
-        if item < 8:
-            assert max(found) < 8
+    for k in (1, 3):
+        for item, found in enumerate(neighbor_lists(knn_edges(x, k), 12)):
+            assert item in found
+            assert len(set(found)) == len(found) == k
+            if item < 8:
+                assert max(found) < 8
 
 
 @pytest.mark.parametrize("search", ["exact", "approximate"])
-@pytest.mark.parametrize("num_items", [0, 4])
-def test_where_no_item_takes_part_each_has_only_itself(search: NeighbourSearch, num_items: int) -> None:
-    edge_index = knn_edges(features(num_items), 3, torch.zeros(num_items, dtype=torch.bool), search)
-    assert edge_index.tolist() == [list(range(num_items))] * 2
-
-
-@pytest.mark.parametrize("search", ["exact", "approximate"])
-def test_a_single_item_that_takes_part_has_only_itself(search: NeighbourSearch) -> None:
-    edge_index = knn_edges(features(4), 3, torch.arange(4) == 2, search)
-    assert neighbour_lists(edge_index, 4) == [[0], [1], [2], [3]]
+def test_without_other_items_each_has_only_itself(search: NeighborSearch) -> None:
+    for num_items, mask in (
+        (0, torch.zeros(0, dtype=torch.bool)),
+        (4, torch.zeros(4, dtype=torch.bool)),
+        (4, torch.arange(4) == 2),
+    ):
+        assert neighbor_lists(knn_edges(features(num_items), 3, mask, search), num_items) == [
+            [item] for item in range(num_items)
+        ]
 
 
 class TestApproximate:
     @pytest.mark.parametrize("width", [16, 300])
-    def test_finds_the_neighbours_in_clusters_and_the_same_ones_twice(self, width: int) -> None:
-        x = clusters(1500, width)
+    def test_finds_the_neighbors_in_clusters_and_the_same_ones_twice(self, width: int) -> None:
+        x = clusters(800, width)
         edge_index = knn_edges(x, 10, search="approximate")
         assert found_share(edge_index, knn_edges(x, 10, search="exact")) >= 0.95
         assert torch.equal(edge_index, knn_edges(x, 10, search="approximate"))
-        assert torch.equal(edge_index[1], torch.arange(1500).repeat_interleave(10))
-        assert torch.equal(edge_index[0, ::10], torch.arange(1500))
-        assert (similarities(x, edge_index).view(1500, 10).diff(dim=1) <= 1e-6).all()
+        assert torch.equal(edge_index[1], torch.arange(800).repeat_interleave(10))
+        assert torch.equal(edge_index[0, ::10], torch.arange(800))
+        assert (similarities(x, edge_index).view(800, 10).diff(dim=1) <= 1e-6).all()
 
-    def test_visits_more_cells_until_enough_is_found(
+    def test_visits_more_cells_until_the_recall_is_high_enough(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(neighbours, "_FIRST_VISIT", 1)
+        monkeypatch.setattr(knn_search, "_FIRST_VISIT", 1)
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         x = features(3000, 12)
         exact = knn_edges(x, 10, search="exact")
         assert found_share(knn_edges(x, 10, search="approximate"), exact) >= 0.93
-        monkeypatch.setattr(neighbours, "_MOST_VISITED", 1)
+        monkeypatch.setattr(knn_search, "_MOST_VISITED", 1)
         assert found_share(knn_edges(x, 10, search="approximate"), exact) < 0.5
         *_, enough, too_few = (record.getMessage() for record in caplog.records)
-        pattern = r"among 3,000 items, (\d+) of 75 cells each; ([\d.]+) % of the exact neighbours of 1,000 items found"
+        pattern = r"among 3,000 items, (\d+) of 75 cells each; ([\d.]+) % of the exact neighbors of 1,000 items found"
         (visited, recall), (least, poor) = (re.findall(pattern, line)[0] for line in (enough, too_few))
         assert int(visited) in (2, 4, 8, 16, 32)
         assert 95 <= float(recall) <= 100
@@ -139,11 +137,11 @@ class TestApproximate:
     def test_the_recall_in_the_log_is_that_of_all_items_if_all_are_in_the_sample(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(neighbours, "_FIRST_VISIT", 2)
-        monkeypatch.setattr(neighbours, "_MOST_VISITED", 2)
+        monkeypatch.setattr(knn_search, "_FIRST_VISIT", 2)
+        monkeypatch.setattr(knn_search, "_MOST_VISITED", 2)
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         x = features(900, 12)
-        # Without the items themselves, which are always found.
+        # Without self-loops, which are always found.
         edge_index, exact = (
             edges[:, edges[0] != edges[1]]
             for edges in (knn_edges(x, 6, search="approximate"), knn_edges(x, 6, search="exact"))
@@ -151,24 +149,24 @@ class TestApproximate:
         recall = found_share(edge_index, exact)
         assert 0.1 < recall < 0.95
         line = next(r.getMessage() for r in caplog.records if "approximate" in r.getMessage())
-        pattern = r"neighbours by features: approximate search among 900 items, 2 of 22 cells each; ([\d.]+) % of"
-        # Neighbours that differ by rounding count as the same.
+        pattern = r"neighbors by features: approximate search among 900 items, 2 of 22 cells each; ([\d.]+) % of"
+        # Neighbors that differ by rounding count as the same.
         assert float(re.findall(pattern, line)[0]) == pytest.approx(100 * recall, abs=0.2)
 
     def test_wide_features_are_projected_and_compared_in_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(neighbours, "_INDEX_WIDTH", 8)
+        monkeypatch.setattr(knn_search, "_INDEX_WIDTH", 8)
         x = clusters(1500, 40)
         exact = knn_edges(x, 5, search="exact")
         candidates = found_share(knn_edges(x, 5, search="approximate"), exact)
-        monkeypatch.setattr(neighbours, "_CANDIDATES_PER_NEIGHBOUR", 1)
+        monkeypatch.setattr(knn_search, "_CANDIDATES_PER_NEIGHBOR", 1)
         unranked = knn_edges(x, 5, search="approximate")
         assert found_share(unranked, exact) < candidates - 0.05
-        # Even then they are sorted by what they are in full.
+        # They are still sorted by all features.
         assert (similarities(x, unranked).view(1500, 5).diff(dim=1) <= 1e-6).all()
 
-    def test_places_without_an_item_come_last_and_push_none_out(self) -> None:
+    def test_padding_is_last_and_replaces_no_item(self) -> None:
         unit = torch.nn.functional.normalize(clusters(400, 300), dim=-1)
-        index = neighbours._Index.of(unit)
+        index = knn_search._Index.of(unit)
         index.visit(1)
         found = index.search(torch.arange(400), 30)
         candidates = torch.from_numpy(index.faiss.search(index.key.numpy(), 120)[1])
@@ -179,26 +177,24 @@ class TestApproximate:
 
     def test_the_projection_keeps_distances_in_the_space_that_the_items_span(self) -> None:
         unit = torch.nn.functional.normalize(features(600, 20) @ features(20, 400), dim=-1)
-        projected = neighbours._projected(unit)
+        projected = knn_search._projected(unit)
         assert projected.shape == (600, 256)
         torch.testing.assert_close(torch.cdist(projected, projected), torch.cdist(unit, unit), rtol=1e-3, atol=2e-3)
 
-    @pytest.mark.parametrize(("num_items", "width"), [(1, 5), (2, 300), (30, 5), (100, 300), (90, 2)])
-    @pytest.mark.parametrize("k", [1, 3, 500])
-    def test_few_items_are_compared_with_all_others(
-        self, num_items: int, width: int, k: int, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_few_items_are_compared_with_all_others(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
-        x = features(num_items, width)
-        lists = neighbour_lists(knn_edges(x, k, search="approximate"), num_items)
-        if k >= num_items:
-            assert all(sorted(found) == list(range(num_items)) for found in lists)
-        assert all(item in found and len(found) == min(k, num_items) for item, found in enumerate(lists))
-        visited, cells = map(int, re.findall(r"(\d+) of (\d+) cells each", caplog.records[-1].getMessage())[0])
-        assert visited <= cells
+        for num_items, width in ((1, 5), (2, 300), (30, 5), (100, 300), (90, 2)):
+            x = features(num_items, width)
+            for k in (1, 3, 500):
+                lists = neighbor_lists(knn_edges(x, k, search="approximate"), num_items)
+                if k >= num_items:
+                    assert all(sorted(found) == list(range(num_items)) for found in lists)
+                assert all(item in found and len(found) == min(k, num_items) for item, found in enumerate(lists))
+                visited, cells = map(int, re.findall(r"(\d+) of (\d+) cells each", caplog.records[-1].getMessage())[0])
+                assert visited <= cells
 
     @pytest.mark.parametrize("width", [6, 300])
-    def test_masked_items_have_only_themselves_and_are_nobody_elses(self, width: int) -> None:
+    def test_masked_items_have_only_themselves(self, width: int) -> None:
         x, mask = clusters(700, width, num_clusters=5), torch.arange(700) % 3 != 1
         edge_index = knn_edges(x, 4, mask, "approximate")
         exact = knn_edges(x, 4, mask, "exact")
@@ -209,20 +205,19 @@ class TestApproximate:
         absent = (~mask).nonzero().view(-1)
         assert torch.equal(edge_index[:, -len(absent) :], absent.expand(2, -1))
 
-    @pytest.mark.parametrize("k", [1, 3])
     @pytest.mark.parametrize("width", [4, 300])
-    def test_equal_items_are_no_neighbours_missed(self, k: int, width: int, caplog: pytest.LogCaptureFixture) -> None:
+    def test_duplicates_do_not_reduce_the_recall(self, width: int, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         x = torch.ones(600, width)
         x[500:] = features(100, width)
-        lists = neighbour_lists(knn_edges(x, k, search="approximate"), 600)
-        for item, found in enumerate(lists):
-            assert item in found
-            assert len(set(found)) == len(found) == k
-            if item < 500:
-                assert max(found) < 500
-        (recall,) = re.findall(r"([\d.]+) % of the exact", caplog.records[-1].getMessage())
-        assert 95 <= float(recall) <= 100
+        for k in (1, 3):
+            for item, found in enumerate(neighbor_lists(knn_edges(x, k, search="approximate"), 600)):
+                assert item in found
+                assert len(set(found)) == len(found) == k
+                if item < 500:
+                    assert max(found) < 500
+            (recall,) = re.findall(r"([\d.]+) % of the exact", caplog.records[-1].getMessage())
+            assert 95 <= float(recall) <= 100
 
     def test_type_layout_and_gradient_of_the_features_do_not_matter(self) -> None:
         x = clusters(400, 7).half()
@@ -234,8 +229,8 @@ class TestApproximate:
     def test_blocks_of_comparisons_change_nothing(self, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
         x = clusters(200, width)
         expected = knn_edges(x, 5, search="approximate")
-        monkeypatch.setattr(neighbours, "_COMPARED_BYTES", 4 * width * 20 * 3)
-        monkeypatch.setattr(neighbours, "_QUERY_ROWS", 77)
+        monkeypatch.setattr(knn_search, "_COMPARED_BYTES", 4 * width * 20 * 3)
+        monkeypatch.setattr(knn_search, "_QUERY_ROWS", 77)
         assert torch.equal(knn_edges(x, 5, search="approximate"), expected)
 
     @settings(max_examples=30, deadline=None)
@@ -248,8 +243,8 @@ class TestApproximate:
         rows = torch.randint(num_items, (7,), generator=generator)
         others = torch.randint(num_items, (7, k), generator=generator)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(neighbours, "_COMPARED_BYTES", limit)
-            actual = neighbours._similarity(unit, rows, others)
+            patch.setattr(knn_search, "_COMPARED_BYTES", limit)
+            actual = knn_search._similarity(unit, rows, others)
         torch.testing.assert_close(actual, (unit @ unit.T)[rows.unsqueeze(1), others])
 
 
@@ -264,13 +259,13 @@ class TestRecall:
             ([0, -1, -1], 0.0),
             ([1, 2, 3], 1.0),
         ):
-            assert neighbours._recall(unit, sample, torch.tensor([found]), floor) == expected
+            assert knn_search._recall(unit, sample, torch.tensor([found]), floor) == expected
 
-    def test_equal_vectors_are_as_good_and_never_more_than_all(self) -> None:
+    def test_duplicates_are_correct_neighbors_and_the_recall_is_at_most_one(self) -> None:
         unit = torch.tensor([[1.0, 0.0]] * 6 + [[0.0, 1.0]])
         sample, floor = torch.tensor([0, 1]), torch.ones(2, 1)
-        assert neighbours._recall(unit, sample, torch.tensor([[4, 5], [2, 3]]), floor) == 1.0
-        assert neighbours._recall(unit, sample, torch.tensor([[4, 5], [1, 6]]), floor) == 0.5
+        assert knn_search._recall(unit, sample, torch.tensor([[4, 5], [2, 3]]), floor) == 1.0
+        assert knn_search._recall(unit, sample, torch.tensor([[4, 5], [1, 6]]), floor) == 0.5
 
 
 class TestChoice:
@@ -279,19 +274,19 @@ class TestChoice:
     ) -> None:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         x = features(50, 4)
-        work = 50 * 50 * (4 + neighbours._SELECTION)
+        work = 50 * 50 * (4 + knn_search._SELECTION)
         for limit in (work, work - 1):
-            monkeypatch.setattr(neighbours, "_EXACT_WORK", {"cpu": limit})
+            monkeypatch.setattr(knn_search, "_EXACT_WORK", {"cpu": limit})
             knn_edges(x, 3, name="image")
         assert searched(caplog) == ["exact", "approximate"]
-        assert all(record.getMessage().startswith("neighbours by image: ") for record in caplog.records)
+        assert all(record.getMessage().startswith("neighbors by image: ") for record in caplog.records)
 
-    def test_a_choice_that_was_made_holds_whatever_the_limit(
+    def test_an_explicit_choice_ignores_the_limit(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         for limit in (0, 10**9):
-            monkeypatch.setattr(neighbours, "_EXACT_WORK", {"cpu": limit})
+            monkeypatch.setattr(knn_search, "_EXACT_WORK", {"cpu": limit})
             knn_edges(features(), 3, search="exact")
             knn_edges(features(), 3, search="approximate")
         assert searched(caplog) == ["exact", "approximate"] * 2
@@ -303,7 +298,7 @@ class TestChoice:
         caplog.set_level(logging.INFO, "lirdrec_pyg")
         assert torch.equal(knn_edges(features(), 3), knn_edges(features(), 3, search="exact"))
         assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
-        monkeypatch.setattr(neighbours, "_EXACT_WORK", {"cpu": 0})
+        monkeypatch.setattr(knn_search, "_EXACT_WORK", {"cpu": 0})
         assert torch.equal(knn_edges(features(), 3), knn_edges(features(), 3, search="exact"))
         (warning,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
         assert "900 comparisons of width 5" in warning
@@ -312,14 +307,14 @@ class TestChoice:
 
     def test_approximate_without_faiss_names_the_extra(self, monkeypatch: pytest.MonkeyPatch) -> None:
         without_faiss(monkeypatch)
-        for ask in (
+        for search in (
             lambda: knn_edges(features(), 3, search="approximate"),
             lambda: AddItemKNN(3, search="approximate"),
         ):
-            with pytest.raises(ConfigError, match=r"needs faiss: pip install 'lirdrec-pyg\[faiss\]'"):
-                ask()
+            with pytest.raises(ConfigError, match=r"`knn_search='approximate'` needs faiss.*lirdrec-pyg\[faiss\]"):
+                search()
 
     def test_an_unknown_search_is_refused(self) -> None:
-        for ask in (lambda: knn_edges(features(), 3, search="fast"), lambda: AddItemKNN(3, search="fast")):  # type: ignore[arg-type]
-            with pytest.raises(ConfigError, match="'fast': choose one of auto, exact, approximate"):
-                ask()
+        for search in (lambda: knn_edges(features(), 3, search="fast"), lambda: AddItemKNN(3, search="fast")):  # type: ignore[arg-type]
+            with pytest.raises(ConfigError, match=r"'fast'.*auto, exact, approximate"):
+                search()

@@ -5,45 +5,44 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
-from lirdrec_pyg.config import NeighbourSearch
 from lirdrec_pyg.data import SIMILAR, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.transforms.neighbours import check_search, knn_edges
+from lirdrec_pyg.transforms.knn_search import NeighborSearch, check_search, knn_edges
 
-# The released program's share of the image graph; pictures are the noisier neighbours.
+# Weight of the image graph in the released program, since neighbors by image are noisier.
 _IMAGE_SHARE = 0.1
 
 
 class AddItemKNN(BaseTransform):
-    r"""Adds the item graph ``data["item", "similar", "item"]`` (paper, section 4.3).
+    r"""Add the item graph ``data["item", "similar", "item"]`` (LIRDRec paper, section 4.3).
 
     .. math::
         \mathbf{S} = \sum_m w_m \mathbf{S}_m, \qquad
         S_m[i, j] = \frac{1}{\deg_m(i) + 10^{-7}} \text{ if } j \text{ is among the } k
         \text{ most similar to } i
 
-    by the cosine of the raw features, the item itself among the :math:`k`. The graph is directed and
-    not symmetrised: an edge runs from a neighbour :math:`j` to the item :math:`i` that it informs.
-    Equal neighbours in several modalities make one edge with the sum of the weights. An item without
-    features of its own in a modality has itself as only neighbour there, and is no one else's.
+    by cosine similarity of the raw features, where the :math:`k` neighbors include the item itself. The graph is
+    directed: an edge points from a neighbor :math:`j` to the item :math:`i`. Neighbors in several modalities form one
+    edge with the sum of the weights. An item whose features are missing in a modality has only itself as a neighbor
+    there, and is a neighbor of no other item.
 
-    No matrix of items x items is ever held.
+    Memory stays linear in the number of items.
 
     Args:
-        k: neighbours of an item, itself among them; at most the number of items is used.
-        weights: share of each modality, see :func:`modality_weights`.
-        search: how they are found, see :func:`knn_edges`.
-        progress: shows a bar for catalogues that take seconds.
+        k: number of neighbors per item, itself included; at most the number of items is used.
+        weights: weight :math:`w_m` of each modality, see :func:`modality_weights`.
+        search: search strategy, see :func:`knn_edges`.
+        progress: whether to show a progress bar for large catalogs.
 
     Raises:
-        ConfigError: if there can be no such search here.
+        ConfigError: if the search strategy is unknown or needs a package that is not installed.
     """
 
     def __init__(
         self,
         k: int = 10,
         weights: Mapping[str, float] | None = None,
-        search: NeighbourSearch = "auto",
+        search: NeighborSearch = "auto",
         progress: bool = False,
     ) -> None:
         check_search(search)
@@ -66,7 +65,7 @@ class AddItemKNN(BaseTransform):
         data[SIMILAR].edge_index, data[SIMILAR].edge_weight = coalesce(
             torch.cat(edge_indices, dim=1), torch.cat(edge_weights), sort_by_row=False
         )
-        # It would be that of the item graph before.
+        # A cached adjacency belongs to the old item graph.
         data[SIMILAR].pop("adj_t", None)
         return data
 
@@ -75,28 +74,31 @@ class AddItemKNN(BaseTransform):
 
 
 def modality_weights(names: tuple[str, ...], given: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the modalities in the item graph; they sum to 1.
+    """Complete the weights of the modalities in the item graph, so that they sum to 1.
 
     Args:
         names: all modalities.
-        given: the shares that are set. The others share the rest evenly; if all are set, they are
-            scaled to sum to 1. If none is, ``image`` beside other modalities has 0.1.
+        given: weights of some modalities. The others share the rest evenly. If all are given, they are scaled to
+            sum to 1. If none is given, ``image`` beside other modalities has 0.1.
 
     Raises:
-        ConfigError: if a name is unknown, a share negative, or the shares can't sum to 1.
+        ConfigError: if a name is unknown, a weight is negative, or the weights cannot sum to 1.
     """
     if unknown := [m for m in given if m not in names]:
-        raise ConfigError(f"--graph-weights names {unknown[0]!r}, but the modalities are {', '.join(names)}.")
+        raise ConfigError(f"Unknown modality {unknown[0]!r} in `graph_weights`. Choose from {', '.join(names)}.")
     if wrong := [m for m, w in given.items() if not 0 <= w < float("inf")]:
-        raise ConfigError(f"--graph-weights gives {wrong[0]!r} the weight {given[wrong[0]]}: it has to be 0 or more.")
+        raise ConfigError(f"The weight of {wrong[0]!r} in `graph_weights` is {given[wrong[0]]}. It must be at least 0.")
     if not given and "image" in names and len(names) > 1:
         given = {"image": _IMAGE_SHARE}
     total = sum(given.values())
     open_names = [m for m in names if m not in given]
     if not open_names:
         if total == 0:
-            raise ConfigError("--graph-weights gives every modality the weight 0: leave one above it.")
+            raise ConfigError("All weights in `graph_weights` are 0. Pass a positive weight for at least one modality.")
         return {m: given[m] / total for m in names}
     if total > 1:
-        raise ConfigError(f"--graph-weights sums to {total:g}, which leaves nothing for {', '.join(open_names)}.")
+        raise ConfigError(
+            f"`graph_weights` sums to {total:g}, which is above 1, and has no weight for {', '.join(open_names)}. Pass "
+            "weights of all modalities, or smaller ones."
+        )
     return {m: given.get(m, (1 - total) / len(open_names)) for m in names}

@@ -1,25 +1,24 @@
-"""What a trained model makes of items and users that it has not met, without training.
+"""Representations of new items and new users, from a trained model without further training.
 
-All other representations stay as they are, so the work is that of the new items or users alone.
+All other representations stay the same, so the cost is that of the new items or users only.
 """
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import coalesce, degree, scatter
 
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new_items
-from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.models.lirdrec import LIRDRec
-from lirdrec_pyg.models.mode import eval_mode
+from lirdrec_pyg.models.base import eval_mode
+from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import top_k
 
-# Chosen by the validation half of held-out items, on TikTok and on generated data.
-_NUM_NEIGHBOURS = 20
+# Tuned on the validation half of held-out items, on TikTok and on generated data.
+_NUM_NEIGHBORS = 20
 _SHARPNESS = 10.0
 _RIDGE = 0.1
 
@@ -27,14 +26,14 @@ _BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
-    r"""What new items find their neighbours by, made once for a trained model.
+class Neighborhood:
+    r"""Whitened space in which new items find their neighbors, computed once per trained model.
 
     Attributes:
         center: mean :math:`\boldsymbol{\mu}` of the encoded items with training interactions, ``(B, d)``.
         whitening: :math:`(\mathbf{C} + 0.1 \, \bar{c} \, \mathbf{I})^{-1/2}`, with the covariance of these
             and its mean variance :math:`\bar{c}`, ``(B * d, B * d)``.
-        key: whitened unit vectors of all items of the training, ``(|I|, B * d)``.
+        key: whitened unit vectors of all training items, ``(|I|, B * d)``.
     """
 
     center: Tensor
@@ -43,13 +42,8 @@ class Neighbourhood:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, model: LIRDRec, data: HeteroData, vectors: Vectors) -> "Neighbourhood":
-        """That of ``model``, which was trained on ``data``.
-
-        Raises:
-            ConfigError: if the model can't encode an item by itself.
-        """
-        check_inductive(model)
+    def of(cls, model: LIRDRec, data: HeteroData, vectors: Vectors) -> "Neighborhood":
+        """Compute the neighborhood of ``model``, which was trained on ``data``."""
         known = model.split_branches(vectors.item_layers[0, : data["item"].num_nodes])
         clicked = degree(data[INTERACTS].edge_index[1], len(known)) > 0
         center = known[clicked].mean(dim=0)
@@ -59,7 +53,7 @@ class Neighbourhood:
             x = (rows[kept] - center).flatten(start_dim=1).double()
             covariance += x.t() @ x
         variance, direction = torch.linalg.eigh(covariance / clicked.sum())
-        # Rounding may leave a variance below zero; all are zero where all items are equal.
+        # Variances can be negative by rounding, and all are zero if all items are equal.
         scale = (variance.clamp(min=0) + _RIDGE * variance.mean()).clamp(min=1e-12).rsqrt()
         found = cls(center, (direction * scale @ direction.t()).to(known.dtype), torch.empty_like(start).flatten(1))
         for rows, out in zip(start.split(_BLOCK_ROWS), found.key.split(_BLOCK_ROWS), strict=True):
@@ -67,17 +61,17 @@ class Neighbourhood:
         return found
 
     def whitened(self, x: Tensor) -> Tensor:
-        """Whitened unit vectors of encoded items, ``(N, B, d)`` to ``(N, B * d)``."""
+        """Return whitened unit vectors of encoded items, ``(N, B, d)`` to ``(N, B * d)``."""
         return F.normalize((x - self.center).flatten(start_dim=1) @ self.whitening, dim=1)
 
 
 @torch.no_grad()
-def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbourhood: Neighbourhood, k: int) -> Vectors:
-    r"""Encodes new items and attaches them to the graph by their nearest neighbours.
+def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood, k: int) -> Vectors:
+    r"""Encode new items and attach them to the graph by their nearest neighbors.
 
-    With :math:`\mathbf{e}^{(0)}` the encoded item, a unit vector in every branch as that of any item,
-    :math:`N` the 20 items with training interactions that have the largest :math:`\cos_j` with it, and
-    :math:`s = 1 / k` the share that an item has among its own neighbours:
+    With :math:`\mathbf{e}^{(0)}` the encoded item, a unit vector in each branch, :math:`N` the 20 items with training
+    interactions that have the largest :math:`\cos_j` with it, and :math:`s = 1 / k` the weight of an item among its own
+    neighbors:
 
     .. math::
         a_j = \mathrm{softmax}_{j \in N}(10 \cos_j), \qquad
@@ -89,42 +83,41 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbourho
         S_{new,new} = s, \qquad S_{new,j} = (1 - s) \, a_j
 
     The cosines are those of :math:`(\mathbf{C} + 0.1 \, \bar{c} \, \mathbf{I})^{-1/2} (\mathbf{e}^{(0)} -
-    \boldsymbol{\mu})`, see :class:`Neighbourhood`: directions in which all items differ much tell items
-    apart no better than others. A branch whose features an item lacks is at the mean.
+    \boldsymbol{\mu})`, see :class:`Neighborhood`: whitening keeps directions of large variance from dominating. A
+    branch without features is at the mean.
 
-    So an item without clicks has the layers that its neighbours' clicks would have brought it. With
-    :math:`\mathbf{e}^{(0)}` alone it would stand behind nearly all clicked items, whose vectors are
-    longer. New items are no one's neighbours, so it makes no difference in which order, or in how many
-    portions, they come.
+    A new item thus has the layers that its neighbors' interactions would give it. With :math:`\mathbf{e}^{(0)}` alone
+    it would rank below nearly all items with interactions, whose vectors are longer. New items are not neighbors of
+    any item, so the result does not depend on their order or on how they are divided into batches.
 
     Args:
-        model: trained on ``data``.
-        data: the graph, with the new items in ``data["new_item"]``.
-        vectors: of ``model`` and ``data``.
-        neighbourhood: of ``model`` and ``data``.
-        k: neighbours in the item graph of the training, the item itself among them.
+        model: model trained on ``data``.
+        data: graph with the new items in ``data["new_item"]``.
+        vectors: vectors of ``model`` on ``data``.
+        neighborhood: neighborhood of ``model`` on ``data``.
+        k: neighbors of each item in the item graph, including itself.
 
     Returns:
         ``vectors`` with the new items at the end.
 
     Raises:
-        ConfigError: if the model's cosine transform runs over the items too, so that no row of it can
-            be computed alone.
+        ConfigError: if the model cannot encode new items.
     """
-    check_inductive(model)
+    # A model that was built without a config is checked here.
+    LIRDRecConfig(dct=model.dct.mode if model.dct else "none", id_branch=model.item_id is not None).require("new_items")
     with eval_mode(model):
         encoded = model.encode_items(data, NEW_ITEM)
-    neighbours, weight = _neighbours(model, data, neighbourhood, encoded)
+    neighbors, weight = _neighbors(model, data, neighborhood, encoded)
     layers = torch.stack(
         [
             encoded.flatten(start_dim=1),
-            *(F.embedding_bag(neighbours, x, mode="sum", per_sample_weights=weight) for x in vectors.item_layers[1:]),
+            *(F.embedding_bag(neighbors, x, mode="sum", per_sample_weights=weight) for x in vectors.item_layers[1:]),
         ]
     )
     start = layers.sum(dim=0)
     if model.item_conv is None:
         return vectors.append_items(start, layers)
-    rows, position = neighbours.unique(return_inverse=True)
+    rows, position = neighbors.unique(return_inverse=True)
     x = start
     for hops in range(model.item_conv.num_layers):
         known = _propagated(data, vectors, rows, hops)
@@ -133,44 +126,25 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbourho
 
 
 def model_vectors(model: LIRDRec, data: HeteroData, k: int) -> Vectors:
-    """Vectors of all items of ``data``, the new ones among them, see :func:`attach_items`."""
+    """Return the vectors of all items of ``data`` including new ones, see :func:`attach_items`."""
     vectors = model.vectors(data)
     if not has_new_items(data):
         return vectors
-    return attach_items(model, data, vectors, Neighbourhood.of(model, data, vectors), k)
+    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors), k)
 
 
-def check_inductive(model: nn.Module) -> None:
-    """Raises :class:`ConfigError` if ``model`` can't encode an item that it was not trained with."""
-    if not isinstance(model, LIRDRec):
-        raise ConfigError(
-            f"{type(model).__name__} has no way to take in new items or new users: train with --model lirdrec for that."
-        )
-    if model.item_id is not None:
-        raise ConfigError(
-            "The model was trained with --id-branch, and a new item has no vector there: train without it to add items."
-        )
-    if model.dct is not None and model.dct.mode == "2d":
-        raise ConfigError(
-            "The model was trained with --dct 2d, whose cosine transform runs over all items: one more item would "
-            "change the input of every other. Train with --dct feature to add items."
-        )
-
-
-def _neighbours(
-    model: LIRDRec, data: HeteroData, neighbourhood: Neighbourhood, encoded: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The most similar items with training interactions, and their weights, both of shape ``(num_new, N)``."""
+def _neighbors(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, encoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most similar items with training interactions and their weights, both of shape ``(num_new, N)``."""
     clicked = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
-    query = neighbourhood.whitened(_with_missing_at(neighbourhood.center, model, data, encoded, NEW_ITEM))
+    query = neighborhood.whitened(_with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM))
     index = torch.arange(len(query), device=query.device)
-    blocks = list(top_k(query, neighbourhood.key, index, _NUM_NEIGHBOURS, candidates=clicked))
+    blocks = list(top_k(query, neighborhood.key, index, _NUM_NEIGHBORS, candidates=clicked))
     cosine = torch.cat([block.score for block in blocks])
     return torch.cat([block.item for block in blocks]), (_SHARPNESS * cosine).softmax(dim=1)
 
 
 def _with_missing_at(center: Tensor, model: LIRDRec, data: HeteroData, encoded: Tensor, node_type: str) -> Tensor:
-    """``encoded``, with the branches whose features an item lacks at ``center``."""
+    """Return ``encoded`` with branches of missing features set to ``center``."""
     for branch, modality in enumerate(model.in_channels):
         mask = feature_mask(data, modality, node_type)
         if mask is not None:
@@ -180,7 +154,7 @@ def _with_missing_at(center: Tensor, model: LIRDRec, data: HeteroData, encoded: 
 
 
 def _propagated(data: HeteroData, vectors: Vectors, rows: Tensor, hops: int) -> Tensor:
-    r""":math:`\mathbf{S}^{hops} \mathbf{G}` for some rows, sorted and each once, from what they depend on alone."""
+    r"""Return some rows, sorted and unique, of :math:`\mathbf{S}^{hops} \mathbf{G}`, from their inputs only."""
     if hops == 0:
         return vectors.item_layers[:, rows].sum(dim=0)
     source, target = data[SIMILAR].edge_index.as_subclass(Tensor)
@@ -193,10 +167,10 @@ def _propagated(data: HeteroData, vectors: Vectors, rows: Tensor, hops: int) -> 
 
 @torch.no_grad()
 def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, num_users: int) -> Vectors:
-    r"""Represents new users by the items they took.
+    r"""Represent new users by the items they interacted with.
 
-    One step of propagation from the items :math:`H` of a user, as if the user had joined the trained
-    graph, and the fusion with the mean memory of the trained users:
+    One step of propagation from the items :math:`H` of a user, as if the user were part of the trained graph, and the
+    fusion with the mean memory of the trained users:
 
     .. math::
         \mathbf{u}_b = \sum_{l=0}^{L-1} \sum_{i \in H}
@@ -204,24 +178,23 @@ def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: T
         \boldsymbol{\alpha} = \mathrm{softmax}_b(w_{net} \mathbf{s} + w_{mem} \bar{\boldsymbol{\theta}}),
         \qquad \mathbf{u} = \mathop{\Vert}_b \alpha_b \mathbf{u}_b
 
-    :math:`\deg(i)` counts the training interactions; the one beside it is the new user's. The
-    user's own free vector, which only training could find, is left out.
+    :math:`\deg(i)` counts the training interactions; the added one is the new user's. The free vector of a user, which
+    only training can find, is left out.
 
     Args:
-        model: trained on ``data``.
+        model: model trained on ``data``.
         data: the graph.
-        vectors: of ``model`` and ``data``, with new items or without.
+        vectors: vectors of ``model`` on ``data``, with or without new items.
         history: pairs (new user, item), int64, shape ``(2, num_pairs)``.
         num_users: number of new users.
 
     Returns:
-        ``vectors`` with the new users in the place of the trained ones.
+        ``vectors`` with the new users instead of the trained ones.
 
     Raises:
-        ConfigError: if the model has no user-item layer by which a user could be found.
+        ConfigError: if the model has no layer of user-item propagation.
     """
-    if len(vectors.item_layers) == 1:
-        raise ConfigError("The model was trained with --num-layers 0, so items say nothing about a new user.")
+    LIRDRecConfig(num_layers=model.bipartite_conv.num_layers).require("new_users")
     user, item = coalesce(history)
     num_items = vectors.item.size(0)
     item_degree = degree(data[INTERACTS].edge_index[1].as_subclass(Tensor), num_items) + 1

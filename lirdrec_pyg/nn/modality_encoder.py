@@ -4,16 +4,17 @@ from torch_geometric.typing import OptTensor
 
 
 class ModalityEncoder(nn.Module):
-    r"""Encodes the fixed features of one modality (paper, section 4.1).
+    r"""The encoder of the features of one modality from the `"Learning Item Representations Directly from Multimodal
+    Features for Effective Recommendation" <https://arxiv.org/abs/2505.04960>`_ paper (section 4.1).
 
     .. math::
         \mathbf{H} = \mathrm{LeakyReLU}(\mathbf{X} \mathbf{W}_1^\top + \mathbf{b}_1) \mathbf{W}_2^\top
 
     Args:
-        in_channels: feature width :math:`d_m`.
-        out_channels: width :math:`d` of a branch.
-        hidden_channels: width of the hidden layer; by default :math:`4d`.
-        negative_slope: of the LeakyReLU.
+        in_channels: size :math:`d_m` of the features.
+        out_channels: size :math:`d` of a branch.
+        hidden_channels: size of the hidden layer, by default :math:`4d`.
+        negative_slope: negative slope of the LeakyReLU.
 
     Shapes:
         - **input:** features :math:`(N, d_m)`
@@ -32,7 +33,7 @@ class ModalityEncoder(nn.Module):
         self.out_channels = out_channels
         self.hidden_channels = hidden_channels or 4 * out_channels
         self.lin1 = nn.Linear(in_channels, self.hidden_channels)
-        # In place: the hidden layer is the widest, and kept for the gradient.
+        # In place, since the hidden layer is the widest and its output is stored for the backward pass.
         self.act = nn.LeakyReLU(negative_slope, inplace=True)
         self.lin2 = nn.Linear(self.hidden_channels, out_channels, bias=False)
 
@@ -41,7 +42,7 @@ class ModalityEncoder(nn.Module):
         self.lin2.reset_parameters()
 
     def forward(self, x: Tensor, weight: OptTensor = None) -> Tensor:
-        r"""Encodes ``x``, if need be by another ``weight`` in the place of :math:`\mathbf{W}_1`."""
+        r"""Encode ``x``, with ``weight`` in place of :math:`\mathbf{W}_1` if given."""
         hidden = self.lin1(x) if weight is None else F.linear(x, weight, self.lin1.bias)
         return self.lin2(self.act(hidden))
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import build_graph
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_model, evaluate_ranking, ranking_metrics
+from lirdrec_pyg.evaluation import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics
 from lirdrec_pyg.nn import TopK, ranking, top_k
 
 Pairs = set[tuple[int, int]]
@@ -70,31 +70,33 @@ def representations(num_users: int, num_items: int, seed: int) -> tuple[Tensor, 
     num_items=st.integers(2, 70),
     num_users=st.integers(1, 9),
     density=st.floats(0.05, 0.9),
-    rows_per_block=st.sampled_from([1, 2, 100]),
+    rows_per_block=st.sampled_from([1, 2, 7, 100]),
+    joined_rows=st.sampled_from([1, 3, 4, 7, 100]),
     seed=st.integers(0, 2**16),
 )
 def test_every_metric_at_every_cutoff_equals_brute_force(
-    num_items: int, num_users: int, density: float, rows_per_block: int, seed: int
+    num_items: int, num_users: int, density: float, rows_per_block: int, joined_rows: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    taken = rng.random((num_users, num_items)) < density
-    held_out = taken & (rng.random(taken.shape) < 0.4)
-    # One pair of each kind at least, of one user.
-    taken[0, :2], held_out[0, :2] = True, (True, False)
-    train, val = ({(int(u), int(i)) for u, i in np.argwhere(mask)} for mask in (taken & ~held_out, held_out))
+    interacted = rng.random((num_users, num_items)) < density
+    held_out = interacted & (rng.random(interacted.shape) < 0.4)
+    # At least one pair of each kind, of one user.
+    interacted[0, :2], held_out[0, :2] = True, (True, False)
+    train, val = ({(int(u), int(i)) for u, i in np.argwhere(mask)} for mask in (interacted & ~held_out, held_out))
     user, item, scores = representations(num_users, num_items, seed)
 
-    task = RankingTask.from_graph(graph_of(train, val, num_users, num_items), "val")
+    task = RankingTask.from_graph(graph_of(train, val, num_users, num_items), "valid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
+        patch.setattr("lirdrec_pyg.evaluation.metrics._BLOCK_ROWS", joined_rows)
         actual = evaluate_ranking(user, item, task)
     assert actual == pytest.approx(metrics_of(scores, train, val), rel=1e-5, abs=1e-6)
 
 
-def test_a_ranking_worked_out_by_hand() -> None:
-    # User 0 ranks 4 3 2 1 0, has trained on 4, and holds out 2 and 0: places 2 and 4 of 3 2 1 0.
+def test_metrics_of_a_ranking_computed_by_hand() -> None:
+    # User 0 ranks 4 3 2 1 0, has 4 in training, and holds out 2 and 0: ranks 2 and 4 of 3 2 1 0.
     train, val = {(0, 4)}, {(0, 2), (0, 0)}
-    task = RankingTask.from_graph(graph_of(train, val, 1, 5), "val")
+    task = RankingTask.from_graph(graph_of(train, val, 1, 5), "valid")
     actual = evaluate_ranking(torch.arange(5.0).unsqueeze(0), torch.eye(5), task, cutoffs=(1, 2, 4))
     ideal = 1 + 1 / math.log2(3)
     expected = {
@@ -111,10 +113,10 @@ def test_a_ranking_worked_out_by_hand() -> None:
     )
 
 
-def test_training_items_are_never_ranked_even_where_places_stay_empty() -> None:
-    # Items 2 and 3 are trained on by everyone; there are fewer items left than the cutoffs ask for.
+def test_training_items_are_never_ranked_even_if_there_are_too_few_others() -> None:
+    # All users have items 2 and 3 in training; the other items are fewer than the cutoff.
     train = {(user, item) for user in range(3) for item in (2, 3)}
-    task = RankingTask.from_graph(graph_of(train, {(0, 0), (1, 1), (2, 0)}, 3, 4), "val")
+    task = RankingTask.from_graph(graph_of(train, {(0, 0), (1, 1), (2, 0)}, 3, 4), "valid")
     user = torch.tensor([[1.0, 0.0, 9.0, 8.0]] * 3)
     actual = evaluate_ranking(user, torch.eye(4), task, cutoffs=(1, 5))
     assert actual["coverage@5"] == pytest.approx(2 / 4)
@@ -126,48 +128,34 @@ def test_without_training_items_every_item_is_ranked() -> None:
     user, item, scores = representations(6, 30, seed=3)
     held_out = {(u, (7 * u + n) % 30) for u in range(6) for n in range(4)}
     actual = evaluate_ranking(user, item, RankingTask.of(torch.tensor(sorted(held_out)).T, None, 30))
-    # As if everybody had trained on one item more, behind all others.
+    # Equivalent to one more item, ranked last, that all users have in training.
     train = {(u, 30) for u in range(6)}
     expected = metrics_of(np.pad(scores, ((0, 0), (0, 1)), constant_values=-1), train, held_out)
     for name, value in actual.items():
         assert value == pytest.approx(expected[name] * (31 / 30 if "coverage" in name else 1), rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [1, 2, 5])
-def test_rankings_that_were_made_already_have_the_same_metrics(size: int) -> None:
+def test_given_rankings_have_the_same_metrics() -> None:
     user, item, scores = representations(5, 60, seed=1)
     train = {(u, u) for u in range(5)}
     held_out = {(u, (11 * u + 3 * n + 1) % 60) for u in range(5) for n in range(3)} - train
-    task = RankingTask.from_graph(graph_of(train, held_out, 5, 60), "val")
+    task = RankingTask.from_graph(graph_of(train, held_out, 5, 60), "valid")
     order = torch.from_numpy(scores)
     order[range(5), range(5)] = -torch.inf
     best = order.topk(50, dim=1)
-    rows = [slice(start, min(start + size, 5)) for start in range(0, 5, size)]
-    blocks = [TopK(row, best.values[row], best.indices[row]) for row in rows]
-    assert ranking_metrics(blocks, task) == pytest.approx(metrics_of(scores, train, held_out), rel=1e-5)
+    for size in (1, 2, 5):
+        rows = [slice(start, min(start + size, 5)) for start in range(0, 5, size)]
+        blocks = [TopK(row, best.values[row], best.indices[row]) for row in rows]
+        assert ranking_metrics(blocks, task) == pytest.approx(metrics_of(scores, train, held_out), rel=1e-5)
     evaluated = evaluate_ranking(user, item, task)
     assert ranking_metrics(top_k(user, item, task.user_index, 50, task.seen), task) == evaluated
     assert ranking_metrics(blocks, task, cutoffs=(5,)).keys() == {name for name in evaluated if name.endswith("@5")}
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 3, 4, 7, 100])
-@pytest.mark.parametrize("rows_per_block", [1, 2, 7])
-def test_blocks_are_joined_whatever_their_sizes(
-    rows_at_once: int, rows_per_block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    user, item, scores = representations(7, 60, seed=2)
-    train = {(u, u) for u in range(7)}
-    held_out = {(u, (11 * u + 3 * n + 1) % 60) for u in range(7) for n in range(3)} - train
-    monkeypatch.setattr(ranking, "_BLOCK_ROWS", {"cpu": rows_per_block})
-    monkeypatch.setattr("lirdrec_pyg.evaluation.ranking._ROWS_AT_ONCE", rows_at_once)
-    actual = evaluate_ranking(user, item, RankingTask.from_graph(graph_of(train, held_out, 7, 60), "val"))
-    assert actual == pytest.approx(metrics_of(scores, train, held_out), rel=1e-5)
-
-
 class TestRankingTask:
-    def test_users_without_training_interactions_are_left_out(self) -> None:
+    def test_users_without_training_interactions_are_skipped(self) -> None:
         train, val = {(0, 0), (2, 1), (4, 1)}, {(4, 2), (1, 1), (0, 2), (4, 0), (3, 0)}
-        task = RankingTask.from_graph(graph_of(train, val, 6, 3), "val")
+        task = RankingTask.from_graph(graph_of(train, val, 6, 3), "valid")
         assert task.user_index.tolist() == [0, 4]
         assert sorted(map(tuple, task.label_index.T.tolist())) == [(0, 2), (1, 0), (1, 2)]
         assert task.label_index[0].tolist() == [0, 1, 1]
@@ -176,12 +164,12 @@ class TestRankingTask:
         assert set(zip(row.tolist(), item.tolist())) == train
         assert task.num_items == 3
 
-    def test_splits_are_kept_apart(self) -> None:
+    def test_splits_are_separate(self) -> None:
         graph = graph_of({(0, 0)}, {(0, 1)}, 1, 3, test={(0, 2)})
-        assert RankingTask.from_graph(graph, "val").label_index.tolist() == [[0], [1]]
+        assert RankingTask.from_graph(graph, "valid").label_index.tolist() == [[0], [1]]
         assert RankingTask.from_graph(graph, "test").label_index.tolist() == [[0], [2]]
 
-    def test_any_pairs_make_a_task_in_the_order_of_users(self) -> None:
+    def test_a_task_of_any_pairs_is_sorted_by_user(self) -> None:
         pairs = torch.tensor([[7, 2, 7, 5, 2], [3, 9, 1, 0, 4]])
         task = RankingTask.of(pairs, None, 10)
         assert task.user_index.tolist() == [2, 5, 7]
@@ -191,7 +179,7 @@ class TestRankingTask:
 
     @settings(max_examples=30, deadline=None)
     @given(pairs=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1), data=st.data())
-    def test_a_selection_keeps_its_pairs_and_nothing_else(self, pairs: Pairs, data: st.DataObject) -> None:
+    def test_a_selection_keeps_exactly_its_pairs(self, pairs: Pairs, data: st.DataObject) -> None:
         task = RankingTask.of(torch.tensor(sorted(pairs)).T, None, 7)
         assert set(map(tuple, task.pairs.T.tolist())) == pairs
         kept = data.draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
@@ -201,36 +189,10 @@ class TestRankingTask:
         assert part.user_index.tolist() == sorted({user for user, _ in wanted})
         assert (part.seen, part.num_items) == (task.seen, 7)
 
-    @pytest.mark.parametrize("val", [set(), {(1, 0)}])
-    def test_somebody_has_to_be_evaluated(self, val: Pairs) -> None:
-        with pytest.raises(DataError, match="The validation split is empty, or none of its users"):
-            RankingTask.from_graph(graph_of({(0, 0)}, val, 2, 2), "val")
-
-
-def test_the_test_split_is_called_by_its_name() -> None:
-    with pytest.raises(DataError, match="The test split is empty"):
-        RankingTask.from_graph(graph_of({(0, 0)}, {(0, 1)}, 1, 2), "test")
-
-
-class _Model(nn.Module):
-    """Ranks items by their position; in training mode the other way round."""
-
-    def forward(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        item = torch.arange(float(data["item"].num_nodes)).unsqueeze(1)
-        return torch.full((data["user"].num_nodes, 1), -1.0 if self.training else 1.0, requires_grad=True), item
-
-
-def test_evaluate_model_runs_a_fresh_pass_in_eval_mode() -> None:
-    graph = graph_of({(0, 0)}, {(0, 9)}, 1, 10)
-    metrics = evaluate_model(_Model().train(), graph, RankingTask.from_graph(graph, "val"))
-    assert metrics["mrr@5"] == 1.0
-    assert {name.split("@")[1] for name in metrics} == {"5", "10", "20", "50"}
-    assert len(metrics) == 7 * len(CUTOFFS)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_evaluate_model_leaves_the_mode_as_it_was(training: bool) -> None:
-    graph = graph_of({(0, 0)}, {(0, 9)}, 1, 10)
-    model = _Model().train(training)
-    assert evaluate_model(model, graph, RankingTask.from_graph(graph, "val"))["mrr@5"] == 1.0
-    assert model.training is training
+    def test_splits_without_users_to_evaluate_are_refused(self) -> None:
+        held_out: list[Pairs] = [set(), {(1, 0)}]
+        for pairs in held_out:
+            with pytest.raises(DataError, match="The validation split is empty, or none of its users"):
+                RankingTask.from_graph(graph_of({(0, 0)}, pairs, 2, 2), "valid")
+        with pytest.raises(DataError, match="The test split is empty"):
+            RankingTask.from_graph(graph_of({(0, 0)}, {(0, 1)}, 1, 2), "test")

@@ -1,0 +1,289 @@
+"""New items and new users, against the formulas of the docstrings in dense matrices."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dense_lirdrec import DenseLIRDRec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_graph import BACKENDS
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.data import (
+    INTERACTS,
+    NEW_ITEM,
+    SIMILAR,
+    build_graph,
+    feature_mask,
+    item_features,
+    set_new_items,
+)
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.models import (
+    LIRDRec,
+    LIRDRecConfig,
+    Neighborhood,
+    Vectors,
+    attach_items,
+    fold_in_users,
+    model_vectors,
+    new_nodes,
+)
+
+NUM_USERS, NUM_ITEMS, NUM_NEW, DIM, K = 15, 40, 6, 5, 4
+WIDTHS = {"image": 7, "text": 6}
+
+
+def make(
+    num_items: int = NUM_ITEMS, masked: bool = False, seed: int = 0, **settings: Any
+) -> tuple[LIRDRec, HeteroData]:
+    """A model, and a graph with new items; the last five items have no interactions."""
+    rng = np.random.default_rng(seed)
+    train = np.stack(np.nonzero(rng.random((NUM_USERS, num_items - 5)) < 0.3))
+    features = {m: rng.standard_normal((num_items, width)) for m, width in WIDTHS.items()}
+    masks = {"image": np.arange(num_items) % 5 != 0, "text": np.arange(num_items) % 5 != 2} if masked else None
+    config = LIRDRecConfig(**{"embedding_dim": DIM, "knn_k": K, **settings})
+    graph = LIRDRec.graph_transform(config)(build_graph(train, features, masks=masks, num_users=NUM_USERS))
+    new = {m: rng.standard_normal((NUM_NEW, width)) for m, width in WIDTHS.items()}
+    new_masks = {"image": np.arange(NUM_NEW) % 3 != 0, "text": np.arange(NUM_NEW) % 3 != 1} if masked else None
+    graph = set_new_items(graph, new, new_masks)
+    torch.manual_seed(seed)
+    model = LIRDRec.from_config(config, graph).double()
+    for _ in range(2):
+        model.start_epoch()
+        model(graph)
+    return model, graph
+
+
+def assert_same(actual: Any, expected: Any, **tolerance: float) -> None:
+    torch.testing.assert_close(vars(actual), vars(expected), **tolerance)
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+def attach(model: LIRDRec, data: HeteroData, vectors: Vectors, k: int = K) -> Vectors:
+    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors), k)
+
+
+def neighbors_of(model: LIRDRec, data: HeteroData) -> tuple[Tensor, Tensor]:
+    neighborhood = Neighborhood.of(model, data, model.vectors(data))
+    return new_nodes._neighbors(model, data, neighborhood, model.encode_items(data, NEW_ITEM).detach())
+
+
+# --- New items -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("num_items", [12, NUM_ITEMS])
+def test_new_items_follow_the_formula(num_items: int, masked: bool) -> None:
+    """With 12 items, 7 have interactions, which is fewer than the 20 neighbors."""
+    for num_layers, num_item_layers, k in ((0, 1, K), (1, 0, K), (1, 3, 2), (2, 1, 1), (3, 2, 10)):
+        model, data = make(num_items, masked, num_layers=num_layers, num_item_layers=num_item_layers, knn_k=k)
+        before = model.vectors(data)
+        vectors = attach(model, data, before, k)
+        item, layers = DenseLIRDRec(model, data).attached(k)
+        assert_close(vectors.item[num_items:], item)
+        assert_close(vectors.item_layers[:, num_items:], layers)
+        assert_same(vectors.items_until(num_items), before, rtol=0, atol=0)
+
+
+def test_a_neighborhood_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = make(masked=True)
+    vectors = model_vectors(model, data, K)
+    whole = Neighborhood.of(model, data, vectors)
+    monkeypatch.setattr(new_nodes, "_BLOCK_ROWS", 7)
+    assert_same(Neighborhood.of(model, data, vectors), whole)
+    # New items at the end of the vectors do not change it.
+    assert_same(Neighborhood.of(model, data, model.vectors(data)), whole)
+
+
+def test_only_items_with_interactions_are_neighbors() -> None:
+    model, data = make()
+    neighbors, weight = neighbors_of(model, data)
+    clicked = set(data[INTERACTS].edge_index[1].tolist())
+    assert neighbors.shape == weight.shape == (NUM_NEW, 20)
+    assert set(range(NUM_ITEMS - 5, NUM_ITEMS)).isdisjoint(clicked)
+    assert set(neighbors.flatten().tolist()) <= clicked
+    found = torch.zeros(NUM_NEW, NUM_ITEMS).double().scatter(1, neighbors, weight)
+    assert_close(found, DenseLIRDRec(model, data).neighbors())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_order_and_batches_of_new_items_do_not_matter(masked: bool) -> None:
+    model, data = make(masked=masked, num_item_layers=2)
+    base = model.vectors(data)
+    together = attach(model, data, base).items_from(NUM_ITEMS)
+
+    def batch(rows: list[int], vectors: Vectors) -> Vectors:
+        x = {m: item_features(data, m, NEW_ITEM)[rows] for m in WIDTHS}
+        masks = {m: feature_mask(data, m, NEW_ITEM)[rows] for m in WIDTHS} if masked else None
+        return attach(model, set_new_items(data, x, masks), vectors)
+
+    order = [4, 1, 5, 0, 2, 3]
+    first = batch(order[:2], base)
+    both = batch(order[2:], first)
+    assert torch.equal(both.item[: NUM_ITEMS + 2], first.item)
+    assert_close(both.item[NUM_ITEMS:], together.item[order])
+    assert_close(both.item_layers[:, NUM_ITEMS:], together.item_layers[:, order])
+    assert_close(torch.cat([batch([n], base).item[NUM_ITEMS:] for n in range(NUM_NEW)]), together.item)
+
+
+def test_an_item_with_the_features_of_another_gets_its_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = make()
+    clicked = data[INTERACTS].edge_index[1].unique()[:NUM_NEW]
+    data = set_new_items(data, {m: item_features(data, m)[clicked] for m in WIDTHS})
+    vectors = model_vectors(model, data, K)
+    assert_close(vectors.item_layers[0, NUM_ITEMS:], vectors.item_layers[0, clicked])
+    neighbors, weight = neighbors_of(model, data)
+    assert neighbors[:, 0].tolist() == clicked.tolist()
+    assert (weight[:, 0] > weight[:, 1]).all()
+    # The larger the weight of the nearest item, the more similar the new item is to it.
+    monkeypatch.setattr(new_nodes, "_SHARPNESS", 1e4)
+    vectors = model_vectors(model, data, K)
+    assert_close(vectors.item_layers[:, NUM_ITEMS:], vectors.item_layers[:, clicked])
+
+
+def test_equal_items_give_no_nan() -> None:
+    x = {"image": torch.ones(6, 3), "text": torch.ones(6, 2)}
+    config = LIRDRecConfig(embedding_dim=4, knn_k=2)
+    data = LIRDRec.graph_transform(config)(build_graph(np.array([[0, 0, 1], [0, 1, 2]]), x))
+    data = set_new_items(data, {m: values[:2] for m, values in x.items()})
+    vectors = model_vectors(LIRDRec.from_config(config, data), data, 2)
+    assert vectors.item.shape == (8, 12)
+    assert vectors.item.isfinite().all()
+
+
+def test_prepared_graphs_and_single_precision_give_the_same() -> None:
+    model, data = make(num_item_layers=2, masked=True)
+    expected = model_vectors(model, data, K)
+    for backend in BACKENDS:
+        ready = LIRDRec.input_transform(LIRDRecConfig(), backend)(copy.copy(data))
+        assert_same(model_vectors(model, ready, K), expected, rtol=1e-4, atol=1e-5)
+    found = model_vectors(model.float(), data, K)
+    assert found.item.dtype == found.item_layers.dtype == torch.float
+    torch.testing.assert_close(found.item.double(), expected.item, rtol=1e-4, atol=2e-5)
+
+
+def test_features_in_half_precision_are_encoded_as_in_training() -> None:
+    model, data = make()
+    half = {m: item_features(data, m).half() for m in WIDTHS}
+    graph = LIRDRec.graph_transform(LIRDRecConfig(knn_k=K))(
+        build_graph(data[INTERACTS].edge_index, half, num_users=NUM_USERS)
+    )
+    graph = LIRDRec.input_transform(LIRDRecConfig())(set_new_items(graph, {m: x[3:7] for m, x in half.items()}))
+    layers = model_vectors(model.float(), graph, K).item_layers
+    assert_close(layers[0, NUM_ITEMS:], layers[0, 3:7])
+
+
+def test_model_vectors_are_those_of_the_graph_with_and_without_new_items() -> None:
+    model, data = make()
+    known = model.vectors(data)
+    assert_same(model_vectors(model, data, K), attach(model, data, known), rtol=0, atol=0)
+    del data[NEW_ITEM]
+    assert_same(model_vectors(model, data, K), known, rtol=0, atol=0)
+    assert NEW_ITEM not in data.node_types
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attaching_changes_neither_model_nor_graph(training: bool) -> None:
+    model, data = make()
+    model.train(training)
+    before, types = copy.deepcopy(model.state_dict()), data.node_types
+    keys = [list(store.keys()) for store in data.stores]
+    vectors = attach(model, data, model.vectors(data))
+    assert not vectors.item.requires_grad
+    assert all(module.training is training for module in model.modules())
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    assert data.node_types == types
+    assert [list(store.keys()) for store in data.stores] == keys
+
+
+def test_a_model_without_config_that_cannot_encode_new_items_is_rejected() -> None:
+    _, data = make()
+    for model, cause in (
+        (LIRDRec(NUM_USERS, WIDTHS, dct="2d"), "`dct='2d'`.*`dct='feature'`"),
+        (LIRDRec(NUM_USERS, WIDTHS, num_id_items=NUM_ITEMS), "`id_branch=True`"),
+    ):
+        with pytest.raises(ConfigError, match=f"new items.*{cause}"):
+            model_vectors(model, data, K)
+
+
+# --- New users -------------------------------------------------------------------------------------------------------
+
+HISTORIES = [[0, 3, 9], [5], list(range(NUM_ITEMS)), [NUM_ITEMS - 1, 2], [NUM_ITEMS - 2]]
+
+
+def pairs(histories: list[list[int]]) -> Tensor:
+    return torch.tensor([(u, i) for u, items in enumerate(histories) for i in items], dtype=torch.long).view(-1, 2).T
+
+
+@pytest.mark.parametrize("with_new", [False, True])
+def test_new_users_follow_the_formula(with_new: bool) -> None:
+    for num_layers in (1, 2, 3):
+        model, data = make(num_layers=num_layers)
+        vectors = model_vectors(model, data, K) if with_new else model.vectors(data)
+        histories = [*HISTORIES, [NUM_ITEMS, NUM_ITEMS + 3, 1], [NUM_ITEMS + 5]] if with_new else HISTORIES
+        found = fold_in_users(model, data, vectors, pairs(histories), len(histories))
+        assert_close(found.user, DenseLIRDRec(model, data).folded_in(vectors.item_layers, histories))
+        torch.testing.assert_close(found.user_weight.sum(dim=1), torch.ones(len(histories)).double())
+        assert found.item is vectors.item
+        assert found.item_layers is vectors.item_layers
+        # Other new users make no difference.
+        for row, history in enumerate(histories):
+            alone = fold_in_users(model, data, vectors, pairs([history]), 1)
+            torch.testing.assert_close(alone.user[0], found.user[row])
+
+
+def test_a_new_user_is_a_user_of_the_larger_graph_without_a_free_vector() -> None:
+    """With one layer, the new user does not change the inputs of their own representation."""
+    model, data = make(num_layers=1)
+    history = [0, 3, 9, 20]
+    edges = torch.cat([data[INTERACTS].edge_index, torch.tensor([[NUM_USERS] * 4, history])], dim=1)
+    larger = build_graph(edges, {m: item_features(data, m) for m in WIDTHS})
+    larger[SIMILAR].update(data[SIMILAR])
+    extended = LIRDRec.from_config(LIRDRecConfig(embedding_dim=DIM, num_layers=1), larger).double()
+    state = model.state_dict()
+    state["user"] = torch.cat([state["user"], torch.zeros(1, 3, DIM)])
+    for key in ("fusion.theta", "fusion.last_attention"):
+        state[key] = torch.cat([state[key], state[key].mean(dim=0, keepdim=True)])
+    extended.load_state_dict(state)
+    expected = extended.vectors(larger)
+    found = fold_in_users(model, data, model.vectors(data), pairs([history]), 1)
+    assert_close(found.user[0], expected.user[-1])
+    assert_close(found.user_weight[0], expected.user_weight[-1])
+
+
+def test_order_and_repetition_in_a_history_do_not_matter() -> None:
+    model, graph = make()
+    vectors, once = model.vectors(graph), pairs(HISTORIES)
+    expected = fold_in_users(model, graph, vectors, once, len(HISTORIES))
+
+    @settings(max_examples=15, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        repeated = data.draw(st.lists(st.integers(0, once.size(1) - 1), max_size=9))
+        order = data.draw(st.permutations([*range(once.size(1)), *repeated]))
+        found = fold_in_users(model, graph, vectors, once[:, order], len(HISTORIES))
+        assert_same(found, expected, rtol=0, atol=0)
+
+    check()
+
+
+def test_a_user_without_history_has_a_zero_vector() -> None:
+    model, data = make()
+    found = fold_in_users(model, data, model.vectors(data), pairs([[], [3], []]), 3)
+    assert found.user[[0, 2]].eq(0).all()
+    assert found.user[1].ne(0).any()
+    assert found.user_weight.isfinite().all()
+
+
+def test_new_users_need_a_layer() -> None:
+    model, data = make(num_layers=0)
+    with pytest.raises(ConfigError, match="`num_layers=0`"):
+        fold_in_users(model, data, model.vectors(data), pairs([[1]]), 1)
