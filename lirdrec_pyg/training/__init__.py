@@ -1,31 +1,28 @@
-"""Training, and the folder it leaves behind."""
+"""Training: settings, the step, the loop, checkpoints."""
 
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
-from lirdrec_pyg.training.evaluate import RunEvaluator
-from lirdrec_pyg.training.fit import Hooks, check_before, check_settings, fit, resume
-from lirdrec_pyg.training.processes import ProcessLostError, make_fabric, resolve_device
-from lirdrec_pyg.training.run import Run
+from lirdrec_pyg.training.config import PRESETS, TrainingConfig, check_settings
+from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric
+from lirdrec_pyg.training.journal import Journal
+from lirdrec_pyg.training.loaders import input_transform
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
 from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
 
 __all__ = [
     "MONITOR",
+    "PRESETS",
     "Checkpoint",
     "EpochResult",
     "FitResult",
-    "Hooks",
+    "Journal",
     "ProcessLostError",
-    "Run",
-    "RunEvaluator",
     "Trainable",
     "Trainer",
+    "TrainingConfig",
     "TrainingDivergedError",
-    "check_before",
     "check_settings",
-    "fit",
+    "input_transform",
     "make_fabric",
     "make_optimizer",
-    "resolve_device",
-    "resume",
     "training_step",
 ]

@@ -1,4 +1,4 @@
-"""Where a training stands, as a file that it can go on from."""
+"""The state of a training, as a file from which it can be resumed."""
 
 import hashlib
 import json
@@ -12,9 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lirdrec_pyg.data.tables import first_line
-from lirdrec_pyg.data.tensors import save_tensors
-from lirdrec_pyg.errors import RunError
+from lirdrec_pyg.errors import RunError, first_line
+from lirdrec_pyg.files import save_tensors
 
 _FORMAT, _CHECKSUM = "lirdrec-pyg checkpoint 1", "sha256"
 
@@ -23,13 +22,13 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What an epoch brought.
+    """Result of an epoch.
 
     Attributes:
-        epoch: counted from 1.
-        loss: mean over the steps.
-        valid: validation metrics, ``{"recall@20": ...}``.
-        improved: whether the validation Recall@20 is the best so far.
+        epoch: epoch, counted from 1.
+        loss: mean loss over the steps.
+        valid: validation metrics, ``{"recall@20": ...}``; empty without a validation split.
+        improved: whether these are the best weights so far.
         train_seconds: time of sampling and training.
         eval_seconds: time of the validation.
     """
@@ -44,19 +43,19 @@ class EpochResult:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stands between two steps: from here it goes on as if it had never stopped.
+    """State of a training between two steps, from which it resumes as if it had never stopped.
 
     Attributes:
         model: ``state_dict`` of the model, with the schedule and the memory of the fusion.
-        optimizer: state of each parameter, by the parameter's number and the state's name.
-        best: ``state_dict`` at the end of the best epoch, empty if none was finished.
-        best_epoch: the epoch with the best validation Recall@20, 0 if none was finished.
-        history: the finished epochs.
-        losses: of the steps that are done of the epoch under way, shape ``(num_steps,)``.
-        seconds: that these have taken.
-        generator: state of the draws before that epoch, uint8.
-        random: state of torch's own draws, uint8.
-        precision: state of the loss scale of ``16-mixed``, empty for the other precisions.
+        optimizer: state of each parameter, by number of the parameter and name of the state.
+        best: ``state_dict`` at the end of the best epoch, empty if no epoch was finished.
+        best_epoch: epoch of ``best``, 0 if no epoch was finished.
+        history: finished epochs.
+        losses: losses of the finished steps of the current epoch, shape ``(num_steps,)``.
+        seconds: time of these steps.
+        generator: state of the trainer's generator before that epoch, uint8.
+        random: state of torch's global generator, uint8.
+        precision: state of the loss scale of ``16-mixed``, empty for other precisions.
     """
 
     model: State
@@ -71,7 +70,7 @@ class Checkpoint:
     precision: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Writes a ``.safetensors`` file."""
+        """Write a ``.safetensors`` file."""
         tensors = {
             **{f"model/{name}": value for name, value in self.model.items()},
             **{f"best/{name}": value for name, value in self.best.items()},
@@ -92,7 +91,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Reads what :meth:`save` wrote.
+        """Read what :meth:`save` wrote.
 
         Raises:
             RunError: if the file is missing, damaged or of another format.
@@ -101,12 +100,12 @@ class Checkpoint:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
-                    raise RunError(f"{path} is of the format {metadata.get('format')!r}, which can't be gone on from.")
-                # Clones are aligned in memory as trained weights are, so that sums round alike.
+                    raise RunError(f"Cannot resume from {path}: its format is {metadata.get('format')!r}.")
+                # Clones are aligned in memory as trained weights are, so that sums round equally.
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            # Those of earlier versions have none.
+            # Files of earlier versions have none.
             if metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors, metadata)):
-                raise ValueError("it is not as it was written")
+                raise ValueError("its checksum does not match")
             return cls(
                 model=_part(tensors, "model/"),
                 optimizer=_numbered(_part(tensors, "optimizer/")),
@@ -122,11 +121,11 @@ class Checkpoint:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, RunError):
                 raise
-            raise RunError(f"{path} can't be read ({first_line(error)}): it may be damaged or cut short.") from error
+            raise RunError(f"Cannot read {path} ({first_line(error)}). It may be damaged or cut short.") from error
 
 
 def _checksum(tensors: State, metadata: Mapping[str, str]) -> str:
-    """By which a flipped bit is noticed: weights would show nothing of it."""
+    """Return a checksum that detects a flipped bit, which weights would not show."""
     found = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         found.update(f"{name} {value.dtype} {[*value.shape]}".encode())
@@ -147,7 +146,7 @@ def _numbered(tensors: State) -> dict[int, dict[str, Tensor]]:
 
 
 def optimizer_state(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """The part of the optimizers' ``state_dict`` that training changes, by the number of the parameter."""
+    """Return the part of the optimizers' ``state_dict`` that training changes, by number of the parameter."""
     number = {id(parameter): n for n, parameter in enumerate(parameters)}
     return {
         number[id(parameter)]: {name: torch.as_tensor(value) for name, value in state.items()}
@@ -159,14 +158,14 @@ def optimizer_state(optimizers: Iterable[Optimizer], parameters: Iterable[Tensor
 def restore_optimizers(
     optimizers: Iterable[Optimizer], parameters: Iterable[Tensor], state: Mapping[int, State]
 ) -> None:
-    """Puts back what :func:`optimizer_state` gave; settings such as the learning rate stay as they are."""
+    """Restore what :func:`optimizer_state` returned; settings such as the learning rate stay as they are."""
     number = {id(parameter): n for n, parameter in enumerate(parameters)}
     for optimizer in optimizers:
         own = [number[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-        found = {place: _unboxed(state[n]) for place, n in enumerate(own) if n in state}
+        found = {
+            # SparseAdam counts its steps by a number, not by a tensor.
+            place: {name: x if x.is_floating_point() else x.item() for name, x in state[n].items()}
+            for place, n in enumerate(own)
+            if n in state
+        }
         optimizer.load_state_dict({"state": found, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _unboxed(state: State) -> dict[str, Any]:
-    """SparseAdam counts its steps by a number, not by a tensor."""
-    return {name: value if value.is_floating_point() else value.item() for name, value in state.items()}

@@ -1,41 +1,43 @@
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, SparseAdam
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import TrainingConfig
-from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.training.config import TrainingConfig
 
 
 class Trainable(Protocol):
-    """What the training loop needs of a model besides being a ``torch.nn.Module``."""
+    """What the training loop needs of a model besides being a :class:`torch.nn.Module`.
+
+    A model for ``sampling="neighbors"`` also has ``sampling_depth``, ``layerwise_vectors``, ``synchronize_users`` and
+    ``use_sparse_user_gradients``, see :class:`~lirdrec_pyg.models.LIRDRec`.
+    """
 
     def __call__(self, data: HeteroData) -> tuple[Tensor, Tensor]:
-        """Representations of all users and all items."""
+        """Return the representations of all users and all items."""
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
-        """Loss of a batch of triples (user, positive, negative), whose own part has a weight."""
+        """Return the loss of a batch of triples (user, positive, negative), scaled by ``weight``."""
 
     def start_epoch(self) -> None:
         """Called once before each epoch."""
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Adam:
-    """Adam with the settings of the paper."""
+    """Return Adam with the settings of the paper."""
     return _adam(model.parameters(), config)
 
 
-def make_optimizers(model: nn.Module, config: TrainingConfig) -> list[Optimizer]:
-    """As :func:`make_optimizer`, but the users' vectors have SparseAdam where their gradients are to be sparse."""
+def make_optimizers(model: Any, config: TrainingConfig) -> list[Optimizer]:
+    """Return Adam, and SparseAdam for the user vectors where ``user_gradients`` are sparse."""
     if config.user_gradients == "dense":
         return [make_optimizer(model, config)]
-    assert isinstance(model, LIRDRec)
-    model.sparse_user_gradients = True
-    others = [parameter for parameter in model.parameters() if parameter is not model.user]
-    return [_adam(others, config), SparseAdam([model.user], lr=config.lr)]
+    users = model.use_sparse_user_gradients()
+    others = [parameter for parameter in model.parameters() if parameter is not users]
+    return [_adam(others, config), SparseAdam([users], lr=config.lr)]
 
 
 def _adam(parameters: Iterable[Tensor], config: TrainingConfig) -> Adam:
@@ -60,7 +62,7 @@ def training_step(
         optimizer: of the model's parameters, or several, each of some of them.
         backward: ``Fabric.backward`` when Fabric runs the training.
         autocast: ``Fabric.autocast`` then; the loss is computed in its precision.
-        weight: of the triples against the regulariser, see :func:`~lirdrec_pyg.training.processes.share_of`.
+        weight: of the triples against the regularizer, see :func:`~lirdrec_pyg.training.distributed.share_of`.
 
     Returns:
         The loss before the update, detached, a scalar on the model's device.

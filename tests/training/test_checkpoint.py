@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from trainers import KINDS, make_trainer, one_thread, small_graph
+from trainers import KINDS, Stop, make_trainer, small_graph
 
+from lirdrec_pyg import Callback
 from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.training import Checkpoint, Trainer, TrainingDivergedError
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
+from lirdrec_pyg.training import Checkpoint, EpochResult, Trainer, TrainingDivergedError
 
 
 @pytest.fixture(scope="module")
@@ -49,127 +44,139 @@ def assert_same(one: Trainer, other: Trainer) -> None:
     assert one.result.best_epoch == other.result.best_epoch
 
 
-@pytest.mark.parametrize("stop_at", [(1, 1), (1, 3), (2, 2), (3, 1)])
 @pytest.mark.parametrize("settings", KINDS)
-def test_a_training_goes_on_as_if_it_had_never_stopped(
-    graph: HeteroData, settings: dict[str, Any], stop_at: tuple[int, int], tmp_path: Path
+def test_training_resumes_as_if_it_had_never_stopped(
+    graph: HeteroData, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    undisturbed = make_trainer(graph, **settings)
-    undisturbed.fit()
+    uninterrupted = make_trainer(graph, **settings)
+    uninterrupted.fit()
+    for stop_at in ((1, 1), (2, 2), (3, 1)):
+        stopped, stop = make_trainer(graph, **settings), Stop(stop_at)
+        assert stopped.fit(stop).stopped == "interrupted"
+        stopped.checkpoint().save(tmp_path / "checkpoint.safetensors")
 
-    stopped = make_trainer(graph, **settings)
-    steps: list[tuple[int, int]] = []
-    result = stopped.fit(on_step=lambda *step: steps.append(step), should_stop=lambda: steps[-1:] == [stop_at])
-    assert result.stopped == "interrupted"
-    stopped.checkpoint().save(tmp_path / "checkpoint.safetensors")
-
-    going_on = make_trainer(graph, seed=99, **settings)
-    going_on.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
-    steps.clear()
-    going_on.fit(on_step=lambda *step: steps.append(step))
-    assert steps[0] == (stop_at[0], stop_at[1] + 1)
-    assert_same(undisturbed, going_on)
+        resumed, rest = make_trainer(graph, seed=99, **settings), Stop()
+        resumed.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
+        resumed.fit(rest)
+        assert rest.steps[0] == (stop_at[0], stop_at[1] + 1)
+        assert_same(uninterrupted, resumed)
 
 
 def half_precision() -> Fabric:
-    """``16-mixed``, which Fabric has on a GPU only, with a loss scale that goes up and down."""
+    """``16-mixed``, which Fabric offers on a GPU only, with a loss scale that rises and falls."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, growth_interval=2)
     return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
 
 
-@pytest.mark.parametrize("stop_at", [(1, 2), (2, 3)])
-def test_the_scale_of_the_loss_goes_on_too(graph: HeteroData, stop_at: tuple[int, int], tmp_path: Path) -> None:
-    undisturbed, stopped, going_on = (make_trainer(graph, half_precision()) for _ in range(3))
-    undisturbed.fit()
-    steps: list[tuple[int, int]] = []
-    stopped.fit(on_step=lambda *step: steps.append(step), should_stop=lambda: steps[-1:] == [stop_at])
+def test_loss_scale_is_resumed(graph: HeteroData, tmp_path: Path) -> None:
+    uninterrupted, stopped, resumed = (make_trainer(graph, half_precision()) for _ in range(3))
+    uninterrupted.fit()
+    stopped.fit(Stop((2, 3)))
     checkpoint = stopped.checkpoint()
     assert checkpoint.precision["scale"] < 2.0**30
     checkpoint.save(tmp_path / "checkpoint.safetensors")
-    going_on.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
-    going_on.fit()
-    assert going_on.checkpoint().precision == undisturbed.checkpoint().precision
-    assert_same(undisturbed, going_on)
+    resumed.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    resumed.fit()
+    assert resumed.checkpoint().precision == uninterrupted.checkpoint().precision
+    assert_same(uninterrupted, resumed)
     # On a device without such a scale it is not needed.
     make_trainer(graph).restore(checkpoint)
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_it_goes_on_from_the_end_of_an_epoch(graph: HeteroData, epochs: int, tmp_path: Path) -> None:
-    undisturbed = make_trainer(graph)
-    first = make_trainer(graph)
+class SaveAtEndOf(Callback):
+    """Saves a checkpoint at the end of each epoch, as the callback of a run does."""
 
-    def keep(result: Any) -> None:
-        if result.epoch == epochs:
-            first.checkpoint().save(tmp_path / "c.safetensors")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    if epochs == 0:
-        first.checkpoint().save(tmp_path / "c.safetensors")
-    undisturbed.fit()
-    first.fit(on_epoch=keep)
-    # To look at a checkpoint changes nothing.
-    assert_same(undisturbed, first)
-    again = make_trainer(graph, seed=5)
-    again.restore(Checkpoint.load(tmp_path / "c.safetensors"))
-    again.fit()
-    assert_same(undisturbed, again)
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        trainer.checkpoint().save(self.folder / "0.safetensors")
+
+    def on_epoch_end(self, result: EpochResult) -> None:
+        self.trainer.checkpoint().save(self.folder / f"{result.epoch}.safetensors")
 
 
-def test_the_same_trainer_may_go_on(graph: HeteroData) -> None:
-    undisturbed, stopped = make_trainer(graph), make_trainer(graph)
-    undisturbed.fit()
-    answers = iter([False] * 4 + [True])
-    stopped.fit(should_stop=lambda: next(answers, True))
+def test_training_resumes_from_the_end_of_an_epoch(graph: HeteroData, tmp_path: Path) -> None:
+    uninterrupted, first = make_trainer(graph), make_trainer(graph)
+    uninterrupted.fit()
+    first.fit(SaveAtEndOf(tmp_path))
+    # Making a checkpoint changes nothing.
+    assert_same(uninterrupted, first)
+    for epoch in range(3):
+        again = make_trainer(graph, seed=5)
+        again.restore(Checkpoint.load(tmp_path / f"{epoch}.safetensors"))
+        again.fit()
+        assert_same(uninterrupted, again)
+
+
+def test_same_trainer_may_continue(graph: HeteroData) -> None:
+    uninterrupted, stopped = make_trainer(graph), make_trainer(graph)
+    uninterrupted.fit()
+    stopped.fit(Stop((2, 1)))
     stopped.fit()
-    assert_same(undisturbed, stopped)
+    assert_same(uninterrupted, stopped)
 
 
-def test_a_finished_training_is_not_trained_further(graph: HeteroData) -> None:
+def test_finished_training_is_not_trained_further(graph: HeteroData) -> None:
     trainer = make_trainer(graph, epochs=2)
     trainer.fit()
     before = everything(trainer)
-    other = make_trainer(graph, epochs=2)
+    other, steps = make_trainer(graph, epochs=2), Stop()
     other.restore(trainer.checkpoint())
-    assert other.fit(on_step=lambda *_: pytest.fail("trained")).stopped == "all epochs done"
+    assert other.fit(steps).stopped == "all epochs done"
+    assert not steps.steps
     assert all(torch.equal(before[name], value) for name, value in everything(other).items())
 
 
-def test_there_is_no_checkpoint_of_a_state_that_is_no_number(graph: HeteroData) -> None:
+def test_no_checkpoint_holds_nan(graph: HeteroData) -> None:
     trainer = make_trainer(graph)
 
-    def poison(epoch: int, step: int) -> None:
-        if step == 2:
-            with pytest.raises(TrainingDivergedError) as caught:
-                trainer.checkpoint()
-            assert (caught.value.epoch, caught.value.step) == (1, 2)
-            assert torch.equal(caught.value.triples, trainer._batches[1])
-        trainer.model.module.encoders[0].lin1.weight.data.fill_(torch.nan)
+    class Poison(Callback):
+        def on_step_end(self, epoch: int, step: int) -> None:
+            if step == 2:
+                with pytest.raises(TrainingDivergedError) as caught:
+                    trainer.checkpoint()
+                assert (caught.value.epoch, caught.value.step) == (1, 2)
+                assert torch.equal(caught.value.triples, trainer._batches[1])
+            trainer.model.module.encoders[0].lin1.weight.data.fill_(torch.nan)
 
     with pytest.raises(TrainingDivergedError):
-        trainer.fit(on_step=poison)
+        trainer.fit(Poison())
 
 
-@pytest.fixture
-def saved(graph: HeteroData, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def saved(graph: HeteroData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint; never to be changed."""
     trainer = make_trainer(graph, epochs=1)
     trainer.fit()
-    trainer.checkpoint().save(tmp_path / "checkpoint.safetensors")
-    return tmp_path / "checkpoint.safetensors"
+    path = tmp_path_factory.mktemp("saved") / "checkpoint.safetensors"
+    trainer.checkpoint().save(path)
+    return path
 
 
-@pytest.mark.parametrize("size", [0, 5, 1000, -1])
-def test_a_damaged_checkpoint_is_named(saved: Path, size: int) -> None:
-    saved.write_bytes(saved.read_bytes()[:size])
-    with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
-        Checkpoint.load(saved)
+def test_damaged_checkpoint_is_named(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    for size in (0, 5, 1000, -1):
+        path.write_bytes(saved.read_bytes()[:size])
+        with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
+            Checkpoint.load(path)
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    for name in ("losses", "generator", "random"):
+        tensors = load_file(saved)
+        del tensors[name]
+        save_file(tensors, path, metadata)
+        with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
+            Checkpoint.load(path)
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_a_flipped_bit_is_noticed_or_changes_nothing(saved: Path, data: st.DataObject) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+def test_flipped_bit_is_noticed_or_changes_nothing(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(saved.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    flipped = saved.with_name("flipped.safetensors")
+    flipped = tmp_path / "flipped.safetensors"
     flipped.write_bytes(content)
     try:
         found = Checkpoint.load(flipped)
@@ -180,30 +187,27 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(saved: Path, data: st.DataO
     assert all(torch.equal(found.model[name], value) for name, value in expected.model.items())
 
 
-def test_a_checkpoint_without_a_checksum_is_read(saved: Path) -> None:
+def test_checkpoint_without_a_checksum_is_read(saved: Path, tmp_path: Path) -> None:
     """Those of earlier releases have none."""
     with safe_open(saved, "pt") as file:
         metadata = file.metadata()
     for key in ("sha256", "precision"):
         del metadata[key]
-    save_file(load_file(saved), saved, metadata)
-    assert Checkpoint.load(saved).precision == {}
+    save_file(load_file(saved), tmp_path / "checkpoint.safetensors", metadata)
+    assert Checkpoint.load(tmp_path / "checkpoint.safetensors").precision == {}
 
 
-@pytest.mark.parametrize("name", ["losses", "generator", "random"])
-def test_a_checkpoint_that_lacks_something_is_named(saved: Path, name: str) -> None:
-    with safe_open(saved, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(saved)
-    del tensors[name]
-    save_file(tensors, saved, metadata)
-    with pytest.raises(RunError, match=r"checkpoint\.safetensors"):
-        Checkpoint.load(saved)
-
-
-def test_another_file_is_no_checkpoint(tmp_path: Path) -> None:
+def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     save_file({"x": torch.zeros(2)}, tmp_path / "model.safetensors")
     with pytest.raises(RunError, match="format"):
         Checkpoint.load(tmp_path / "model.safetensors")
     with pytest.raises(RunError, match="nothing"):
         Checkpoint.load(tmp_path / "nothing.safetensors")
+
+
+def test_checkpoint_of_another_training_is_refused(graph: HeteroData, saved: Path) -> None:
+    checkpoint = Checkpoint.load(saved)
+    model = {**checkpoint.model, "user": torch.zeros(3, 3, 8)}
+    for other in (replace(checkpoint, model=model), replace(checkpoint, losses=torch.zeros(100))):
+        with pytest.raises(RunError, match="another model, graph or batch size"):
+            make_trainer(graph).restore(other)

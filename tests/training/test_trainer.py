@@ -1,34 +1,27 @@
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
-from trainers import BATCH, KINDS, make_trainer, needs_torch_sparse, one_thread, small_graph
+from trainers import BATCH, KINDS, Stop, make_trainer, needs_torch_sparse, small_graph
 
-from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg import Callback
+from lirdrec_pyg.data import INTERACTS, Split
+from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import LIRDRecError
-from lirdrec_pyg.evaluation import RankingTask, evaluate_model
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.training import (
     MONITOR,
     EpochResult,
-    FitResult,
     Trainer,
     TrainingDivergedError,
     make_optimizer,
-    processes,
     trainer,
     training_step,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +42,7 @@ def without_times(history: list[EpochResult]) -> list[tuple[int, float, dict[str
 
 
 @pytest.mark.parametrize("settings", KINDS)
-def test_a_seed_decides_everything(graph: HeteroData, settings: dict[str, Any]) -> None:
+def test_seed_determines_everything(graph: HeteroData, settings: dict[str, Any]) -> None:
     first, again, other = (make_trainer(graph, seed=seed, **settings) for seed in (1, 1, 2))
     histories = [without_times(each.fit().history) for each in (first, again, other)]
     assert equal(weights(first), weights(again))
@@ -62,12 +55,12 @@ def test_the_loss_falls(graph: HeteroData) -> None:
     assert history[-1].loss < 0.9 * history[0].loss
 
 
-def test_an_epoch_is_start_epoch_and_one_step_a_batch(graph: HeteroData) -> None:
-    """Training by hand, from the same parts, leaves the same weights."""
+def test_epoch_is_start_epoch_and_one_step_per_batch(graph: HeteroData) -> None:
+    """Training by hand, with the same parts, leads to the same weights."""
     fitted = make_trainer(graph, epochs=2, weight_decay=1e-3)
     by_hand = make_trainer(graph, epochs=2, weight_decay=1e-3)
-    steps: list[tuple[int, int]] = []
-    result = fitted.fit(on_step=lambda epoch, step: steps.append((epoch, step)))
+    steps = Stop()
+    result = fitted.fit(steps)
 
     model, sampler = by_hand.model.module, by_hand.sampler
     optimizer = make_optimizer(model, by_hand.config)
@@ -80,7 +73,7 @@ def test_an_epoch_is_start_epoch_and_one_step_a_batch(graph: HeteroData) -> None
     assert equal(weights(fitted), weights(by_hand))
     per_epoch = fitted.steps_per_epoch
     assert per_epoch == math.ceil(graph[INTERACTS].edge_index.size(1) / BATCH) == len(batches)
-    assert steps == [(epoch, step) for epoch in (1, 2) for step in range(1, per_epoch + 1)]
+    assert steps.steps == [(epoch, step) for epoch in (1, 2) for step in range(1, per_epoch + 1)]
 
 
 def test_edge_dropout_trains_on_a_new_part_each_epoch_and_validates_on_the_whole(
@@ -106,143 +99,139 @@ def test_edge_dropout_trains_on_a_new_part_each_epoch_and_validates_on_the_whole
     assert not torch.equal(kept[0], kept[1])
     assert torch.equal(dropping.data[INTERACTS].edge_index, whole)
     assert len(dropping.sampler) == whole.size(1)
-    assert evaluate_model(dropping.model.module, dropping.data, dropping.task) == result.history[-1].valid
+    assert evaluate_ranker(dropping.model.module.ranker(dropping.data), dropping.task) == result.history[-1].valid
 
 
 @needs_torch_sparse
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_backends_train_alike(graph: HeteroData, dropout: float) -> None:
-    trained = [make_trainer(graph, edge_dropout=dropout, sparse_backend=b) for b in ("torch", "torch-sparse")]
+def test_backends_train_alike(graph: HeteroData) -> None:
+    trained = [make_trainer(graph, edge_dropout=0.3, sparse_backend=b) for b in ("torch", "torch-sparse")]
     for each in trained:
         each.fit()
     torch.testing.assert_close(weights(trained[0]), weights(trained[1]), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("precision", "linear", "parameter"),
-    [
+def test_steps_run_in_the_requested_precision(graph: HeteroData) -> None:
+    for precision, linear, parameter in (
         ("32-true", torch.float32, torch.float32),
         ("bf16-mixed", torch.bfloat16, torch.float32),
         ("64-true", torch.float64, torch.float64),
-    ],
-)
-def test_steps_run_in_the_precision_asked_for(
-    graph: HeteroData, precision: str, linear: torch.dtype, parameter: torch.dtype
-) -> None:
-    training = make_trainer(graph, epochs=1, precision=precision)
-    seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
+    ):
+        training = make_trainer(graph, epochs=1, precision=precision)
+        seen: dict[bool, set[torch.dtype]] = {True: set(), False: set()}
 
-    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen[module.training].add(output.dtype)
+        def note(module: nn.Module, inputs: Any, output: Tensor, seen: Any = seen) -> None:
+            seen[module.training].add(output.dtype)
 
-    training.model.module.encoders[0].lin1.register_forward_hook(note)
-    training.fit()
-    # Validation is never in mixed precision.
-    assert seen == {True: {linear}, False: {parameter}}
-    assert training.model.module.user.dtype == parameter
+        training.model.module.encoders[0].lin1.register_forward_hook(note)
+        training.fit()
+        # Validation is never in mixed precision.
+        assert seen == {True: {linear}, False: {parameter}}
+        assert training.model.module.user.dtype == parameter
 
 
-class _Script:
-    """Validation figures that are given instead of measured."""
+class Weights(Callback):
+    """Notes the weights at the end of each epoch."""
 
-    def __init__(self, *recalls: float) -> None:
-        self.recalls = iter(recalls)
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
 
-    def __call__(self, task: RankingTask) -> dict[str, float]:
-        return {MONITOR: next(self.recalls)}
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self.trainer = trainer
 
-
-def scripted_fit(
-    graph: HeteroData, monkeypatch: pytest.MonkeyPatch, *recalls: float, **settings: Any
-) -> tuple[FitResult, list[dict[str, Tensor]]]:
-    """The fit, and the weights after each epoch."""
-    training = make_trainer(graph, epochs=len(recalls), **settings)
-    monkeypatch.setattr(training, "evaluate", _Script(*recalls))
-    states: list[dict[str, Tensor]] = []
-    return training.fit(on_epoch=lambda _: states.append(weights(training))), states
+    def on_epoch_end(self, result: EpochResult) -> None:
+        self.states.append(weights(self.trainer))
 
 
-@pytest.mark.parametrize(
-    ("recalls", "patience", "epochs", "best"),
-    [
+def test_early_stopping(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
+    for recalls, patience, epochs, best in (
         ((0.1, 0.3, 0.2, 0.3, 0.25, 0.9), 3, 5, 2),
         ((0.1, 0.3, 0.2, 0.4, 0.3, 0.3), 2, 6, 4),
         ((0.0, 0.0, 0.0), 1, 2, 1),
         ((0.1, 0.2, 0.3), 1, 3, 3),
-    ],
-)
-def test_early_stopping(
-    graph: HeteroData,
-    monkeypatch: pytest.MonkeyPatch,
-    recalls: tuple[float, ...],
-    patience: int,
-    epochs: int,
-    best: int,
-) -> None:
-    result, states = scripted_fit(graph, monkeypatch, *recalls, patience=patience)
-    assert len(result.history) == epochs
-    assert result.best_epoch == best
-    assert equal(result.best_state, states[best - 1])
-    assert [r.improved for r in result.history] == [
-        recall > max(recalls[:n], default=-1.0) for n, recall in enumerate(recalls[:epochs])
-    ]
-    ran_out = epochs - best >= patience
-    assert result.stopped == (f"no better recall@20 in {patience} epochs" if ran_out else "all epochs done")
+    ):
+        training, noted, scripted = (
+            make_trainer(graph, epochs=len(recalls), patience=patience),
+            Weights(),
+            iter(recalls),
+        )
+        monkeypatch.setattr(training, "evaluate", lambda task, scripted=scripted: {MONITOR: next(scripted)})
+        result = training.fit(noted)
+        assert len(result.history) == epochs
+        assert result.best_epoch == best
+        assert equal(result.best_state, noted.states[best - 1])
+        assert [r.improved for r in result.history] == [
+            recall > max(recalls[:n], default=-1.0) for n, recall in enumerate(recalls[:epochs])
+        ]
+        ran_out = epochs - best >= patience
+        assert result.stopped == (f"no better recall@20 in {patience} epochs" if ran_out else "all epochs done")
+
+
+def test_without_a_validation_split_the_last_epoch_is_best(graph: HeteroData) -> None:
+    without = copy.copy(graph)
+    del without[INTERACTS][Split.VALID.edge_label_key]
+    training, noted = make_trainer(without, epochs=4, patience=1), Weights()
+    assert training.task is None
+    result = training.fit(noted)
+    assert (result.best_epoch, len(result.history), result.stopped) == (4, 4, "all epochs done")
+    assert all(epoch.improved and epoch.valid == {} for epoch in result.history)
+    assert equal(result.best_state, noted.states[-1])
+    assert equal(result.best_state, weights(training))
 
 
 def test_should_stop_ends_within_an_epoch(graph: HeteroData) -> None:
-    training = make_trainer(graph)
-    steps: list[tuple[int, int]] = []
-    result = training.fit(
-        on_step=lambda epoch, step: steps.append((epoch, step)), should_stop=lambda: steps[-1:] == [(2, 1)]
-    )
-    assert steps[-1] == (2, 1)
+    training, stop = make_trainer(graph), Stop((2, 1))
+    result = training.fit(stop)
+    assert stop.steps[-1] == (2, 1)
     assert [r.epoch for r in result.history] == [1]
     assert result.best_epoch == 1
     assert result.stopped == "interrupted"
     assert not equal(result.best_state, weights(training))
 
 
-def test_stopping_before_the_first_validation_keeps_what_there_is(graph: HeteroData) -> None:
+def test_stopping_before_the_first_validation_keeps_the_weights(graph: HeteroData) -> None:
     training = make_trainer(graph)
     start = weights(training)
-    answers = iter([False, True])
-    result = training.fit(should_stop=lambda: next(answers))
+    result = training.fit(Stop((1, 1)))
     assert (result.best_epoch, result.history, result.stopped) == (0, [], "interrupted")
     assert equal(result.best_state, weights(training))
     assert not torch.equal(result.best_state["user"], start["user"])
 
 
 def test_stopping_before_the_first_step_trains_nothing(graph: HeteroData) -> None:
+    class StopAtOnce(Callback):
+        def should_stop(self) -> bool:
+            return True
+
     training = make_trainer(graph)
     start = weights(training)
-    result = training.fit(should_stop=lambda: True)
+    result = training.fit(StopAtOnce())
     assert (result.best_epoch, result.history, result.stopped) == (0, [], "interrupted")
     assert torch.equal(result.best_state["user"], start["user"])
     assert int(result.best_state["fusion.epoch"]) == 0
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_is_an_error(graph: HeteroData, value: float) -> None:
+def test_infinite_or_nan_loss_is_an_error(graph: HeteroData) -> None:
+    for value in (float("nan"), float("inf")):
+        training = make_trainer(graph)
+
+        class Poison(Callback):
+            def on_step_end(self, epoch: int, step: int, training: Any = training, value: float = value) -> None:
+                if epoch == 2:
+                    training.model.module.encoders[0].lin1.weight.data.fill_(value)
+
+        with pytest.raises(TrainingDivergedError, match=r"nan in epoch 2, step 2\. Lower `lr`"):
+            training.fit(Poison())
+
+
+def test_task_is_the_validation_split(graph: HeteroData) -> None:
     training = make_trainer(graph)
-
-    def poison(epoch: int, step: int) -> None:
-        if epoch == 2:
-            training.model.module.encoders[0].lin1.weight.data.fill_(value)
-
-    with pytest.raises(TrainingDivergedError, match=r"The loss is nan in epoch 2, step 2: try a smaller --lr"):
-        training.fit(on_step=poison)
-
-
-def test_the_task_is_the_validation_split(graph: HeteroData) -> None:
-    training = make_trainer(graph)
-    expected = RankingTask.from_graph(graph, "val")
+    expected = RankingTask.from_graph(graph, "valid")
     assert torch.equal(training.task.label_index, expected.label_index)
     assert torch.equal(training.task.user_index, expected.user_index)
 
 
-def test_cuda_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert processes.resolve_device("auto") == processes.resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
     with pytest.raises(LIRDRecError, match="no CUDA device"):
-        processes.resolve_device("cuda")
+        resolve_device("cuda")

@@ -6,11 +6,8 @@ import polars as pl
 import pytest
 import torch
 
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg import DataConfig, LIRDRecConfig, Recommender, TrainingConfig, fit
 from lirdrec_pyg.data import NewItems, Vocabulary
-from lirdrec_pyg.datasets import load_data
-from lirdrec_pyg.serving import Recommender
-from lirdrec_pyg.training import fit
 
 WIDTHS = {"image": 12, "text": 7}
 NUM_USERS, NUM_ITEMS = 50, 80
@@ -22,20 +19,20 @@ MakeNewItems = Callable[..., NewItems]
 
 @pytest.fixture(scope="session")
 def train_run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
-    """``train_run(data, dct="2d")`` trains for two epochs and gives the run folder."""
+    """``train_run(data, dct="2d")`` trains for two epochs and returns the run folder."""
 
     def train(data: Path, split: str = "labels", **model: object) -> Path:
         out = tmp_path_factory.mktemp("runs") / "run"
-        data_config = DataConfig(data=str(data), split=split)
         training = TrainingConfig(epochs=2, lr=0.01, batch_size=64, device="cpu")
-        fit(load_data(data_config), out, data_config, LIRDRecConfig(embedding_dim=8, **model), training)
+        model_config = LIRDRecConfig(**{"embedding_dim": 8, **model})
+        fit(DataConfig(data=str(data), split=split), model_config, training, out)
         return out
 
     return train
 
 
-def write_shop(folder: Path, users: list, items: list, lacking: dict[str, slice]) -> Path:
-    """Clicks with labels, and features by ID; some users have held-out clicks alone, some items none."""
+def write_shop(folder: Path, users: list, items: list, missing: dict[str, slice]) -> Path:
+    """Write clicks with labels, and features by ID; some users have only held-out clicks, some items none."""
     rng = np.random.default_rng(0)
     rows = []
     for number, user in enumerate(users):
@@ -45,8 +42,8 @@ def write_shop(folder: Path, users: list, items: list, lacking: dict[str, slice]
     for modality, width in WIDTHS.items():
         vectors = rng.standard_normal((len(items), width)).astype(np.float32)
         table = pl.DataFrame({"item_id": items, "vector": list(vectors)})
-        missing = set(items[lacking.get(modality, slice(0))])
-        table.filter(~pl.col("item_id").is_in(missing)).write_parquet(folder / f"{modality}_feat.parquet")
+        absent = set(items[missing.get(modality, slice(0))])
+        table.filter(~pl.col("item_id").is_in(absent)).write_parquet(folder / f"{modality}_feat.parquet")
     return folder
 
 
@@ -54,8 +51,8 @@ def write_shop(folder: Path, users: list, items: list, lacking: dict[str, slice]
 def text_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     users = ["7", "007", *(f"u{n}" for n in range(2, NUM_USERS))]
     items = ["12", "0012", *(f"sku/{n}" for n in range(2, NUM_ITEMS))]
-    lacking = {"image": slice(3, 9), "text": slice(9, 14)}
-    return write_shop(tmp_path_factory.mktemp("shop"), users, items, lacking)
+    missing = {"image": slice(3, 9), "text": slice(9, 14)}
+    return write_shop(tmp_path_factory.mktemp("shop"), users, items, missing)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +62,7 @@ def int_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(train_run: TrainRun, text_shop: Path) -> Path:
-    """A run with text IDs, where some items lack a modality and four users have no training interactions."""
+    """A run with text IDs, where some items have no features in a modality and four users no training interactions."""
     return train_run(text_shop)
 
 
@@ -77,7 +74,7 @@ def int_run(train_run: TrainRun, int_shop: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def cold_run(train_run: TrainRun, text_shop: Path) -> Path:
-    """A run whose split held whole items out."""
+    """A run whose split held out whole items."""
     return train_run(text_shop, split="cold-items")
 
 
@@ -87,24 +84,29 @@ def recommender(run: Path) -> Recommender:
 
 
 @pytest.fixture(scope="session")
+def cold_recommender(cold_run: Path) -> Recommender:
+    return Recommender.load(cold_run)
+
+
+@pytest.fixture(scope="session")
 def int_recommender(int_run: Path) -> Recommender:
     return Recommender.load(int_run)
 
 
 @pytest.fixture(scope="session")
 def new_items() -> MakeNewItems:
-    """``new_items("a", "b", lacking={"image": [0]})``: items with drawn features, the first without an image."""
+    """``new_items("a", "b", missing={"image": [0]})``: items with random features, the first without an image."""
 
-    def make(*ids: str | int, lacking: dict[str, list[int]] | None = None, dtype: torch.dtype = torch.float32):
+    def make(*ids: str | int, missing: dict[str, list[int]] | None = None, dtype: torch.dtype = torch.float32):
         features, masks = {}, {}
         for modality, width in WIDTHS.items():
-            # By the ID, so that an item is the same in whatever portion it comes.
+            # By the ID, so that an item is the same in any portion.
             seeds = [sum(map(ord, f"{modality}{i}")) for i in ids]
-            rows = [torch.randn(width, generator=torch.Generator().manual_seed(s)) for s in seeds]
-            features[modality] = torch.stack(rows).to(dtype)
-            if missing := (lacking or {}).get(modality):
+            vectors = [torch.randn(width, generator=torch.Generator().manual_seed(s)) for s in seeds]
+            features[modality] = torch.stack(vectors).to(dtype)
+            if rows := (missing or {}).get(modality):
                 masks[modality] = torch.ones(len(ids), dtype=torch.bool)
-                masks[modality][missing] = False
+                masks[modality][rows] = False
         return NewItems(Vocabulary(pl.Series("id", list(ids)), "item"), features, masks)
 
     return make
@@ -113,12 +115,12 @@ def new_items() -> MakeNewItems:
 @pytest.fixture(scope="session")
 def grown(recommender: Recommender, new_items: MakeNewItems) -> Recommender:
     """``recommender`` with four new items, one without an image and one without a text."""
-    return recommender.add_items(new_items("n0", "n1", "n2", "n3", lacking={"image": [1], "text": [2]}))
+    return recommender.add_items(new_items("n0", "n1", "n2", "n3", missing={"image": [1], "text": [2]}))
 
 
 @pytest.fixture(scope="session")
 def assert_best() -> CheckTopK:
-    """Compares recommendations with scores of all pairs, up to rounding, by which places may change."""
+    """Compare recommendations with the scores of all pairs; items whose scores differ by rounding may be swapped."""
 
     def check(frame: pl.DataFrame, scores: dict[int | str, dict[int | str, float]], k: int) -> None:
         """``scores`` are those of the items that each user may get."""
@@ -132,9 +134,3 @@ def assert_best() -> CheckTopK:
             np.testing.assert_allclose(mine["score"], [of_items[i] for i in mine["item"]], atol=1e-5)
 
     return check
-
-
-@pytest.fixture(scope="session")
-def snapshot() -> Callable[[Path], dict[str, bytes]]:
-    """Names and contents of the files of a folder."""
-    return lambda folder: {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,4 +1,4 @@
-"""Threads share a recommender, and get what one after the other would get."""
+"""Threads that share a recommender get what one thread would get."""
 
 import sys
 import threading
@@ -15,12 +15,12 @@ import torch
 from polars.testing import assert_frame_equal
 
 from lirdrec_pyg.data import NEW_ITEM, NewItems, has_new_items
-from lirdrec_pyg.serving import Recommender
-from lirdrec_pyg.training import Run
+from lirdrec_pyg.nn import SeenItems
+from lirdrec_pyg.recommender import Recommender, Run
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unknown users")
+pytestmark = pytest.mark.filterwarnings("ignore:.*users are unknown")
 
-NUM_THREADS, NUM_CALLS = 16, 100
+NUM_THREADS, NUM_CALLS = 16, 50
 
 
 @pytest.fixture(autouse=True)
@@ -33,12 +33,12 @@ def _threads_take_turns_often() -> Iterator[None]:
 
 @pytest.fixture
 def fresh(run: Path) -> Recommender:
-    """One that has computed nothing yet, so that all threads need the same at once."""
+    """One that has computed nothing yet, so that all threads need the same at the same time."""
     return Recommender.load(run)
 
 
 def call(recommender: Recommender, number: int) -> Any:
-    """One of the calls that there are, in turns, for one of the users and items."""
+    """Make one of the possible calls, in turn, for one of the users and items."""
     user, item = f"u{2 + number % 40}", f"sku/{20 + number % 50}"
     match number % 5:
         case 0:
@@ -64,11 +64,11 @@ def assert_same(actual: Any, expected: Any) -> None:
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-def at_once(work: list[Callable[[], Any]]) -> list[Any]:
-    """What each piece of work brings, done by threads that all begin at the same time."""
-    together = threading.Barrier(NUM_THREADS)
+def at_once(work: list[Callable[[], Any]], threads: int = NUM_THREADS) -> list[Any]:
+    """Return the result of each piece of work, done by threads that all begin at the same time."""
+    together = threading.Barrier(threads)
 
-    with ThreadPoolExecutor(NUM_THREADS, initializer=together.wait) as pool:
+    with ThreadPoolExecutor(threads, initializer=together.wait) as pool:
         futures = [pool.submit(piece) for piece in work]
         return [future.result(timeout=60) for future in futures]
 
@@ -81,41 +81,35 @@ def test_calls_by_threads_agree_with_calls_in_turn(fresh: Recommender, run: Path
         assert_same(actual, wanted)
 
 
-def test_what_all_need_is_computed_once(fresh: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
+def test_what_all_threads_need_is_computed_once(fresh: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    of = SeenItems.of
 
-    def slowly(name: str) -> Callable[..., Any]:
-        original = getattr(Run, name)
+    def slowly(*arguments: Any) -> Any:
+        computed.append(1)
+        time.sleep(0.05)
+        return of(*arguments)
 
-        def load(run: Run, *arguments: Any) -> Any:
-            loaded.append(name)
-            time.sleep(0.05)
-            return original(run, *arguments)
-
-        return load
-
-    for name in ("model", "neighbourhood"):
-        monkeypatch.setattr(Run, name, slowly(name))
-    found = at_once([lambda: (fresh.model, fresh.neighbourhood, fresh.popularity)] * NUM_CALLS)
-    assert sorted(loaded) == ["model", "neighbourhood"]
+    monkeypatch.setattr(SeenItems, "of", slowly)
+    found = at_once([lambda: (fresh._seen, fresh._ranker, fresh.items, fresh.popularity)] * NUM_CALLS)
+    assert computed == [1]
     assert all(a is b for each in found for a, b in zip(each, found[0], strict=True))
 
 
-def test_draws_of_the_caller_stay_as_they_were(run: Path) -> None:
+def test_random_state_of_the_caller_is_left_alone(run: Path, recommender: Recommender) -> None:
     before = torch.get_rng_state()
-    many = [Recommender.load(run) for _ in range(NUM_THREADS)]
-    at_once([lambda number=number: many[number].model for number in range(NUM_THREADS)])
+    at_once([lambda: Run.open(run).model(recommender.graph)] * 4, threads=4)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_items_are_added_meanwhile(fresh: Recommender, run: Path, new_items: Callable[..., NewItems]) -> None:
     in_turn = Recommender.load(run)
     expected = [call(in_turn, number) for number in range(NUM_CALLS)]
-    grown_in_turn = in_turn.add_items(new_items("n0", "n1", lacking={"image": [1]}))
+    grown_in_turn = in_turn.add_items(new_items("n0", "n1", missing={"image": [1]}))
     wanted = grown_in_turn.recommend(k=20), grown_in_turn.similar_items("n1", by="text")
 
     def grow() -> Any:
-        grown = fresh.add_items(new_items("n0", "n1", lacking={"image": [1]}))
+        grown = fresh.add_items(new_items("n0", "n1", missing={"image": [1]}))
         return grown.recommend(k=20), grown.similar_items("n1", by="text")
 
     work: list[Callable[[], Any]] = []

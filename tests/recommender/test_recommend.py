@@ -1,8 +1,8 @@
 """Recommendations against scores of all pairs."""
 
+import itertools
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import ConfigError, DataError
-from lirdrec_pyg.serving import Recommender
+from lirdrec_pyg.recommender import Recommender
 
 Scores = dict[int | str, dict[int | str, float]]
 CheckTopK = Callable[..., None]
@@ -23,7 +23,7 @@ UNTRAINED = ["u46", "u47", "u48", "u49"]
 
 
 def seen_by_user(recommender: Recommender) -> dict[int | str, list[int | str]]:
-    """Items in training, by user."""
+    """Return the training items of each user."""
     users, items = recommender.users.ids.to_list(), recommender.items.ids.to_list()
     seen: dict[int | str, list[int | str]] = {user: [] for user in users}
     for user, item in recommender.graph[INTERACTS].edge_index.t().tolist():
@@ -32,7 +32,7 @@ def seen_by_user(recommender: Recommender) -> dict[int | str, list[int | str]]:
 
 
 def all_scores(recommender: Recommender, exclude_seen: bool, only: list | None = None) -> Scores:
-    """Scores of what each user with training interactions may get."""
+    """Return the scores of the items that each user with training interactions may get."""
     u, v = (x.astype(np.float64) for x in (recommender.user_vectors(), recommender.item_vectors()))
     seen, items = seen_by_user(recommender), recommender.items.ids.to_list()
     kept = [n for n, item in enumerate(items) if only is None or item in only]
@@ -49,25 +49,22 @@ def trained(recommender: Recommender) -> list[str]:
     return [user for user, seen in seen_by_user(recommender).items() if seen]
 
 
-@pytest.mark.parametrize("exclude_seen", [True, False])
-@pytest.mark.parametrize("k", [1, 7, 80, 1000])
-def test_all_users_get_the_best_of_all_items(
-    recommender: Recommender, assert_best: CheckTopK, k: int, exclude_seen: bool
-) -> None:
-    with pytest.warns(UserWarning, match="without training interactions: 4"):
-        frame = recommender.recommend(k=k, exclude_seen=exclude_seen)
-    assert_best(frame, all_scores(recommender, exclude_seen), k)
-    assert frame.schema == SCHEMA
+def test_all_users_get_the_best_of_all_items(recommender: Recommender, assert_best: CheckTopK) -> None:
+    for k, exclude_seen in ((1, False), (7, True), (80, False), (1000, True)):
+        with pytest.warns(UserWarning, match="4 users .* no training interactions"):
+            frame = recommender.recommend(k=k, exclude_seen=exclude_seen)
+        assert_best(frame, all_scores(recommender, exclude_seen), k)
+        assert frame.schema == SCHEMA
 
 
-@pytest.mark.parametrize("k", [1, 5])
-def test_integer_ids_and_a_catalogue_large_enough_for_the_search_by_chunks(
-    int_recommender: Recommender, assert_best: CheckTopK, k: int
+def test_integer_ids_and_a_catalog_large_enough_for_the_search_by_chunks(
+    int_recommender: Recommender, assert_best: CheckTopK
 ) -> None:
     scores = all_scores(int_recommender, True)
-    frame = int_recommender.recommend(list(scores), k=k)
-    assert_best(frame, scores, k)
-    assert frame.schema == SCHEMA | {"user": pl.Int64, "item": pl.Int64}
+    for k in (1, 5):
+        frame = int_recommender.recommend(list(scores), k=k)
+        assert_best(frame, scores, k)
+        assert frame.schema == SCHEMA | {"user": pl.Int64, "item": pl.Int64}
 
 
 def test_new_items_are_ranked_with_all_others(grown: Recommender, trained: list[str], assert_best: CheckTopK) -> None:
@@ -79,7 +76,7 @@ def test_new_items_are_ranked_with_all_others(grown: Recommender, trained: list[
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_users_candidates_and_k(
     recommender: Recommender, trained: list[str], assert_best: CheckTopK, data: st.DataObject
 ) -> None:
@@ -119,12 +116,10 @@ def test_users_are_answered_once_and_in_the_order_asked(recommender: Recommender
     assert frame["rank"].to_list() == [1, 2] * 3
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, pl.Series])
-def test_ids_may_come_in_any_kind_of_list(
-    recommender: Recommender, int_recommender: Recommender, kind: Callable[[list], object]
-) -> None:
-    assert recommender.recommend(kind(["u9", "u3"])).equals(recommender.recommend(["u9", "u3"]))
-    assert int_recommender.recommend(kind([101, 103])).equals(int_recommender.recommend([101, 103]))
+def test_ids_may_come_in_any_kind_of_list(recommender: Recommender, int_recommender: Recommender) -> None:
+    for kind in (list, tuple, np.array, pl.Series):
+        assert recommender.recommend(kind(["u9", "u3"])).equals(recommender.recommend(["u9", "u3"]))
+        assert int_recommender.recommend(kind([101, 103])).equals(int_recommender.recommend([101, 103]))
 
 
 def test_007_is_not_7(recommender: Recommender, int_recommender: Recommender) -> None:
@@ -143,39 +138,35 @@ def test_integers_may_be_asked_for_as_text(int_recommender: Recommender) -> None
     np.testing.assert_array_equal(int_recommender.item_vectors(["-5"]), int_recommender.item_vectors([-5]))
 
 
-@pytest.mark.parametrize(
-    "ids",
-    [[1, "a"], ["a", 1], [1.5], [True], [["u2"]], [b"u2"], "u2", 7, {"u2"}, [None], {"u2": 1}],
-    ids=repr,
-)
-def test_what_is_no_list_of_ids_is_an_error_of_one_line(recommender: Recommender, ids: object) -> None:
-    for ask in (
-        recommender.recommend,
-        recommender.user_vectors,
-        recommender.item_vectors,
-        lambda x: recommender.recommend(["u2"], candidates=x),
-        lambda x: recommender.recommend_for_history({"somebody": x}),
-        lambda x: recommender.score(x, x),
+def test_anything_but_a_list_of_ids_is_an_error_of_one_line(recommender: Recommender) -> None:
+    lists = ([1, "a"], ["a", 1], [1.5], [True], [["u2"]], [b"u2"], "u2", 7, {"u2"}, [None], {"u2": 1})
+    for ids, ask in itertools.product(
+        lists,
+        (
+            recommender.recommend,
+            recommender.user_vectors,
+            recommender.item_vectors,
+            lambda x: recommender.recommend(["u2"], candidates=x),
+            lambda x: recommender.recommend_for_history({"somebody": x}),
+            lambda x: recommender.score(x, x),
+        ),
     ):
         with pytest.raises(DataError) as caught:
             ask(ids)
         assert "\n" not in str(caught.value)
-
-
-def test_a_missing_id_in_a_list_is_told(recommender: Recommender) -> None:
-    with pytest.raises(DataError, match="lacks the ID number 1"):
+    with pytest.raises(DataError, match=r"position 1 .* missing"):
         recommender.recommend(["u2", None])
 
 
-@pytest.mark.parametrize("k", [0, -3])
-def test_k_has_to_be_positive(recommender: Recommender, k: int) -> None:
-    for ask in (
-        lambda: recommender.recommend(["u2"], k=k),
-        lambda: recommender.recommend_for_history({"somebody": ["sku/2"]}, k=k),
-        lambda: recommender.similar_items("sku/2", k=k),
-    ):
-        with pytest.raises(ConfigError, match="at least 1"):
-            ask()
+def test_k_must_be_positive(recommender: Recommender) -> None:
+    for k in (0, -3):
+        for ask in (
+            lambda k: recommender.recommend(["u2"], k=k),
+            lambda k: recommender.recommend_for_history({"somebody": ["sku/2"]}, k=k),
+            lambda k: recommender.similar_items("sku/2", k=k),
+        ):
+            with pytest.raises(ConfigError, match=r"`k` .*at least 1"):
+                ask(k)
 
 
 def test_an_empty_list_of_users_is_an_error_of_ours(recommender: Recommender) -> None:
@@ -193,19 +184,12 @@ OTHERS = ["nobody", *UNTRAINED]
 
 
 def test_others_are_skipped_with_a_warning(recommender: Recommender) -> None:
-    with pytest.warns(UserWarning, match=r"5 \(nobody, u46, u47, u48, u49\)\. They are skipped"):
+    with pytest.warns(UserWarning, match=r"\(nobody, u46, u47, u48, u49\)\. They are skipped") as caught:
         frame = recommender.recommend(["u3", *OTHERS, "u2"])
     assert frame.equals(recommender.recommend(["u3", "u2"]))
-
-
-def test_a_warning_points_to_the_line_that_asked(recommender: Recommender) -> None:
-    with pytest.warns(UserWarning, match="skipped") as caught:
-        recommender.recommend(["u2", "nobody"])
+    # The warning points to the line that called.
     assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
-
-
-def test_a_warning_shows_no_more_than_some_names(recommender: Recommender) -> None:
-    with pytest.warns(UserWarning, match=r"2000 \(x0, .*, x9, \.\.\.\)"):
+    with pytest.warns(UserWarning, match=r"2000 users .*\(x0, .*, x9, \.\.\.\)"):
         recommender.recommend(["u2", *(f"x{n}" for n in range(2000))])
 
 
@@ -230,57 +214,53 @@ def test_popular_items_obey_candidates(recommender: Recommender) -> None:
     assert sorted(frame["item"]) == ["sku/4", "sku/5"]
 
 
-def test_others_are_an_error_if_one_wishes(recommender: Recommender) -> None:
+def test_others_may_be_an_error(recommender: Recommender) -> None:
     with pytest.raises(DataError, match="nobody"):
         recommender.recommend(["u3", "nobody"], fallback="error")
     assert len(recommender.recommend(["u3"], fallback="error")) == 20
-
-
-def test_when_nobody_is_left_that_is_an_error(recommender: Recommender) -> None:
-    with pytest.raises(DataError, match="--fallback popular"):
+    # No other user is left.
+    with pytest.raises(DataError, match="fallback='popular'"):
         recommender.recommend(OTHERS)
-
-
-@pytest.mark.parametrize("users", [["u2"], ["nobody"], ["u2", "nobody"], [7, 4242], [4242], None])
-@pytest.mark.parametrize("exclude_seen", [True, False])
-def test_every_block_has_the_same_columns(
-    recommender: Recommender, users: list | None, exclude_seen: bool, small_blocks: None
-) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        frames = list(recommender.recommend_blocks(users, exclude_seen=exclude_seen, fallback="popular"))
-    assert {tuple(frame.schema.items()) for frame in frames} == {tuple(SCHEMA.items())}
-
-
-@pytest.mark.parametrize(("others", "dtype"), [([4242], pl.Int64), (["x", "0101"], pl.String)])
-def test_texts_among_integer_users_make_the_whole_column_text(
-    int_recommender: Recommender, others: list, dtype: pl.DataType, small_blocks: None
-) -> None:
-    asked = [*([100, 101] if dtype == pl.Int64 else ["100", "101"]), *others]
-    with pytest.warns(UserWarning, match="popular"):
-        frames = list(int_recommender.recommend_blocks(asked, k=3, fallback="popular"))
-    assert {frame.schema["user"] for frame in frames} == {dtype}
-    assert [str(u) for u in pl.concat(frames)["user"].unique(maintain_order=True)] == list(map(str, asked))
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few users a block."""
+    """Seven users per block."""
     monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": 7})
 
 
-@pytest.mark.parametrize("candidates", [None, ["sku/2", "sku/30", "sku/31"]])
-def test_blocks_make_the_same_table(
-    recommender: Recommender, trained: list[str], candidates: list[str] | None, monkeypatch: pytest.MonkeyPatch
+def test_every_block_has_the_same_columns(recommender: Recommender, small_blocks: None) -> None:
+    for users in (["u2"], ["nobody"], ["u2", "nobody"], [7, 4242], [4242], None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frames = list(recommender.recommend_blocks(users, fallback="popular"))
+        assert {tuple(frame.schema.items()) for frame in frames} == {tuple(SCHEMA.items())}
+
+
+def test_text_ids_among_integer_users_make_the_whole_column_text(
+    int_recommender: Recommender, small_blocks: None
 ) -> None:
-    whole = recommender.recommend(trained, k=9, candidates=candidates)
-    for users_a_block in (1, 7):
-        monkeypatch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": users_a_block})
-        frames = list(recommender.recommend_blocks(trained, 9, candidates=candidates))
-        assert len(frames) > 1
-        parts = pl.concat(frames)
-        assert parts.drop("score").equals(whole.drop("score"))
-        np.testing.assert_allclose(parts["score"], whole["score"], atol=1e-6)
+    for others, dtype in (([4242], pl.Int64), (["x", "0101"], pl.String)):
+        asked = [*([100, 101] if dtype == pl.Int64 else ["100", "101"]), *others]
+        with pytest.warns(UserWarning, match="popular"):
+            frames = list(int_recommender.recommend_blocks(asked, k=3, fallback="popular"))
+        assert {frame.schema["user"] for frame in frames} == {dtype}
+        assert [str(u) for u in pl.concat(frames)["user"].unique(maintain_order=True)] == list(map(str, asked))
+
+
+def test_blocks_make_the_same_table(
+    recommender: Recommender, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for candidates in (None, ["sku/2", "sku/30", "sku/31"]):
+        with monkeypatch.context() as patch:
+            whole = recommender.recommend(trained, k=9, candidates=candidates)
+            for users_per_block in (1, 7):
+                patch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": users_per_block})
+                frames = list(recommender.recommend_blocks(trained, 9, candidates=candidates))
+                assert len(frames) > 1
+                parts = pl.concat(frames)
+                assert parts.drop("score").equals(whole.drop("score"))
+                np.testing.assert_allclose(parts["score"], whole["score"], atol=1e-6)
 
 
 def test_errors_come_before_the_first_block(recommender: Recommender) -> None:
@@ -300,13 +280,15 @@ def test_scores_are_dot_products(grown: Recommender) -> None:
     assert grown.score([], []).shape == (0,)
 
 
-@pytest.mark.parametrize(
-    ("users", "items", "named"),
-    [(["u3"], [], "1 users, but 0 items"), (["x"], ["12"], "'x'"), (["u3"], ["x"], "'x'"), (["u3"], [1200], "1200")],
-)
-def test_pairs_that_cannot_be_scored(recommender: Recommender, users: list, items: list, named: str) -> None:
-    with pytest.raises(DataError, match=named):
-        recommender.score(users, items)
+def test_impossible_pairs_are_refused(recommender: Recommender) -> None:
+    for users, items, named in (
+        (["u3"], [], "1 users, but 0 items"),
+        (["x"], ["12"], "'x'"),
+        (["u3"], ["x"], "'x'"),
+        (["u3"], [1200], "1200"),
+    ):
+        with pytest.raises(DataError, match=named):
+            recommender.score(users, items)
 
 
 def test_vectors_are_given_by_id_and_by_position(grown: Recommender) -> None:
@@ -320,39 +302,10 @@ def test_vectors_are_given_by_id_and_by_position(grown: Recommender) -> None:
         grown.item_vectors(["12", "x"])
 
 
-def test_who_changes_the_vectors_given_changes_no_recommendation(run: Path) -> None:
-    recommender = Recommender.load(run)
-    before = recommender.recommend(["u2"])
-    for vectors in (recommender.user_vectors(), recommender.item_vectors()):
-        if vectors.flags.writeable:
+def test_returned_vectors_cannot_change_the_recommender(recommender: Recommender) -> None:
+    for vectors in (recommender.user_vectors(), recommender.item_vectors(), recommender.user_vectors(["u2"])):
+        with pytest.raises(ValueError, match="read-only"):
             vectors[:] = 0
-    assert recommender.recommend(["u2"]).equals(before)
-
-
-def test_32_threads_get_what_one_gets(run: Path, grown: Recommender, tmp_path: Path, trained: list[str]) -> None:
-    grown.save(tmp_path / "grown")
-    items = grown.items.ids.to_list()
-
-    def ask(loaded: Recommender, number: int) -> list[pl.DataFrame]:
-        user, item = trained[number % len(trained)], items[-1 - number % len(items)]
-        explanation = loaded.explain(user, item)
-        return [
-            loaded.recommend([user, "u3"], k=5),
-            loaded.similar_items(item, by="vectors"),
-            loaded.similar_items("sku/20", by="image"),
-            explanation.branches,
-            explanation.nearest,
-            loaded.recommend_for_history({"somebody": [item, "sku/9"]}, k=5),
-        ]
-
-    # Fresh, so that what is made at the first use is asked for by many threads at once.
-    shared = Recommender.load(tmp_path / "grown")
-    with ThreadPoolExecutor(32) as pool:
-        found = list(pool.map(lambda number: ask(shared, number), range(32)))
-    alone = Recommender.load(tmp_path / "grown")
-    for number, frames in enumerate(found):
-        for frame, expected in zip(frames, ask(alone, number), strict=True):
-            assert frame.equals(expected)
 
 
 def test_new_users_are_folded_in_by_the_formula(grown: Recommender) -> None:
@@ -384,7 +337,7 @@ def test_several_new_users_get_what_each_gets_alone(recommender: Recommender) ->
     np.testing.assert_allclose(together["score"], alone["score"], atol=1e-6)
 
 
-def test_a_history_is_left_out_unless_one_wishes(recommender: Recommender) -> None:
+def test_items_of_a_history_are_excluded_by_default(recommender: Recommender) -> None:
     taken = ["sku/3", "sku/4"]
     frame = recommender.recommend_for_history({"x": taken}, k=80)
     assert len(frame) == 78
@@ -393,13 +346,13 @@ def test_a_history_is_left_out_unless_one_wishes(recommender: Recommender) -> No
     assert recommender.recommend_for_history({"x": taken}, candidates=["sku/5", "sku/3"])["item"].to_list() == ["sku/5"]
 
 
-def test_unknown_items_of_a_history_are_told(recommender: Recommender) -> None:
+def test_unknown_items_of_a_history_are_a_warning(recommender: Recommender) -> None:
     with pytest.warns(UserWarning, match=r"Unknown items are left out of the history: x, y"):
         frame = recommender.recommend_for_history({"somebody": ["x", "sku/3", "y"]})
     assert frame.equals(recommender.recommend_for_history({"somebody": ["sku/3"]}))
 
 
-@pytest.mark.parametrize("history", [{"a": ["x"]}, {"a": ["sku/3"], "b": ["x", "y"]}, {"a": []}, {}], ids=repr)
-def test_a_history_with_nothing_to_go_by_is_an_error_of_ours(recommender: Recommender, history: dict) -> None:
-    with pytest.raises(DataError):
-        recommender.recommend_for_history(history)
+def test_history_without_known_items_is_an_error(recommender: Recommender) -> None:
+    for history in ({"a": ["x"]}, {"a": ["sku/3"], "b": ["x", "y"]}, {"a": []}, {}):
+        with pytest.raises(DataError, match="history"):
+            recommender.recommend_for_history(history)

@@ -1,0 +1,307 @@
+import copy
+import logging
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric, seed_everything
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.callback import Callback, CallbackList
+from lirdrec_pyg.data import (
+    HELD_OUT,
+    INTERACTED_BY,
+    INTERACTS,
+    DataConfig,
+    Dataset,
+    Split,
+    has_new_items,
+    held_out_edges,
+)
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker
+from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Neighborhood, Vectors, attach_items, model_class
+from lirdrec_pyg.nn import DotProducts
+from lirdrec_pyg.recommender.recommender import Recommender
+from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.training import (
+    MONITOR,
+    Journal,
+    Trainer,
+    TrainingConfig,
+    TrainingDivergedError,
+    check_settings,
+    input_transform,
+    make_fabric,
+)
+from lirdrec_pyg.training.distributed import leave
+
+_log = logging.getLogger(__name__)
+
+
+def fit(
+    data: Dataset | DataConfig | str | Path,
+    model_config: ModelConfig | None = None,
+    training_config: TrainingConfig | None = None,
+    out: str | Path | None = None,
+    *,
+    callbacks: Iterable[Callback] = (),
+    overwrite: bool = False,
+) -> Recommender:
+    """Train a model, evaluate it on the test split, and return it ready to recommend.
+
+    Everything that can be checked is checked before the data are read and any work starts. Without a validation split,
+    the training takes exactly ``training_config.epochs`` epochs.
+
+    Args:
+        data: the data, or what :meth:`Dataset.from_path` reads.
+        model_config: hyperparameters, whose class says which model; by default those of LIRDRec.
+        training_config: settings of the training; a model in closed form uses the device only. By default those of the
+            paper, or of the model's own paper.
+        out: run folder to write, from which an interrupted training can be resumed; by default nothing is written.
+        callbacks: follow the training, and may stop it.
+        overwrite: whether to replace an earlier run in ``out``.
+
+    Returns:
+        The recommender. Of several processes, each returns one, but only the first writes.
+
+    Raises:
+        LIRDRecError: naming the problem and the fix.
+    """
+    model_config = model_config or LIRDRecConfig()
+    training_config = training_config or TrainingConfig(**model_config.training_defaults)
+    if out is not None and is_first_process():
+        Run.check_free(Path(out), overwrite)
+    check_settings(model_config, training_config)
+    if not isinstance(data, Dataset):
+        config = data if isinstance(data, DataConfig) else DataConfig(data=str(data))
+        if config.split == "cold-items":
+            model_config.require("new_items")
+        data = Dataset.from_path(config, seed=training_config.seed)
+        for name, fact in data.facts.items():
+            _log.info("%s: %s", name, fact)
+    elif has_new_items(data.graph):
+        model_config.require("new_items")
+    fabric = make_fabric(training_config)
+    folder = Path(out) if out is not None and fabric.is_global_zero else None
+    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, CallbackList(callbacks))
+    leave(fabric)
+    return recommender
+
+
+def _fit_on(
+    fabric: Fabric,
+    dataset: Dataset,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    folder: Path | None,
+    overwrite: bool,
+    callback: Callback,
+) -> Recommender:
+    seed_everything(training_config.seed, verbose=False)
+    transform = model_class(model_config).graph_transform(model_config, progress=True)
+    graph = transform(copy.copy(dataset.graph).to(_place(fabric, training_config)))
+    created = partial(Run.created, model_config=model_config, training_config=training_config, overwrite=overwrite)
+    if model_config.is_closed_form:
+        recommender = _compute(dataset, graph, model_config, training_config)
+        with nullcontext() if folder is None else created(folder, dataset) as run:
+            return _finished(run, recommender)
+    trainer = _trainer(graph, model_config, training_config, fabric)
+    dataset = replace(dataset, graph=_with_item_graphs(dataset.graph, graph))
+    tasks = _tasks(trainer.data, trainer.task)
+    with nullcontext() if folder is None else created(folder, dataset) as run:
+        return _train(run, dataset, trainer, tasks, model_config, callback)
+
+
+def resume(
+    path: str | Path, changes: Mapping[str, Any] | None = None, *, callbacks: Iterable[Callback] = ()
+) -> Recommender:
+    """Resume the training of a run as if it had never stopped.
+
+    Everything needed is in the run folder. On the CPU, with the same number of threads, the weights are bit-identical
+    to those of an uninterrupted training.
+
+    Args:
+        path: run folder.
+        changes: settings of the training to change: ``epochs``, ``patience``, ``lr``, ``device``.
+        callbacks: follow the training, and may stop it.
+
+    Returns:
+        As :func:`fit`.
+
+    Raises:
+        LIRDRecError: naming the problem and the fix.
+    """
+    run = Run.open(path)
+    with Run.locked(run.path) if is_first_process() else nullcontext():
+        checkpoint = run.checkpoint()
+        if run.is_sealed:  # damage would get new checksums at the end
+            run.verify()
+        training_config = replace(run.training_config(), **(changes or {}))
+        model_config, dataset = run.model_config(), run.dataset()
+        fabric = make_fabric(training_config)
+        seed_everything(training_config.seed, verbose=False)
+        graph = copy.copy(dataset.graph).to(_place(fabric, training_config))
+        trainer = _trainer(graph, model_config, training_config, fabric)
+        trainer.restore(checkpoint)
+        tasks = _tasks(trainer.data, trainer.task)
+        if fabric.is_global_zero:
+            run.reopen(dataset.config, model_config, training_config)
+        written = run if fabric.is_global_zero else None
+        recommender = _train(written, dataset, trainer, tasks, model_config, CallbackList(callbacks))
+        del trainer
+    leave(fabric)
+    return recommender
+
+
+def _with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
+    """Return ``data`` with the item graphs of ``source``, which may be on another device."""
+    data = copy.copy(data)
+    for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
+        for key, value in source[edge_type].items():
+            data[edge_type][key] = value.cpu()
+    return data
+
+
+def _place(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
+    """Return the device of the graph: one that is sampled from may be too large for a GPU."""
+    return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
+
+
+def _trainer(graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
+    prepared = input_transform(model_config, training_config)(graph)
+    model = model_class(model_config).from_config(model_config, prepared)
+    return Trainer(model, prepared, training_config, fabric)
+
+
+def _tasks(data: HeteroData, valid: RankingTask | None = None) -> dict[str, RankingTask]:
+    """Return what to evaluate, before anything is written: this raises if no user can be evaluated."""
+    if has_new_items(data):
+        check_cold_start(data)
+    known = {Split.VALID: valid}
+    return {
+        split.value: known.get(split) or RankingTask.from_graph(data, split)
+        for split in HELD_OUT
+        if held_out_edges(data, split).numel()
+    }
+
+
+def _train(
+    run: Run | None,
+    dataset: Dataset,
+    trainer: Trainer,
+    tasks: Mapping[str, RankingTask],
+    model_config: ModelConfig,
+    callback: Callback,
+) -> Recommender:
+    """Train to the end from the current state of ``trainer``, and write all of it into the run."""
+    if trainer.task is None:
+        _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
+    journal = None if run is None else Journal(run.path)
+    try:
+        result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
+    except TrainingDivergedError as error:
+        if journal is not None:
+            journal.save_diverged(error)
+        raise
+    if journal is not None:
+        journal.close()
+    model = trainer.model.module
+    model.load_state_dict(result.best_state)
+    vectors = trainer.loader.vectors(model)
+    model.to(vectors.user.device)
+    ranker = DotProducts(vectors.user, vectors.item)
+    metrics: dict[str, Any] = {name: evaluate_ranker(ranker, task) for name, task in tasks.items()}
+    neighborhood = None
+    if model_config.supports_new_items:
+        neighborhood = Neighborhood.of(model, trainer.data, vectors)
+        if has_new_items(trainer.data):
+            k = model_config.knn_k  # type: ignore[attr-defined]
+            vectors = attach_items(model, trainer.data, vectors, neighborhood, k)
+            metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
+    recommender = Recommender(
+        dataset,
+        model.cpu().eval(),
+        model_config,
+        trainer.config,
+        vectors.to("cpu"),
+        neighborhood and Neighborhood(**{name: x.cpu() for name, x in vars(neighborhood).items()}),
+        {
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "stopped": result.stopped,
+            "monitor": MONITOR,
+            "seconds_per_epoch": {
+                "training": _mean([epoch.train_seconds for epoch in result.history]),
+                "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
+            },
+            **metrics,
+            **_peak_memory(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "data": dataset.facts,
+        },
+    )
+    return _finished(run, recommender)
+
+
+def _finished(run: Run | None, recommender: Recommender) -> Recommender:
+    if run is None:
+        return recommender
+    run.finish(recommender)
+    return replace(recommender, path=run.path)
+
+
+def _compute(
+    dataset: Dataset, graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig
+) -> Recommender:
+    """Compute a model in closed form."""
+    kind = model_class(model_config)
+    graph = kind.input_transform(model_config)(graph)
+    model = kind.from_config(model_config, graph).to(graph[INTERACTS].edge_index.device)
+    tasks = _tasks(graph)
+    start = time.perf_counter()
+    model.fit(graph, progress=True)
+    seconds = time.perf_counter() - start
+    vectors = model.vectors(graph)
+    metrics = {name: evaluate_ranker(model.ranker(graph), task) for name, task in tasks.items()}
+    if vectors is None:
+        vectors = Vectors.of(torch.empty(len(dataset.users), 0), torch.empty(len(dataset.items), 0))
+    return Recommender(
+        dataset,
+        model.cpu().eval(),
+        model_config,
+        training_config,
+        vectors.to("cpu"),
+        metrics={
+            "stopped": "computed in closed form",
+            "monitor": MONITOR,
+            "epochs": 0,
+            "best_epoch": 0,
+            "seconds": seconds,
+            **metrics,
+            **_peak_memory(),
+            "parameters": 0,
+            "data": dataset.facts,
+        },
+    )
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def _peak_memory() -> dict[str, float | None]:
+    """Return the peak memory of the process so far, and of torch on a GPU, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,124 @@
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lirdrec_pyg.config import Config, field
+from lirdrec_pyg.devices import Device, resolve_device
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.launcher import num_processes
+from lirdrec_pyg.models import ModelConfig
+from lirdrec_pyg.sampler import check_sampling
+from lirdrec_pyg.transforms import CacheAdjacency, SparseBackend, check_search
+
+Sampling = Literal["full", "neighbors"]
+UserGradients = Literal["dense", "sparse"]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
+Preset = Literal["paper", "fast"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig(Config):
+    """How to train (paper, section 5.1)."""
+
+    epochs: int = field(1000, "Maximum number of epochs.", min=1)
+    patience: int = field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
+    batch_size: int = field(2048, "Triples (user, item, negative) per step.", min=1)
+    lr: float = field(1e-4, "Learning rate of Adam.", min=0, min_open=True)
+    weight_decay: float = field(0.0, "Weight decay of Adam.", min=0)
+    edge_dropout: float = field(
+        0.0, "Share of edges dropped in each epoch, those of popular nodes more often.", min=0, max=0.99
+    )
+    negatives: int = field(
+        1,
+        "Negatives per triple. With several, LIRDRec learns from a softmax over them, which may need fewer epochs and "
+        "reach more, but each epoch takes longer.",
+        min=1,
+        max=256,
+    )
+    popularity_alpha: float = field(
+        0.0, "Negatives are drawn in proportion to popularity to this power; 0 is uniform.", min=0, max=4
+    )
+    seed: int = field(
+        999,
+        "Seed of the random split, the initial weights and the sampling; generated data do not depend on it.",
+        min=0,
+        max=2**32 - 1,
+    )
+    device: Device = field("auto", "Where to train.")
+    precision: Precision = field("32-true", "Floating-point precision of the training steps.")
+    checkpoint_minutes: float = field(
+        10.0,
+        "Minutes between checkpoints within a long epoch; there is one at the end of each epoch anyway.",
+        min=0,
+    )
+    sparse_backend: SparseBackend = field(
+        "torch",
+        "Kernels of the sparse products; 'torch-sparse' needs the extra 'sparse'.",
+    )
+    sampling: Sampling = field(
+        "full",
+        "What a step passes over: the 'full' graph, or sampled 'neighbors' of its triples, for graphs too large for a "
+        "full pass; sampling needs pyg-lib or the extra 'sparse'.",
+    )
+    fanout: str | None = field(
+        None,
+        "Neighbors per node that --sampling neighbors draws in each layer of user-item propagation, such as 20,10; "
+        "-1 keeps all. By default 20 in the first layer and 10 in the others.",
+    )
+    sampling_workers: int = field(0, "Processes that sample neighbors ahead.", min=0)
+    user_gradients: UserGradients = field(
+        "dense",
+        "With --sampling neighbors, 'sparse' updates only the vectors of the users of a step (SparseAdam), which saves "
+        "time and memory with millions of users.",
+    )
+
+    def fanouts(self, num_layers: int) -> tuple[int, ...]:
+        """Return ``fanout`` for each layer.
+
+        Raises:
+            ConfigError: if it is not a list of numbers, or has another number of layers.
+        """
+        if self.fanout is None:
+            return (20, *[10] * (num_layers - 1))[:num_layers]
+        try:
+            fanouts = tuple(int(number) for number in self.fanout.split(","))
+        except ValueError:
+            fanouts = ()
+        if not fanouts or any(number != -1 and not 2 <= number < 2**31 for number in fanouts):
+            raise ConfigError(f"`fanout` is {self.fanout!r}. Pass numbers of at least 2 such as 20,10, or -1 for all.")
+        if len(fanouts) != num_layers:
+            raise ConfigError(
+                f"`fanout` is {self.fanout!r}, but `num_layers` is {num_layers}. Pass one number per layer."
+            )
+        return fanouts
+
+
+def check_settings(model_config: ModelConfig, config: TrainingConfig) -> None:
+    """Raise :class:`~lirdrec_pyg.errors.ConfigError` if settings cannot be combined, or do not work on this machine."""
+    resolve_device(config.device)
+    CacheAdjacency(config.sparse_backend)
+    check_search(getattr(model_config, "knn_search", "auto"))
+    if config.negatives > 1:
+        model_config.require("negatives")
+    if config.sampling == "full":
+        if config.user_gradients == "sparse":
+            raise ConfigError(
+                "`user_gradients='sparse'` needs `sampling='neighbors'`, since a full pass updates every user."
+            )
+        return
+    check_sampling()
+    model_config.require("neighbor_sampling")
+    config.fanouts(model_config.num_layers)  # type: ignore[attr-defined]
+    if config.edge_dropout:
+        raise ConfigError("`edge_dropout` cannot be combined with `sampling='neighbors'`, which draws from all edges.")
+    if config.user_gradients == "sparse" and config.weight_decay:
+        raise ConfigError("`weight_decay` cannot be combined with `user_gradients='sparse'`: SparseAdam has none.")
+    if config.user_gradients == "sparse" and num_processes() > 1:
+        raise ConfigError("`user_gradients='sparse'` works in one process only. Pass `user_gradients='dense'`.")
+
+
+# What each preset sets; everything else keeps its default.
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "paper": {},
+    # A step costs a pass over the whole graph however few triples it has, so it has many, which allow a larger rate.
+    "fast": {"lr": 3e-4, "batch_size": 8192},
+}

@@ -1,0 +1,213 @@
+"""Several processes train as one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import run_program, started
+from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from trainers import needs_torch_sparse
+
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
+from lirdrec_pyg.recommender import Run
+from lirdrec_pyg.training.distributed import share_of
+
+# A batch size that leaves an odd last batch.
+OPTIONS = ("--data", "synthetic", "--device", "cpu", "--embedding-dim", "8", "--lr", "1e-3", "--batch-size", "6667")
+EXACT = ("--precision", "64-true")
+# What ``fabric run --accelerator cpu --devices 2 --precision bf16-mixed`` sets besides the variables of ``torchrun``.
+FABRIC_RUN = {
+    "LT_CLI_USED": "1",
+    "LT_ACCELERATOR": "cpu",
+    "LT_DEVICES": "2",
+    "LT_NUM_NODES": "1",
+    "LT_PRECISION": "bf16-mixed",
+}
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@given(st.integers(1, 40), st.integers(1, 8))
+def test_mean_of_the_weighted_means_is_the_mean(size: int, processes: int) -> None:
+    values = torch.rand(3, size, dtype=torch.double, generator=torch.Generator().manual_seed(size))
+    parts = [share_of(values, rank, processes) for rank in range(processes)]
+    mean = sum(weight * part[2].mean() for part, weight in parts) / processes
+    assert float(mean) == pytest.approx(float(values[2].mean()))
+    kept = torch.cat([part for part, weight in parts if weight], dim=1)
+    assert torch.equal(kept, values)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 12), st.integers(1, 5))
+def test_parts_of_a_task_add_up_to_the_whole(num_users: int, count: int) -> None:
+    generator = torch.Generator().manual_seed(num_users)
+    user, item = torch.randn(num_users, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    pairs = torch.stack([torch.arange(num_users), torch.randint(30, (num_users,), generator=generator)])
+    task = RankingTask.of(pairs, None, 30)
+    sums: list[list[torch.Tensor]] = []
+    for index in range(count):
+        sums.append([])
+        evaluate_ranking(user, item, task.part(index, count), total=lambda part: sums[-1].append(part) or part)
+    totals = iter([torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)])
+    together = evaluate_ranking(user, item, task.part(0, count), total=lambda _: next(totals))
+    assert together == pytest.approx(evaluate_ranking(user, item, task), abs=1e-6)
+
+
+class Pair:
+    """Two processes that run ``lirdrec-pyg fit``, with the variables that ``torchrun`` sets for them."""
+
+    def __init__(self, folder: Path, *options: object, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        self.outputs = [folder / f"output{rank}" for rank in range(2)]
+        self.processes: list[Any] = []
+        for rank, output in enumerate(self.outputs):
+            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x"}
+            self.processes.append(started(run_program, output, {**variables, **environment}, "fit", *options))
+
+    def join(self, patience: float = 0.5) -> list[str]:
+        """Wait for both, and return what they printed; if one fails, end the other, as ``torchrun`` does."""
+        failed_at = None
+        while any(process.exitcode is None for process in self.processes):
+            if failed_at is None and any(process.exitcode for process in self.processes):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > patience:
+                for process in self.processes:
+                    process.kill()
+            time.sleep(0.02)
+        return [output.read_text() if output.exists() else "" for output in self.outputs]
+
+    def fit(self) -> list[str]:
+        outputs = self.join()
+        assert [process.exitcode for process in self.processes] == [0, 0], outputs
+        return outputs
+
+    def assert_refused(self, *named: str) -> None:
+        """Check that one line by the first process names the mistake."""
+        first, second = self.join()
+        assert all(process.exitcode for process in self.processes)
+        (message,) = [line for line in (first + second).splitlines() if line.startswith("Error: ")]
+        assert message in first
+        assert all(name in message for name in named), message
+        assert "Traceback" not in first + second
+
+
+def fit_alone(folder: Path, *options: object) -> None:
+    process = started(run_program, folder / "output", {}, "fit", *options)
+    process.join(timeout=100)
+    assert process.exitcode == 0, (folder / "output").read_text()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    fit_alone(folder, *OPTIONS, *EXACT, "--epochs", 3, "--out", folder / "run")
+    return folder / "run"
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    expected, actual = (load_file(run / "model.safetensors") for run in (one, other))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    histories = [Run.open(run).checkpoint().history for run in (one, other)]
+    for a, b in zip(*histories, strict=True):
+        assert b.loss == pytest.approx(a.loss, abs=1e-5)
+        assert b.valid == pytest.approx(a.valid, abs=1e-5)
+        assert a.improved == b.improved
+    metrics, others = (Run.open(run).metrics() for run in (one, other))
+    assert metrics is not None
+    assert others is not None
+    assert others["test"] == pytest.approx(metrics["test"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_reach_the_weights_of_one(alone: Path, tmp_path: Path) -> None:
+    first, second = Pair(tmp_path, *OPTIONS, *EXACT, "--epochs", 3, "--out", tmp_path / "run").fit()
+    assert_alike(alone, tmp_path / "run")
+    # Only the first one prints, except for what Lightning logs.
+    assert "Test metrics" in first
+    assert [line for line in second.splitlines() if not line.startswith("Initializing distributed")] == []
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_resumes(alone: Path, tmp_path: Path) -> None:
+    Pair(tmp_path, *OPTIONS, *EXACT, "--epochs", 1, "--out", tmp_path / "run").fit()
+    fit_alone(tmp_path, "--resume", tmp_path / "run", "--epochs", 2)
+    Pair(tmp_path, "--resume", tmp_path / "run", "--epochs", 3).fit()
+    assert_alike(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+@needs_torch_sparse
+def test_two_processes_train_on_samples_as_one(tmp_path: Path) -> None:
+    """All neighbors are sampled, and there is no regularizer, which depends on the nodes of each process's part."""
+    options = [*OPTIONS, *EXACT, "--epochs", 2, "--reg-weight", 0, "--sampling", "neighbors", "--fanout", "-1,-1"]
+    fit_alone(tmp_path, *options, "--out", tmp_path / "one")
+    Pair(tmp_path, *options, "--out", tmp_path / "two").fit()
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    # The memory of the fusion was updated in all users.
+    attention = load_file(tmp_path / "two" / "model.safetensors")["fusion.last_attention"]
+    assert not attention.isnan().any()
+
+
+@pytest.mark.slow
+def test_a_mistake_is_named_once(alone: Path, tmp_path: Path) -> None:
+    Pair(tmp_path, *OPTIONS, "--out", alone).assert_refused("is not empty")
+    Pair(tmp_path, *OPTIONS, "--out", tmp_path / "run", **FABRIC_RUN).assert_refused("fabric run", "--precision")
+    assert not (tmp_path / "run").exists()
+    # Only the first process tries to lock the folder.
+    (tmp_path / "used").mkdir()
+    with FileLock(tmp_path / "used" / ".lock"):
+        Pair(tmp_path, *OPTIONS, "--out", tmp_path / "used").assert_refused("is in use by another training")
+
+
+@pytest.mark.slow
+def test_fabric_run_reaches_the_same_weights(alone: Path, tmp_path: Path) -> None:
+    options = (*OPTIONS, *EXACT, "--epochs", 3, "--out", tmp_path / "run")
+    Pair(tmp_path, *options, **{**FABRIC_RUN, "LT_PRECISION": "64-true"}).fit()
+    assert_alike(alone, tmp_path / "run")
+
+
+def wait_for_an_epoch(run: Path) -> None:
+    deadline = time.monotonic() + 100
+    while not (run / "history.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+LONG = ("--epochs", 999, "--patience", 999)
+
+
+@pytest.mark.slow
+def test_signal_to_the_launcher_saves_the_progress(tmp_path: Path) -> None:
+    command = [*TORCHRUN, "-m", "lirdrec_pyg", "fit", *OPTIONS, *map(str, LONG), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
+        wait_for_an_epoch(tmp_path / "run")
+        launcher.send_signal(signal.SIGTERM)
+        output = launcher.communicate(timeout=100)[0]
+    metrics = Run.open(tmp_path / "run").metrics()
+    assert metrics is not None
+    assert metrics["stopped"] == "interrupted"
+    assert output.count("Stopping and saving") == output.count("Resume with: ") == 1
+
+
+@pytest.mark.slow
+def test_process_that_is_killed_ends_the_other_with_one_sentence(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, *OPTIONS, *LONG, "--out", tmp_path / "run")
+    wait_for_an_epoch(tmp_path / "run")
+    os.kill(pair.processes[1].pid, signal.SIGKILL)
+    first, _ = pair.join(patience=60)
+    assert pair.processes[0].exitcode == 1
+    assert first.count("Error: Another of the processes has ended") == 1
+    assert "Traceback" not in first
+    # There is something to resume from.
+    assert Run.open(tmp_path / "run").checkpoint().losses.isfinite().all()
