@@ -1,32 +1,28 @@
-"""What the fusion of a trained run came to: whom it asks, and which branches it listens to."""
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from lirdrec_pyg.config import LIRDRecConfig
-from lirdrec_pyg.data import modalities
-from lirdrec_pyg.errors import RunError
-from lirdrec_pyg.models import branch_names, used_modalities
+from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.nn import ProgressiveWeightCopying
-from lirdrec_pyg.training import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from lirdrec_pyg.recommender import Recommender
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
 class FusionWeights:
-    """The weights of progressive weight copying in a run.
+    """Weights of progressive weight copying in a trained model.
 
     Attributes:
-        schedule: a row an epoch, with the weight of the network and that of the memory in it.
-        best_epoch: the epoch of the weights that the run keeps, 0 if none was finished.
-        branches: a column a branch and a row a user, the weights by the model that the run keeps; a row sums to 1.
-        users: IDs of the users, in the order of these rows.
+        schedule: one row per epoch, with the weights of the network and of the memory.
+        best_epoch: epoch of the weights that were kept, 0 if no epoch was finished.
+        branches: weights of the branches in that epoch, one row per user and one column per branch; a row sums to 1.
+        users: user IDs in the order of these rows.
     """
 
     schedule: pl.DataFrame
@@ -35,12 +31,12 @@ class FusionWeights:
     users: pl.Series
 
     def by_user(self) -> pl.DataFrame:
-        """A row a user: ``user``, and ``weight_<branch>`` of each branch."""
+        """Return one row per user: ``user``, and ``weight_<branch>`` for each branch."""
         return self.branches.select(pl.all().name.prefix("weight_")).insert_column(0, self.users.alias("user"))
 
     def summary(self) -> pl.DataFrame:
-        """The distribution over the users: a row a branch, with mean, standard deviation, quantiles and the
-        share of the users for whom it weighs most."""
+        """Return one row per branch: mean, standard deviation and quantiles over the users, and the share of users for
+        whom the branch has the largest weight."""
         weights = self.branches
         heaviest = weights.select(pl.concat_list(pl.all()).list.arg_max().alias("branch"))["branch"]
         return pl.DataFrame(
@@ -57,28 +53,26 @@ class FusionWeights:
         )
 
 
-def fusion_weights(run: Run) -> FusionWeights:
-    """Reads from a finished run how its fusion moved from network to memory, and its weights of the branches.
+def fusion_weights(recommender: "Recommender") -> FusionWeights:
+    """Return the schedule of a model's fusion and its weights of the branches.
 
     Raises:
-        RunError: if the run is damaged, was changed, or its training is not finished.
+        ConfigError: if the model has no progressive weight copying.
+        RunError: if the training is not finished.
     """
-    metrics, vectors = run.metrics(), run.vectors()
-    if metrics is None or vectors is None:
-        raise RunError(
-            f"The training of {run.path} is not finished: lirdrec-pyg fit --resume {run.path} goes on with it."
-        )
-    run.check()
-    config = run.lirdrec_config()
+    config: Any = recommender.model_config
+    config.require("explanations")
     if config.fusion != "pwc":
-        raise RunError(f"{run.path} is a run of --fusion {config.fusion}, whose weights move from nowhere to nowhere.")
-    names = used_modalities(config, modalities(run.graph()))
-    branches = branch_names(names, config.dct, config.id_branch)
-    weights = pl.DataFrame(vectors.user_weight.numpy(), schema=list(branches))
-    return FusionWeights(_schedule(config, metrics["epochs"]), metrics["best_epoch"], weights, run.users().ids)
+        raise ConfigError(f"`fusion={config.fusion!r}` has no schedule. Train with `fusion='pwc'`.")
+    metrics, vectors = recommender.metrics, recommender.vectors
+    if metrics is None:
+        path = str(recommender.path)
+        raise RunError(f"The training of {path} is not finished. Continue it with `resume={path!r}`.")
+    weights = pl.DataFrame(vectors.user_weight.numpy(), schema=list(recommender.model.branches))
+    return FusionWeights(_schedule(config, metrics["epochs"]), metrics["best_epoch"], weights, recommender.users.ids)
 
 
-def _schedule(config: LIRDRecConfig, epochs: int) -> pl.DataFrame:
+def _schedule(config: Any, epochs: int) -> pl.DataFrame:
     fusion = ProgressiveWeightCopying(1, 1, 1, config.network_weight, config.decay_base)
     rows = []
     for epoch in range(1, epochs + 1):
@@ -89,7 +83,7 @@ def _schedule(config: LIRDRecConfig, epochs: int) -> pl.DataFrame:
 
 
 def draw(weights: FusionWeights) -> "Figure":
-    """A figure of the schedule and of the distribution of the weights."""
+    """Plot the schedule and the distribution of the weights."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
