@@ -1,4 +1,4 @@
-"""Captions of pictures, kept in a file that people can read and correct."""
+"""Captions of images, kept in a file that people can read and correct."""
 
 import hashlib
 import json
@@ -7,193 +7,140 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 
-from lirdrec_pyg.data.checksums import checksum
-from lirdrec_pyg.data.tables import first_line, listed, shown
-from lirdrec_pyg.errors import DataError, RunError
-from lirdrec_pyg.features.blocks import write_whole
+from lirdrec_pyg.callback import Callback
+from lirdrec_pyg.data.provenance import now
+from lirdrec_pyg.errors import DataError, RunError, first_line, listed
 from lirdrec_pyg.features.captioners import Captioner, Outcome, Task, in_one_line
-from lirdrec_pyg.features.catalogue import Entries
-from lirdrec_pyg.features.chat import ServerError
+from lirdrec_pyg.features.catalog import Entries
+from lirdrec_pyg.features.openai_client import MAX_FAILURES, ServerError
 from lirdrec_pyg.features.prompt import Prompt
+from lirdrec_pyg.files import checksum, whole_file
 
 CAPTIONS, CAPTION = "captions.jsonl", "caption"
-
-# So many failures in a row that the model or server is to blame, and not the pictures.
-_TOO_MANY = 20
-_MAX_LINE = 2**20
 
 _log = logging.getLogger(__name__)
 
 
 class CaptionFile:
-    """Captions by item, a line of JSON each: ``id`` and ``caption``, and in lines that were not written by hand how
-    the caption came about: ``model``, ``revision`` or ``url``, ``date``, and the SHA-256 of the filled-in prompt
-    (``prompt_hash``), of the picture's file (``image_hash``) and of the caption (``caption_hash``). By
-    ``image_stamp``, its inode, size and time of writing, it is known not to have changed without reading it again.
+    """JSON Lines file with the caption of each item.
 
-    A caption that is not what its ``caption_hash`` says was corrected by hand, and is never replaced. The last line
-    of an item holds, or the last one by hand. Lines are appended, and on the disk when :meth:`flush` returns; a last
-    line that was cut off by a kill is dropped. A file that a person saves meanwhile is read again.
+    A line has ``id`` and ``caption``, and unless it was written by hand, how the caption was made: ``model``,
+    ``revision`` or ``url``, ``date``, and the SHA-256 of the filled-in prompt (``prompt_hash``), the image file
+    (``image_hash``) and the caption (``caption_hash``). By ``image_stamp`` (inode, size, time of modification), the
+    image file is known to be unchanged without reading it.
 
-    Args:
-        path: of the file, which need not be there.
+    A caption that does not match its ``caption_hash`` was corrected by hand. Of several lines of an item, the last one
+    by hand counts, else the last one. Lines are flushed to the disk one by one; a last line that was cut off by a kill
+    is dropped. If another program saves the file meanwhile, it is read again.
 
     Raises:
-        DataError: naming the line that can't be read.
+        DataError: naming the first invalid line.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[bytes] | None = None
-        self._read_again()
+        self._read()
 
-    def _read_again(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._lines: dict[str, int] = {}  # where the line of each item begins
-        self._superseded = 0
-        self._end, self._ends_a_line = 0, True
-        self._left = self._stamp()
-        if self._left is not None:
-            self._index()
-
-    def _stamp(self) -> list[int] | None:
+    def _read(self) -> None:
+        self._lines: dict[str, bytes] = {}
+        self._has_duplicates = False
+        self._stamp = self._current_stamp()
         try:
-            return _stamp(self.path)
-        except FileNotFoundError:
-            return None
+            content = b"" if self._stamp is None else self.path.read_bytes()
         except OSError as error:
-            raise DataError(f"{self.path} can't be read ({error}).") from error
+            raise DataError(f"Cannot read {self.path} ({error}).") from error
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                parsed = _parse(line)
+            except ValueError as error:
+                # A line that ends with a brace was not cut off, but is a correction with a mistake.
+                if number == len(lines) and not line.rstrip().endswith(b"}"):
+                    _log.warning("The last line of %s was cut off, and is dropped.", self.path)
+                    content = content[: -len(line)]
+                    break
+                raise DataError(
+                    f"Line {number} of {self.path} is invalid ({error}). Fix it, or delete it to describe the image "
+                    "again."
+                ) from error
+            key = str(parsed["id"])
+            self._has_duplicates |= key in self._lines
+            if (earlier := self._lines.get(key)) is None or by_hand(parsed) or not by_hand(_parse(earlier)):
+                self._insert(key, line)
+        self._end = len(content)
+        self._missing_newline = b"\n" if content and not content.endswith(b"\n") else b""
 
-    def __contains__(self, item: int | str) -> bool:
-        return str(item) in self._lines
+    def _insert(self, key: str, line: bytes) -> None:
+        self._has_duplicates |= self._lines.pop(key, None) is not None
+        self._lines[key] = line
 
-    def __len__(self) -> int:
-        return len(self._lines)
+    def _current_stamp(self) -> list[int] | None:
+        return _stamp(self.path) if self.path.exists() else None
 
-    def _index(self) -> None:
-        written: set[str] = set()  # items of which a line is by hand
-        try:
-            with self.path.open("rb") as file:
-                for number, line in enumerate(iter(lambda: file.readline(_MAX_LINE), b""), 1):
-                    start, self._end = self._end, self._end + len(line)
-                    self._ends_a_line = line.endswith(b"\n")
-                    if not line.strip():
-                        continue
-                    try:
-                        content = _parsed(line)
-                    except ValueError as error:
-                        # What ends with a brace was not cut off, but damaged by a hand that wanted to correct it.
-                        if not self._ends_a_line and len(line) < _MAX_LINE and not line.rstrip().endswith(b"}"):
-                            _log.warning("The last line of %s was cut off, and is left out.", self.path)
-                            self._end, self._ends_a_line = start, True
-                            break
-                        raise DataError(
-                            f"Line {number} of {self.path} can't be read ({error}): mend it, or delete it to have the "
-                            "picture described anew."
-                        ) from error
-                    key = str(content["id"])
-                    self._superseded += key in self._lines
-                    if by_hand(content):
-                        written.add(key)
-                    elif key in written:
-                        continue
-                    self._lines[key] = start
-        except OSError as error:
-            raise DataError(f"{self.path} can't be read ({error}).") from error
+    def get(self, item: int | str) -> dict[str, Any] | None:
+        """Return the line of an item."""
+        if self._current_stamp() != self._stamp:
+            self._read()
+        line = self._lines.get(str(item))
+        return None if line is None else _parse(line)
 
-    def line(self, item: int | str) -> dict[str, Any] | None:
-        """What the file says of an item."""
-        if self._stamp() != self._left:
-            self._read_again()
-        start = self._lines.get(str(item))
-        if start is None:
-            return None
-        with self.path.open("rb") as file:
-            file.seek(start)
-            return _parsed(file.readline(_MAX_LINE))
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_parse, self._lines.values())
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Writes one line; :meth:`flush` has to follow before the next."""
-        if self._stamp() != self._left:
-            self._read_again()
+        """Write a line to the disk."""
+        if self._current_stamp() != self._stamp:
+            self._read()
+        encoded = json.dumps(line, ensure_ascii=False).encode()
         try:
-            if self._file is None:
-                self._file = self.path.open("r+b" if self.path.exists() else "w+b")
-                self._file.truncate(self._end)
-                self._file.seek(self._end)
-            if not self._ends_a_line:  # an editor may have taken the last line end
-                self._end += self._file.write(b"\n")
-            content = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-            self._superseded += str(line["id"]) in self._lines
-            self._lines[str(line["id"])] = self._end
-            self._end += self._file.write(content)
-            self._ends_a_line = True
+            with self.path.open("r+b" if self._stamp else "wb") as file:
+                file.truncate(self._end)
+                file.seek(self._end)
+                self._end += file.write(self._missing_newline + encoded + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            raise RunError(f"{self.path} can't be written ({error}).") from error
+            raise RunError(f"Cannot write {self.path} ({error}).") from error
+        self._missing_newline = b""
+        self._insert(str(line["id"]), encoded)
+        self._stamp = self._current_stamp()
 
-    def flush(self) -> None:
-        """Has all lines on the disk."""
-        if self._file is None:
-            return
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._left = self._stamp()
-        except OSError as error:
-            raise RunError(f"{self.path} can't be written ({error}).") from error
-
-    def close(self) -> None:
-        """The end of all work: the file is left without the lines that later ones have taken the place of."""
-        self._read_again()
-        if self._superseded:
-            starts = sorted(self._lines.items(), key=lambda pair: pair[1])
-            write_whole(self.path, lambda unfinished: self._write_only(starts, unfinished))
-
-    def _write_only(self, starts: list[tuple[str, int]], path: Path) -> None:
-        with self.path.open("rb") as old, path.open("wb") as new:
-            for _, start in starts:
-                old.seek(start)
-                new.write(old.readline(_MAX_LINE).rstrip(b"\r\n") + b"\n")
-
-    def items(self) -> Iterator[dict[str, Any]]:
-        """All lines that hold."""
-        if not self._lines:
-            return
-        with self.path.open("rb") as file:
-            for start in sorted(self._lines.values()):
-                file.seek(start)
-                yield _parsed(file.readline(_MAX_LINE))
+    def compact(self) -> None:
+        """Remove lines that were replaced."""
+        self._read()
+        if self._has_duplicates:
+            with whole_file(self.path) as unfinished:
+                unfinished.write_bytes(b"".join(line.rstrip(b"\r") + b"\n" for line in self._lines.values()))
+            self._read()
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parse(line: bytes) -> dict[str, Any]:
     try:
         content = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is no JSON: {first_line(error)}") from error
+        raise ValueError(f"not JSON: {first_line(error)}") from error
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     if not isinstance(content.get("id"), (int, str)) or isinstance(content["id"], bool):
-        raise ValueError("it has no 'id' that is an integer or a text")
+        raise ValueError("no 'id' that is an integer or a string")
     if not isinstance(content.get("caption"), str):
-        raise ValueError("it has no 'caption' that is a text")
+        raise ValueError("no 'caption' that is a string")
     return content
 
 
 def by_hand(line: Mapping[str, Any]) -> bool:
-    """Whether a person has written or corrected the caption of a line."""
+    """Return whether the caption of a line was written or corrected by a person."""
     return line.get("caption_hash") != _hash(line["caption"])
 
 
 def _stamp(path: Path) -> list[int]:
-    """By which a file is known that another program has written to, or put another in its place."""
     found = path.stat()
     return [found.st_ino, found.st_size, found.st_mtime_ns]
 
@@ -204,15 +151,8 @@ def _hash(text: str) -> str:
 
 @dataclass
 class CaptionReport:
-    """What became of the pictures.
-
-    Attributes:
-        made: captions that were made now.
-        kept: captions that were there.
-        cut: of those that were made, how many were cut off by their greatest length.
-        changed: items whose picture, prompt or model is another than that of their caption, and which kept it.
-        failures: why an item has no caption.
-    """
+    """Numbers of new captions, existing ones, new ones that were cut off at their maximum length, and outdated ones by
+    what has changed (image, prompt or model); and the reason why an item has no caption."""
 
     made: int = 0
     kept: int = 0
@@ -221,186 +161,137 @@ class CaptionReport:
     failures: dict[int | str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What a caller wants to hear.
-
-    Attributes:
-        on_start: called with the number of pictures, and how many have a caption already.
-        on_rows: called with the number of pictures that are done anew, or compared.
-        on_first: called before the first caption that is made is written.
-        on_compare: called before all else with the number of pictures that have a caption; they are compared with what
-            it was made of.
-    """
-
-    on_start: Callable[[int, int], None] = lambda total, done: None
-    on_rows: Callable[[int], None] = lambda count: None
-    on_first: Callable[[], None] = lambda: None
-    on_compare: Callable[[int], None] = lambda total: None
-
-
 def make_captions(
-    pictures: Entries,
+    images: Entries,
     texts: Mapping[str, Mapping[int | str, str]],
     prompt: Prompt,
     captioner: Captioner,
-    path: Path,
+    file: CaptionFile,
     recaption: bool = False,
-    hooks: Hooks | None = None,
+    callback: Callback | None = None,
+    on_first: Callable[[], None] = lambda: None,
 ) -> CaptionReport:
-    """Describes the pictures that have no caption yet, and keeps the captions in a file.
-
-    Each is on the disk as soon as it is made, so that a call that was interrupted or killed goes on where it
-    stood. A caption that is there stays, if it was corrected by hand or given by the user, for good.
+    """Describe the images that have no caption yet; captions by hand are never replaced.
 
     Args:
-        pictures: paths of the pictures, by item.
-        texts: for each place of the prompt, the texts by item.
-        prompt: what the model is told.
-        captioner: that describes them.
-        path: of the file, see :class:`CaptionFile`.
-        recaption: makes captions anew whose picture, prompt or model has changed since.
-        hooks: for progress.
-
-    Returns:
-        What became of them.
+        images: paths of the images.
+        texts: texts by item, for each placeholder of the prompt.
+        prompt: prompt of the model.
+        captioner: model that describes the images.
+        file: file of the captions, which are written one by one.
+        recaption: whether to replace captions whose image, prompt or model has changed.
+        callback: follows the tasks ``"images, compared"`` and ``"captions"``.
+        on_first: called before the first new caption is written.
 
     Raises:
-        DataError: if the file can't be read.
-        RunError: if it can't be written.
-        ServerError: if nothing more can be expected of the server or model; what was made is kept.
+        ServerError: if the server or model cannot be used; finished captions are kept.
     """
-    hooks = hooks or Hooks()
-    file, report = CaptionFile(path), CaptionReport()
+    callback, report = callback or Callback(), CaptionReport()
     described = captioner.describe()
     made_by = {key: described[key] for key in ("model", "revision", "url") if described.get(key)}
-    in_a_row = 0
-    # A model that has described a picture, now or in an earlier call, can do so: what it refuses or
-    # leaves empty is their fault, and those may stand in a row when it is called again.
-    knows_pictures = any(_model(line) == _model(made_by) for line in file.items())
+    # A model that has described an image, now or earlier, works: if it refuses many images, these are to blame.
+    model_works = any(_model(line) == _model(made_by) for line in file)
+    failures_in_a_row = 0
+
+    def filled_prompt(item: int | str) -> str:
+        return prompt.fill({column: values.get(item) for column, values in texts.items()})
+
+    pending = []
+    callback.on_task_start("images, compared", len(images))
+    for item, path in images.frame.select("item_id", "entry").iter_rows():
+        callback.on_task_advance(1)
+        if (line := file.get(item)) is not None:
+            changes = [] if by_hand(line) else _changes(line, made_by, filled_prompt(item), Path(path))
+            if not (recaption and changes and os.path.isfile(path)):
+                if in_one_line(line["caption"]):
+                    report.kept += 1
+                else:
+                    report.failures[item] = "its line in the file is empty"
+                report.changed.update(changes)
+                continue
+        pending.append((item, path))
 
     def tasks() -> Iterator[Task]:
-        for item, picture in pictures.frame.select("item_id", "entry").iter_rows():
-            words = prompt.fill({column: values.get(item) for column, values in texts.items()})
-            line = file.line(item)
-            if line is not None:
-                changes = _changes(line, made_by, words, hashes.get(item))
-                if not (recaption and changes and hashes.get(item)):
-                    if in_one_line(line["caption"]):
-                        report.kept += 1
-                    else:
-                        report.failures[item] = "that in the file is empty"
-                    report.changed.update(changes)
-                    if recaption:
-                        hooks.on_rows(1)
-                    continue
+        for item, path in pending:
+            words = filled_prompt(item)
             try:
-                stamp, image_hash = _stamp(Path(picture)), checksum(Path(picture))
+                stamp, image_hash = _stamp(Path(path)), checksum(Path(path))
             except OSError:
                 report.failures[item] = "there is no such file"
-                hooks.on_rows(1)
+                callback.on_task_advance(1)
                 continue
-            yield Task(item, picture, words, image_hash, stamp)
+            facts = {"prompt_hash": _hash(words), "image_hash": image_hash, "image_stamp": stamp}
+            yield Task(item, path, words, facts)
 
     def on_outcome(outcome: Outcome) -> None:
-        nonlocal in_a_row, knows_pictures
-        task = outcome.task
-        hooks.on_rows(1)
+        nonlocal failures_in_a_row, model_works
+        item = outcome.task.item
+        callback.on_task_advance(1)
         if outcome.caption is None:
-            report.failures[task.item] = str(outcome.reason)
-            in_a_row += outcome.blame or (outcome.doubtful and not knows_pictures)
-            if in_a_row >= _TOO_MANY:
+            report.failures[item] = str(outcome.reason)
+            failures_in_a_row += outcome.blame == "model" or (outcome.blame == "unknown" and not model_works)
+            if failures_in_a_row >= MAX_FAILURES:
                 raise ServerError(
-                    f"{in_a_row} pictures in a row got no caption, the last one since {outcome.reason}: mend that and "
-                    "call again, to go on from there."
+                    f"{failures_in_a_row} images in a row got no caption. Reason for the last one: {outcome.reason}."
                 )
             return
-        in_a_row, knows_pictures = 0, True
-        if (line := file.line(task.item)) is not None and by_hand(line):  # written meanwhile
+        failures_in_a_row, model_works = 0, True
+        if (line := file.get(item)) is not None and by_hand(line):  # written meanwhile
             report.kept += 1
             return
         if not report.made:
-            hooks.on_first()
-        file.append(
-            {
-                "id": task.item,
-                "caption": outcome.caption,
-                **made_by,
-                "prompt_hash": _hash(task.prompt),
-                "image_hash": task.image_hash,
-                "image_stamp": task.image_stamp,
-                "caption_hash": _hash(outcome.caption),
-                **({"cut": True} if outcome.cut else {}),
-                "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            }
-        )
-        file.flush()
+            on_first()
+        cut = {"cut": True} if outcome.cut else {}
+        facts = {**made_by, **outcome.task.facts, "caption_hash": _hash(outcome.caption), **cut, "date": now()}
+        file.append({"id": item, "caption": outcome.caption, **facts})
         report.made += 1
         report.cut += outcome.cut
 
-    captioned = [(item, Path(picture)) for item, picture in pictures.frame.iter_rows() if item in file]
-    hooks.on_compare(len(captioned))
-    hashes = {}
-    for item, picture in captioned:
-        if (line := file.line(item)) is not None and not by_hand(line):
-            hashes[item] = _image_hash(picture, line)
-        hooks.on_rows(1)
-    hooks.on_start(len(pictures), 0 if recaption else len(captioned))
+    callback.on_task_start("captions", len(images), len(images) - len(pending))
     try:
         captioner.caption(tasks(), on_outcome)
     finally:
-        file.close()
+        file.compact()
+    callback.on_task_end("captions", vars(report))
     return report
 
 
-def _image_hash(picture: Path, line: Mapping[str, Any]) -> str | None:
-    """SHA-256 of a picture, which is read only if it may have changed since; ``None`` if it is gone."""
+def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, image: Path) -> list[str]:
+    """Return what has changed since a caption was made."""
+    image_hash = line.get("image_hash")
     try:
-        return line["image_hash"] if line.get("image_stamp") == _stamp(picture) else checksum(picture)
-    except (OSError, LookupError):
-        return None
-
-
-def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, image_hash: str | None) -> list[str]:
-    """What has changed since a caption was made; nothing that a person has written is out of date."""
-    if by_hand(line):
-        return []
-    return [
-        what
-        for what, before, after in (
-            ("picture", line.get("image_hash"), image_hash or line.get("image_hash")),
-            ("prompt", line.get("prompt_hash"), _hash(prompt)),
-            ("model", _model(line), _model(made_by)),
-        )
-        if before != after
-    ]
+        # Read only if it may have changed.
+        new_image_hash = image_hash if line.get("image_stamp") == _stamp(image) else checksum(image)
+    except OSError:  # the image is gone
+        new_image_hash = image_hash
+    changed = {
+        "image": new_image_hash != image_hash,
+        "prompt": _hash(prompt) != line.get("prompt_hash"),
+        "model": _model(made_by) != _model(line),
+    }
+    return [name for name, is_changed in changed.items() if is_changed]
 
 
 def _model(made_by: Mapping[str, Any]) -> Any:
-    """What a model is known by, wherever its weights lie or are served."""
+    """Return what identifies a model, independent of where it is stored or served."""
     return made_by.get("revision", made_by.get("model"))
 
 
-def caption_entries(ids: pl.Series, path: Path, prompt: Prompt | None = None) -> Entries:
-    """The captions in a file, as an encoder of texts takes them.
-
-    Args:
-        ids: of all items of the catalogue; captions of other items are left alone.
-        path: of the file.
-        prompt: that the captions were made with, for the provenance.
+def caption_entries(ids: pl.Series, file: CaptionFile) -> Entries:
+    """Return the captions of the items ``ids`` as entries of a text encoder.
 
     Raises:
-        DataError: if there is no caption of any of the items.
+        DataError: if none of the items has a caption.
     """
     by_item = {}
     models: Counter[str] = Counter()
-    wanted = {str(item) for item in ids.to_list()}
-    for line in CaptionFile(path).items():
-        if (key := str(line["id"])) in wanted and (caption := in_one_line(line["caption"])):
+    known = set(ids.cast(pl.String))
+    for line in file:
+        if (key := str(line["id"])) in known and (caption := in_one_line(line["caption"])):
             by_item[key] = caption
             models["by hand" if by_hand(line) else str(line.get("model"))] += 1
-    captions = pl.Series("caption", [by_item.get(str(item)) for item in ids.to_list()], dtype=pl.String)
     if not by_item:
-        raise DataError(f"{path} has no caption of any of the items {listed(map(shown, ids[:3].to_list()))}.")
-    entries = Entries.of(ids, captions, path, ["caption"])
+        raise DataError(f"{file.path} has no caption of any item of the catalog, such as {listed(ids[:3])}.")
+    captions = pl.Series("caption", [by_item.get(key) for key in ids.cast(pl.String)], dtype=pl.String)
+    entries = Entries.of(ids, captions, file.path, ["caption"])
     return Entries(entries.frame, entries.missing, {**entries.facts, "captions": dict(sorted(models.items()))})

@@ -1,4 +1,4 @@
-"""What is wrong with a matrix of features, whatever it was made by."""
+"""Quality checks of a feature matrix of any origin."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from lirdrec_pyg.data.features import FeatureTable, duplicate_rows, row_blocks
 
 @dataclass(frozen=True)
 class FeatureCheck:
-    """What :func:`check_table` finds out.
+    """Result of :func:`check_table`.
 
     Attributes:
-        source: where the features came from.
+        source: origin of the features.
         rows: number of items.
         width: number of columns.
-        dtype: as the features are held: half precision as in the file, all else as float32.
-        has_ids: whether the file says which item a row belongs to.
-        not_finite: rows that hold a NaN or an infinite number.
-        zero: rows that are all zeros.
-        duplicate: rows that are equal to one before.
-        constant: columns that are the same in all rows.
+        dtype: data type in memory: half precision as in the file, everything else as float32.
+        has_ids: whether the file holds item IDs.
+        not_finite: rows with NaN or infinite values.
+        zero: rows of zeros.
+        duplicate: rows that equal an earlier row.
+        constant: columns with the same value in all rows.
     """
 
     source: str
@@ -41,7 +41,7 @@ class FeatureCheck:
 
 
 def check_table(table: FeatureTable) -> FeatureCheck:
-    """Looks at every row, holding a block of them at a time."""
+    """Check every row, with one block of them in memory at a time."""
     values = table.values
     not_finite, zero = [], []
     low = torch.full((values.size(1),), torch.inf)

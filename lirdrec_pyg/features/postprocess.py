@@ -1,6 +1,3 @@
-"""What is done to vectors after the encoding: PCA, whitening, L2 normalisation."""
-
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +7,20 @@ from torch.nn.functional import normalize
 
 from lirdrec_pyg.errors import DataError
 
-# Directions of less than this share of the largest variance are rounding.
+# Directions below this share of the largest variance are rounding errors.
 _RANK = 1e-10
+_BLOCK_ROWS = 512
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """Steps that the vectors of a modality go through, in this order.
+    """Steps after the encoding, in this order: PCA, whitening, L2 normalization.
 
     Attributes:
-        pca: keep this many principal components, those of the largest variance.
-        whiten: turn the vectors into their principal axes, and divide each by its standard deviation; directions in
-            which nothing varies are left out.
-        normalize: divide each vector by its length.
+        pca: number of principal components to keep, those of the largest variance.
+        whiten: whether to rotate the vectors to their principal axes and scale each to standard deviation 1; axes
+            without variance are dropped.
+        normalize: whether to scale each vector to length 1.
     """
 
     pca: int | None = None
@@ -30,58 +28,39 @@ class Postprocessing:
     normalize: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """The steps that are taken."""
+        """Return the steps that are taken, for the provenance."""
         return {name: value for name, value in vars(self).items() if value}
 
-    def fit(self, blocks: Callable[[], Iterator[Tensor]], modality: str) -> Callable[[Tensor], Tensor] | None:
-        """The function that takes vectors through the steps, ``None`` if there is nothing to do.
-
-        Principal components come from the covariance of all vectors, which is summed up over the blocks in double
-        precision: memory is that of a block and of a matrix of the vectors' width.
+    def apply(self, x: Tensor, modality: str) -> Tensor:
+        """Return the processed vectors; principal components come from the covariance in double precision.
 
         Args:
-            blocks: vectors, shape ``(num_rows, width)`` each; called twice.
-            modality: for messages.
+            x: vectors of shape ``[num_rows, width]``.
+            modality: name of the modality, for messages.
 
         Raises:
-            DataError: if the vectors vary in fewer directions than are to be kept.
+            DataError: if fewer directions have variance than are to be kept.
         """
-        if not self.describe():
-            return None
-        project = self._projection(blocks, modality) if self.pca or self.whiten else None
+        if self.pca or self.whiten:
+            center, axes = self._projection(x, modality)
+            x = torch.cat([((rows.double() - center) @ axes).float() for rows in x.split(_BLOCK_ROWS)])
+        return normalize(x, dim=1) if self.normalize else x
 
-        def transform(x: Tensor) -> Tensor:
-            if project is not None:
-                center, axes = project
-                x = ((x.double() - center) @ axes).float()
-            return normalize(x, dim=1) if self.normalize else x
-
-        return transform
-
-    def _projection(self, blocks: Callable[[], Iterator[Tensor]], modality: str) -> tuple[Tensor, Tensor]:
-        center, count = mean(blocks())
-        covariance = torch.zeros(len(center), len(center), dtype=torch.float64)
-        for x in blocks():
-            centered = x.double() - center
+    def _projection(self, x: Tensor, modality: str) -> tuple[Tensor, Tensor]:
+        center = x.mean(dim=0, dtype=torch.float64)
+        covariance = torch.zeros(x.size(1), x.size(1), dtype=torch.float64)
+        for rows in x.split(_BLOCK_ROWS):
+            centered = rows.double() - center
             covariance += centered.T @ centered
-        variance, axes = torch.linalg.eigh(covariance / max(1, count - 1))
+        variance, axes = torch.linalg.eigh(covariance / max(1, len(x) - 1))
         variance, axes = variance.flip(0), axes.flip(1)
         rank = int((variance > _RANK * variance[0]).sum()) if variance[0] > 0 else 0
         if (kept := self.pca or rank) > rank or not rank:
             raise DataError(
-                f"The {count} vectors of {modality} vary in {rank} directions: "
-                + (f"--pca {self.pca} is more than that." if rank else "they can't be whitened.")
+                f"The {len(x)} vectors of {modality} vary in {rank} directions. "
+                + (f"Pass `pca={rank}` or less." if rank else "Encode more items, or drop `pca` and `whiten`.")
             )
         axes = axes[:, :kept]
-        # An axis has no sign of its own: the largest entry is made positive.
+        # The sign of an axis is arbitrary: make its largest entry positive.
         axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()
         return center, axes / variance[:kept].sqrt() if self.whiten else axes
-
-
-def mean(blocks: Iterator[Tensor]) -> tuple[Tensor, int]:
-    """Mean of the rows of all blocks, float64, and their number."""
-    total, count = torch.zeros(1, dtype=torch.float64), 0
-    for x in blocks:
-        total = total + x.double().sum(dim=0)
-        count += len(x)
-    return total / max(1, count), count

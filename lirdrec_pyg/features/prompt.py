@@ -1,85 +1,74 @@
-"""What a model is told to do with a picture."""
-
 import string
 from collections.abc import Mapping
 from pathlib import Path
 
-from lirdrec_pyg.data.tables import first_line, shortened, shown
-from lirdrec_pyg.errors import ConfigError, DataError
-from lirdrec_pyg.features.catalogue import Catalogue
+from lirdrec_pyg.errors import ConfigError, DataError, first_line, shortened
+from lirdrec_pyg.features.catalog import Catalog
 
+# Part of the captions' provenance: another wording makes all captions outdated.
 DEFAULT_PROMPT = (
-    "Describe the product or content in this picture for a catalogue, in one paragraph of at most 60 words. Say what "
-    "kind of thing it is, its colours, material, shape, pattern and style, and what and for whom it is used. Name "
+    "Describe the product or content in this picture for a catalog, in one paragraph of at most 60 words. Say what "
+    "kind of thing it is, its colors, material, shape, pattern and style, and what and for whom it is used. Name "
     "only what can be seen; leave out the background, prices and remarks about the picture itself."
 )
 
-_MAX_TEMPLATE, _MAX_VALUE = 20_000, 2_000
+_MAX_VALUE = 2000
 
 
 class Prompt:
-    """A text with places for what the catalogue says of an item, such as ``{title}``.
-
-    ``{{`` and ``}}`` stand for braces.
+    """Prompt with placeholders for columns of the catalog, such as ``{title}``.
 
     Args:
-        template: the text.
-        source: where it came from, for messages.
+        template: text of the prompt; ``{{`` and ``}}`` stand for braces.
 
     Attributes:
-        template: the text.
-        columns: of the catalogue, whose entries it has places for.
+        template: text of the prompt.
+        columns: names of the placeholders.
 
     Raises:
-        ConfigError: if its braces are not in order, or stand around more than the name of a column.
+        ConfigError: if the prompt is empty, or a placeholder is invalid.
     """
 
-    def __init__(self, template: str = DEFAULT_PROMPT, source: str = "The prompt") -> None:
+    def __init__(self, template: str = DEFAULT_PROMPT) -> None:
         self.template = template.strip()
-        if not self.template:
-            raise ConfigError(f"{source} is empty: write what the model is to do with a picture.")
-        if len(self.template) > _MAX_TEMPLATE:
-            raise ConfigError(
-                f"{source} has {len(self.template):,} characters: a prompt has at most {_MAX_TEMPLATE:,}."
-            )
-        way_out = "write {title} for the column 'title' of the catalogue, and {{ }} for braces"
         try:
             parts = list(string.Formatter().parse(self.template))
+            if not parts or any(name == "" or form or conversion for _, name, form, conversion in parts):
+                raise ValueError("it is empty" if not parts else "a placeholder is not the name of a column")
         except ValueError as error:
-            raise ConfigError(f"{source} can't be filled in ({first_line(error)}): {way_out}.") from error
-        for _, name, form, conversion in parts:
-            if name is not None and (not name or form or conversion):
-                raise ConfigError(f"{source} has a place that names no column, {shown('{' + name + '}')}: {way_out}.")
+            raise ConfigError(
+                f"Invalid `prompt` ({first_line(error)}). Write {{title}} for the column 'title' of the catalog, and "
+                "{{ }} for braces."
+            ) from error
         self._parts = [(text, name) for text, name, _, _ in parts]
         self.columns = list(dict.fromkeys(name for _, name in self._parts if name is not None))
-        self._source = source
 
     @classmethod
     def read(cls, path: Path) -> "Prompt":
-        """The prompt in a text file.
+        """Read a prompt from a text file.
 
         Raises:
-            ConfigError: if it can't be read or used.
+            ConfigError: if it cannot be read, or is invalid.
         """
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--prompt {path} can't be read ({first_line(error)}).") from error
-        return cls(text, f"--prompt {path}")
+            raise ConfigError(f"Cannot read the `prompt` {path} ({first_line(error)}).") from error
+        return cls(text)
 
-    def texts(self, catalogue: Catalogue) -> dict[str, dict[int | str, str]]:
-        """What the catalogue says of its items, for each place.
+    def texts(self, catalog: Catalog) -> dict[str, dict[int | str, str]]:
+        """Read the texts by item for each placeholder.
 
         Raises:
-            ConfigError: if a place names no column, or one without any text.
+            ConfigError: if a placeholder is not a column with texts.
         """
         try:
-            return {name: dict(catalogue.texts([name]).frame.iter_rows()) for name in self.columns}
+            return {name: dict(catalog.texts([name]).frame.iter_rows()) for name in self.columns}
         except DataError as error:
-            raise ConfigError(f"{self._source} can't be filled in: {error}") from error
+            raise ConfigError(f"The `prompt` has a placeholder without texts. {error}") from error
 
     def fill(self, values: Mapping[str, str | None]) -> str:
-        """The prompt for one item; what the catalogue doesn't say is left empty, and a very long text shortened."""
+        """Fill in the placeholders for one item; missing texts are left empty, and long ones shortened."""
         return "".join(
             text + ("" if name is None else shortened(values.get(name) or "", _MAX_VALUE)) for text, name in self._parts
         )

@@ -1,87 +1,141 @@
-"""Texts to vectors, by sentence-transformers."""
-
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.config import EncoderDtype
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.features.encoder import Encoder
-from lirdrec_pyg.features.pretrained import Pretrained, check_installed, described_tokenizer, torch_dtype
+from lirdrec_pyg.features.encoder import PretrainedEncoder
+from lirdrec_pyg.features.pretrained import torch_dtype
+
+CausalPooling = Literal["last-token", "mean"]
+
+# Causal models read far longer texts than captions, and memory grows with the length.
+_CAUSAL_MAX_LENGTH = 512
 
 
-class TextEncoder(Encoder):
-    """Sentence embeddings.
+class TextEncoder(PretrainedEncoder):
+    """Sentence embeddings by sentence-transformers.
 
-    The vectors are those of ``SentenceTransformer(model).encode(texts)``: pooling, normalisation and prompts are
-    the model's own.
+    The vectors are those of ``SentenceTransformer(model).encode(texts)``, with the model's own pooling, normalization
+    and prompt; a plain transformer gets mean pooling.
 
     Args:
-        model: a folder or a name on the hub; a plain transformer gets mean pooling.
-        batch_size: texts that go through the model at once.
-        device: as torch names it.
-        dtype: arithmetic of the model.
-        max_length: tokens of a text that are read; by default as many as the model was made for.
-        option: what named the model, for messages.
+        model: local folder, or name on the hub.
+        max_length: maximum number of tokens per text; by default that of the model.
+        **kwargs: further arguments of :class:`PretrainedEncoder`.
 
     Raises:
-        ConfigError: if the model can't be loaded, or can't read as many tokens.
+        ConfigError: if the model cannot be loaded, or cannot read that many tokens.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("sentence-transformers", "transformers", "tokenizers")
 
-    def __init__(
-        self,
-        model: str,
-        batch_size: int = 32,
-        device: str = "cpu",
-        dtype: EncoderDtype = "float32",
-        max_length: int | None = None,
-        option: str = "--text-model",
-    ) -> None:
-        check_installed("sentence_transformers")
+    def __init__(self, model: str, max_length: int | None = None, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        with self._pretrained.loading():
+            self._model: Any = self._load()
+        for module in list(self._model)[1:]:
+            module.to(dtype=torch_dtype(self._dtype))
+        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+        self._revision = self._pretrained.revision(config)
+        if max_length is not None:
+            limit = getattr(config, "max_position_embeddings", None)
+            if limit is not None and max_length > limit:
+                raise ConfigError(f"`max_length` is {max_length}, but the model {model} reads at most {limit} tokens.")
+            self._model.max_seq_length = max_length
+
+    def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
 
-        self.batch_size = batch_size
-        self._name, self._dtype = model, dtype
-        pretrained = Pretrained.find(model, option)
-        with pretrained.loading():
-            self._model = SentenceTransformer(
-                model, device=device, model_kwargs={"dtype": torch_dtype(dtype)}, **pretrained.arguments
-            ).eval()
-            for module in list(self._model)[1:]:
-                module.to(dtype=torch_dtype(dtype))
-        config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
-        self._revision = pretrained.revision(config)
-        if max_length is not None:
-            most = getattr(config, "max_position_embeddings", None)
-            if most is not None and max_length > most:
-                raise ConfigError(f"--max-length is {max_length}, but {option} {model} reads at most {most} tokens.")
-            self._model.max_seq_length = max_length
+        return SentenceTransformer(
+            self._name,
+            device=self._device,
+            model_kwargs={"dtype": torch_dtype(self._dtype)},
+            **self._pretrained.arguments,
+        ).eval()
 
     def length(self, entry: str) -> int:
         return len(entry)
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[str]) -> Tensor:
-        vectors = self._model.encode(
+        vectors: Tensor = self._model.encode(
             list(batch), batch_size=len(batch), convert_to_tensor=True, show_progress_bar=False
         )
         return vectors.float().cpu()
 
     def describe(self) -> dict[str, Any]:
-        parts: list[Any] = list(self._model)
-        pooling = [part.get_config_dict() for part in parts if type(part).__name__ == "Pooling"]
+        modules = list(self._model)
+        pooling = [module.get_config_dict() for module in modules if type(module).__name__ == "Pooling"]
         return {
             "library": "sentence-transformers",
             "model": self._name,
             "revision": self._revision,
-            "modules": [type(part).__name__ for part in parts],
+            "modules": [type(module).__name__ for module in modules],
             "pooling": pooling[0] if pooling else None,
-            "preprocessing": described_tokenizer(getattr(self._model, "tokenizer", None)),
+            "preprocessing": self._describe_tokenizer(),
             "prompt": self._model.default_prompt_name,
+            "max_length": self._model.max_seq_length,
+            "dtype": self._dtype,
+        }
+
+    def _describe_tokenizer(self) -> dict[str, Any]:
+        # The rest of the tokenizer is covered by the revision.
+        tokenizer = getattr(self._model, "tokenizer", None)
+        return {"tokenizer": type(tokenizer).__name__, "cut_at": getattr(tokenizer, "truncation_side", None)}
+
+
+class CausalEncoder(TextEncoder):
+    r"""Text embeddings by the hidden states of a causal language model, such as Qwen or Llama.
+
+    With hidden states :math:`h_1 \dots h_T` of the last layer (after its norm) at the :math:`T` tokens of a text,
+    including special tokens that the tokenizer adds, the vector is :math:`h_T` (``last-token``, the only one that
+    attends to the whole text) or :math:`\frac{1}{T}\sum_t h_t` (``mean``).
+
+    Args:
+        model: local folder, or name on the hub.
+        pooling: pooling of the hidden states.
+        max_length: maximum number of tokens per text; by default 512, or less if the model reads less.
+        **kwargs: further arguments of :class:`PretrainedEncoder`.
+
+    Raises:
+        ConfigError: if the model cannot be loaded, or cannot read that many tokens.
+    """
+
+    def __init__(
+        self, model: str, pooling: CausalPooling = "last-token", max_length: int | None = None, **kwargs: Any
+    ) -> None:
+        self._pooling = pooling
+        super().__init__(model, max_length, **kwargs)
+
+    def _load(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+        arguments = self._pretrained.arguments
+        transformer = Transformer(
+            self._name,
+            model_kwargs={"dtype": torch_dtype(self._dtype), **arguments},
+            # Tokens before the padding do not attend to it, so vectors do not depend on the batch.
+            processor_kwargs={"padding_side": "right", **arguments},
+            config_kwargs=arguments,
+        )
+        if transformer.tokenizer.pad_token is None:
+            transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
+        transformer.max_seq_length = min(transformer.max_seq_length or _CAUSAL_MAX_LENGTH, _CAUSAL_MAX_LENGTH)
+        mode: Literal["lasttoken", "mean"] = "lasttoken" if self._pooling == "last-token" else "mean"
+        pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=mode)
+        return SentenceTransformer(modules=[transformer, pooling], device=self._device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "library": "transformers",
+            "model": self._name,
+            "revision": self._revision,
+            "architecture": type(self._model[0].auto_model).__name__,
+            "preprocessing": self._describe_tokenizer(),
+            "pooling": self._pooling,
             "max_length": self._model.max_seq_length,
             "dtype": self._dtype,
         }

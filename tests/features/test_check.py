@@ -6,7 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from commands import assert_refused
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec_pyg.cli import main
@@ -37,14 +37,15 @@ def test_everything_is_counted(monkeypatch: pytest.MonkeyPatch, block_bytes: int
     assert found.is_usable
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.0]), st.sampled_from([0.0, 3.0])), min_size=1, max_size=30))
-def test_duplicates_are_those_seen_before(rows: list[tuple[float, float]]) -> None:
+def test_duplicates_equal_an_earlier_row(rows: list[tuple[float, float]]) -> None:
     found = check_table(FeatureTable(torch.tensor(rows), None, "x"))
     assert found.duplicate.tolist() == [n for n, row in enumerate(rows) if row in rows[:n]]
     assert found.zero.tolist() == [n for n, row in enumerate(rows) if row == (0, 0)]
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
+def test_the_command_names_unusable_rows(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
     np.save(tmp_path / "image_feat.npy", x)
     x[2, 1], x[4] = np.nan, x[0]
@@ -53,11 +54,11 @@ def test_the_command_names_what_is_wrong(tmp_path: Path) -> None:
     assert good.exit_code == 0, good.output
     bad = CliRunner().invoke(main, ["check-features", str(tmp_path)])
     assert bad.exit_code == 1, bad.output
-    assert "item 'c', holds numbers that are not finite" in bad.output
-    assert "item 'e', is equal to one before" in bad.output
+    assert "item 'c', has NaN or infinite values" in bad.output
+    assert "item 'e', equals an earlier row" in bad.output
     table = [line.split() for line in bad.output.splitlines() if line.startswith(str(tmp_path)) and ": " not in line]
     assert [line[1:] for line in table] == [
         ["5", "3", "float32", "by", "position", "0", "0", "0", "0"],
-        ["5", "3", "float32", "of", "its", "own", "1", "0", "1", "0"],
+        ["5", "3", "float32", "in", "the", "file", "1", "0", "1", "0"],
     ]
     assert_refused(CliRunner().invoke(main, ["check-features", str(tmp_path / "nothing.npy")]), "nothing.npy")

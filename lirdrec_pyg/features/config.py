@@ -1,0 +1,106 @@
+from dataclasses import dataclass
+from typing import Literal
+
+from lirdrec_pyg.config import Config, field
+from lirdrec_pyg.devices import Device
+
+EncoderDtype = Literal["float32", "float16", "bfloat16"]
+ImagePooling = Literal["auto", "projection", "pooled", "cls", "mean"]
+CaptionEncoding = Literal["sentence", "last-token", "mean", "endpoint"]
+
+
+@dataclass(frozen=True)
+class FeaturesConfig(Config):
+    """Columns of a catalog, the models that encode them, and postprocessing."""
+
+    id_col: str | None = field(
+        None, "Column of item IDs; by default one with a usual name, such as item_id or itemID, or id."
+    )
+    text_cols: str | None = field(
+        None,
+        "Columns of texts, separated by commas: the modality 'text'. The texts of an item are joined by line breaks, "
+        "in this order.",
+    )
+    image_col: str | None = field(None, "Column with the path of each item's image: the modality 'image'.")
+    audio_col: str | None = field(None, "Column with the path of each item's audio: the modality 'audio'.")
+    root: str | None = field(None, "Folder that the paths are relative to; by default that of the catalog.")
+    separator: str | None = field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
+    text_model: str = field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub. The "
+        "vectors are those of SentenceTransformer(MODEL).encode(TEXT).",
+    )
+    image_model: str = field(
+        "google/siglip-base-patch16-224",
+        "Image model: any model that transformers' AutoModel and AutoImageProcessor support, such as CLIP, SigLIP, "
+        "DINO or ViT.",
+    )
+    audio_model: str = field("laion/clap-htsat-unfused", "Audio model: CLAP, or Whisper, of which the encoder is used.")
+    max_length: int | None = field(
+        None, "Maximum number of tokens per text; by default as many as the model supports.", min=1
+    )
+    image_pooling: ImagePooling = field(
+        "auto",
+        "Output of the image model to use: the vector that it compares with texts, its own pooling, the first token, "
+        "or the mean over the tokens; 'auto' is the first of these that suits the model.",
+    )
+    audio_seconds: float = field(
+        30.0, "Seconds of an audio file to read, from its beginning.", min=0, min_open=True, max=3600
+    )
+    batch_size: int = field(32, "Items per forward pass of a model.", min=1)
+    dtype: EncoderDtype = field("float32", "Data type of the models; half precision is for GPUs.")
+    device: Device = field("auto", "Device of the models.")
+    pca: int | None = field(None, "Keep this many principal components of each modality.", min=1)
+    whiten: bool = field(
+        False, "Rotate the vectors to their principal axes, and scale each axis to standard deviation 1."
+    )
+    normalize: bool = field(False, "Scale each vector to length 1, after all other steps.")
+
+
+@dataclass(frozen=True)
+class CaptionConfig(Config):
+    """How images are described in words, and how these captions are encoded."""
+
+    caption: str | None = field(
+        None,
+        "Model that describes the images; the captions are kept in OUT/captions.jsonl. Any image-text-to-text model of "
+        "transformers, as a local folder or a name on the hub, or a model of the server in --caption-url.",
+    )
+    caption_url: str | None = field(
+        None,
+        "Server that speaks OpenAI's protocol, such as http://localhost:8000/v1 (vLLM, llama.cpp, Ollama, hosted); by "
+        "default that in OPENAI_BASE_URL, unless --caption is a local folder.",
+    )
+    api_key_env: str = field(
+        "OPENAI_API_KEY", "Environment variable that holds the server's key, which is never written to a file."
+    )
+    prompt: str | None = field(
+        None,
+        "Text file with the prompt, instead of one that asks for kind, color, material, style and use. {title} is "
+        "replaced by the item's entry in the column 'title' of the catalog.",
+    )
+    caption_concurrency: int = field(
+        4,
+        "Images that are described in parallel: requests to a server, or batch size of a local model.",
+        min=1,
+        max=1024,
+    )
+    caption_timeout: float = field(
+        120.0, "Seconds to wait for a server's response, before the request is retried.", min=0, min_open=True, max=3600
+    )
+    recaption: bool = field(
+        False,
+        "Replace captions whose image, prompt or model has changed since; those that were corrected by hand are kept.",
+    )
+    embed_captions: str | None = field(
+        None,
+        "Model that encodes the captions: the modality 'caption'. A local folder, or a name on the hub or of a server. "
+        "Without --caption, the captions that are in OUT/captions.jsonl are encoded.",
+    )
+    embed_captions_by: CaptionEncoding = field(
+        "sentence",
+        "How to encode captions: by sentence-transformers, by the hidden states of a causal language model (the last "
+        "or the mean of all), or by the embeddings endpoint of a server.",
+    )
+    embed_url: str | None = field(None, "Server of --embed-captions-by endpoint; by default that of the captions.")
+    no_image: bool = field(False, "Leave out the modality 'image'.")
