@@ -1,5 +1,6 @@
 """The command line: ``lirdrec-pyg``."""
 
+import importlib
 import logging
 import warnings
 from typing import Any
@@ -7,54 +8,82 @@ from typing import Any
 import click
 
 from lirdrec_pyg._version import __version__
-from lirdrec_pyg.cli.add_items import add_items
-from lirdrec_pyg.cli.analyze import analyze
-from lirdrec_pyg.cli.check_features import check_features
-from lirdrec_pyg.cli.evaluate import evaluate
-from lirdrec_pyg.cli.explain import explain
-from lirdrec_pyg.cli.export import export
-from lirdrec_pyg.cli.features import features
-from lirdrec_pyg.cli.fit import fit
-from lirdrec_pyg.cli.info import info
-from lirdrec_pyg.cli.recommend import recommend
-from lirdrec_pyg.cli.similar import similar
-from lirdrec_pyg.cli.tune import tune
-from lirdrec_pyg.environment import is_first_process
+from lirdrec_pyg.cli.parameters import as_options
 from lirdrec_pyg.errors import LIRDRecError
+from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.threads import prepare_threads
 
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    if is_first_process():
-        click.echo(f"Warning: {message}", err=True)
+# Each command is a module of this package. These lines are here so that showing them does not load torch.
+COMMANDS = {
+    "fit": "Train a model, evaluate it on the test split, and save the run.",
+    "features": "Encode the texts, images and audio of a catalog.",
+    "check-features": "Check features for invalid, missing and duplicate rows.",
+    "evaluate": "Compute the metrics of a run again.",
+    "info": "Describe a data set.",
+    "recommend": "Recommend items by a trained model.",
+    "add-items": "Add new items to a trained model, without training.",
+    "similar": "List the items most similar to one item.",
+    "explain": "Explain the score of an item for a user.",
+    "export": "Write the vectors of all users and items.",
+    "analyze": "Measure what happens in a training.",
+    "tune": "Search for the best settings on validation data.",
+}
 
 
 class _Log(logging.Handler):
-    """Shows what the package logs: what it does on the standard output, what is amiss on the other."""
+    """Prints progress to standard output, and warnings to standard error."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__()
+        self._ctx = ctx
 
     def emit(self, record: logging.LogRecord) -> None:
+        message = as_options(self.format(record), self._ctx.obj)
         if record.levelno < logging.WARNING:
-            click.echo(self.format(record))
+            click.echo(message)
         else:
-            click.echo(f"Warning: {self.format(record)}", err=True)
+            click.echo(f"Warning: {message}", err=True)
 
 
 class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"lirdrec_pyg.cli.{name.replace('-', '_')}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, ctx.obj, left = super().resolve_command(ctx, args)
+        return name, ctx.obj, left
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
     def invoke(self, ctx: click.Context) -> Any:
-        logger, log = logging.getLogger("lirdrec_pyg"), _Log()
+        prepare_threads()  # before a command loads torch
+        ctx.obj = self  # until the command is known, which may warn while it is loaded
+        logger, log = logging.getLogger("lirdrec_pyg"), _Log(ctx)
         level = logger.level
         logger.setLevel(logging.INFO)
-        if is_first_process():  # of several that train together only this one speaks
+        if is_first_process():  # the only one of several that prints
             logger.addHandler(log)
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _show_warning
+                warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
             ctx.exit(130)
         except LIRDRecError as error:
             if is_first_process():
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {as_options(str(error), ctx.obj)}", err=True)
             ctx.exit(error.exit_code)
         finally:
             logger.removeHandler(log)
@@ -69,22 +98,14 @@ def main() -> None:
     \b
     Try it on generated data:
       lirdrec-pyg fit --data synthetic --out runs/demo --lr 1e-3 --epochs 30
-    Look at a data set of your own, then train on it:
-      lirdrec-pyg info  shop/
+    Describe a data set of your own, then train on it:
+      lirdrec-pyg info shop/
       lirdrec-pyg fit --data shop/ --out runs/shop
-    Make its features from a table of texts, pictures and sounds:
-      lirdrec-pyg features catalogue.csv --text-cols title --image-col picture --out features
-    Compute the test figures again from what was saved:
+    Make features from a table of texts, images and audio:
+      lirdrec-pyg features catalog.csv --text-cols title --image-col image --out features
+    Compute the test metrics again from the saved run:
       lirdrec-pyg evaluate runs/shop
-    Use it, and add the items that came today:
+    Recommend, and add the items that arrived today:
       lirdrec-pyg recommend runs/shop --all --out recommendations.parquet
       lirdrec-pyg add-items runs/shop --features image=new.npy --ids new.txt --out runs/shop-noon
     """
-
-
-_COMMANDS = (
-    *(fit, features, check_features, evaluate, info, recommend, add_items),
-    *(similar, explain, export, analyze, tune),
-)
-for command in _COMMANDS:
-    main.add_command(command)

@@ -1,11 +1,19 @@
 from pathlib import Path
-from typing import get_args
 
 import click
 
-from lirdrec_pyg.cli.options import FeatureFile, feature_files
-from lirdrec_pyg.cli.run_options import device_option, run_argument
-from lirdrec_pyg.config import ZeroFeatures
+from lirdrec_pyg.cli.options import (
+    FeatureFile,
+    choice_option,
+    device_option,
+    feature_files,
+    folder_option,
+    id_file,
+    run_argument,
+)
+from lirdrec_pyg.data import item_features, modalities, read_new_items
+from lirdrec_pyg.data.features import ZeroFeatures
+from lirdrec_pyg.recommender import Recommender, Run
 
 
 @click.command()
@@ -16,26 +24,20 @@ from lirdrec_pyg.config import ZeroFeatures
     multiple=True,
     type=FeatureFile(),
     callback=feature_files,
-    help="MODALITY=FILE, once a modality, or a folder that 'features' has made: features of the new items, made as "
-    "those of the training were. A modality that is left out is missing for all of them.",
+    help="MODALITY=FILE, repeatable, or a folder made by 'features': features of the new items, made like those of "
+    "the training. A modality that is left out is missing for all new items.",
 )
-@click.option(
-    "--ids",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Text file with one item ID a line, for feature files whose rows go by position.",
-)
+@click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
 @click.option(
     "--item-column",
     help="Column of item IDs in Parquet files; by default that of the training, or one with a usual name.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to make, another than RUN.")
-@click.option("--overwrite", is_flag=True, help="Replace the run that is in --out.")
-@click.option(
+@folder_option("the run", "Run folder to create, other than RUN.")
+@choice_option(
     "--zero-features",
-    type=click.Choice(get_args(ZeroFeatures)),
-    default="error",
-    show_default=True,
-    help="What a feature row of zeros alone, or of NaN alone, is: an error, or a missing one.",
+    ZeroFeatures,
+    "error",
+    "How to treat a feature row of zeros or NaN only: as an error, or as missing.",
 )
 @device_option
 def add_items(
@@ -50,26 +52,20 @@ def add_items(
 ) -> None:
     """Add items to the trained model in RUN, without training.
 
-    The new items are encoded by the trained encoders and take their place in the graph by their
-    nearest neighbours among the items with clicks. The model in --out recommends them with all
-    others; nothing else changes. A model trained with --dct 2d can't encode an item that arrives
-    later.
+    The new items are encoded by the trained encoders and attached to the graph by their nearest neighbors among the
+    items with clicks. The model in --out recommends them with all others; nothing else changes. A model trained with
+    --dct 2d cannot encode new items.
 
     \b
       lirdrec-pyg add-items runs/shop --features image=new.npy --features text=new_text.npy \\
         --ids new_ids.txt --out runs/shop-noon
     """
-    from lirdrec_pyg.data import item_features, modalities, read_new_items
-    from lirdrec_pyg.models import check_inductive
-    from lirdrec_pyg.serving import Recommender
-    from lirdrec_pyg.training import Run
-
-    Run.open(run).check_other(out)
-    Run.check_free(out, overwrite)
+    Run.check_free(out, overwrite, source=run)
     recommender = Recommender.load(run, device)
-    check_inductive(recommender.model)
+    recommender.model_config.require("new_items")
     widths = {m: item_features(recommender.graph, m).size(1) for m in modalities(recommender.graph)}
-    item_column = item_column or recommender.run.settings().get("item_column")
+    config = recommender.dataset.config
+    item_column = item_column or (config.item_column if config else None)
     new = read_new_items(features, widths, ids, zero_features, item_column)
-    recommender.add_items(new).save(out, overwrite)
-    click.echo(f"{len(new.ids):,} items were added, {len(recommender.items) + len(new.ids):,} are in {out}")
+    grown = recommender.add_items(new).save(out, overwrite)
+    click.echo(f"{len(new.ids):,} items were added; {out} has {len(grown.items):,} items")

@@ -8,11 +8,10 @@ _NEVER = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next tensors of the same size.
+    """Make glibc keep freed memory for the next tensors of the same size; does nothing without glibc.
 
-    Each step of a training frees what the next one asks for; to give it back to the system in between,
-    and to be given it page by page again, takes a tenth of a step. It is the process that has a say in
-    this, so only commands call it. Elsewhere than on glibc nothing happens.
+    Each training step frees what the next one allocates. Returning it to the system in between takes a tenth of a step.
+    The setting is that of the whole process, so only commands call this.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

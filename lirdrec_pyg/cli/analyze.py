@@ -1,115 +1,133 @@
+import logging
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
-from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
+from lirdrec_pyg.cli.options import config_file_option, config_options, folder_option, preset_option, run_argument, take
+from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.cli.run_options import print_frame, run_argument
-from lirdrec_pyg.config import DataConfig, LIRDRecConfig, TrainingConfig
+from lirdrec_pyg.data import DataConfig, Dataset
+from lirdrec_pyg.experiments import fusion_weights
+from lirdrec_pyg.experiments import gradient_bias as bias
+from lirdrec_pyg.experiments.fusion_weights import draw
+from lirdrec_pyg.files import check_output_folder, write_file
+from lirdrec_pyg.models import LIRDRecConfig
+from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.training import Trainer, TrainingConfig
 
-_overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an earlier analysis in --out.")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_log = logging.getLogger(__name__)
 
 
 @click.group()
-def analyze() -> None:
-    """Measure what a training does: the updates of IDs and features, the weights of the fusion."""
+@click.pass_context
+def analyze(ctx: click.Context) -> None:
+    """Measure what happens in a training: gradients of IDs and features, weights of the fusion."""
+    assert ctx.invoked_subcommand is not None
+    ctx.find_root().obj = analyze.commands[ctx.invoked_subcommand]  # whose options messages name
 
 
 @analyze.command("gradient-bias", context_settings={"max_content_width": 100})
 @click.option("--data", required=True, help=DataConfig.doc("data"))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for table, figure and verdict.")
-@_overwrite_option
+@folder_option("an earlier analysis", "Folder for table, plot and verdict.")
 @config_file_option
 @preset_option
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
-    """Show whether features get the larger updates, and ID vectors stay poor.
+    """Test whether features get larger updates than ID vectors, which stay poor.
 
-    That is the finding by which LIRDRec has no item IDs. The model is trained with a further branch 'id', in
-    which items have free vectors; for each epoch and branch are measured: the gradient of what makes the
-    item vectors, the gradient with respect to these, their change, and the validation Recall@20 of the
-    branch alone. A second training, in which each item has the features of another one, shows how much of that
-    is owed to what the features say. The verdict is computed from the figures, whichever way they fall.
+    This finding of the paper is why LIRDRec has no item IDs. The model is trained with an additional branch 'id', in
+    which items have free vectors. For each epoch and branch, the gradient of what makes the item vectors, the gradient
+    with respect to the item vectors, their change, and the validation Recall@20 of the branch alone are measured. A
+    second training with shuffled features is the control. The verdict is computed from these numbers.
 
     \b
     --out then holds
-      gradient_bias.csv   a line for each training, epoch and branch
-      gradient_bias.png   gradients in log scale and Recall@20 over the epochs (extra 'plot')
+      gradient_bias.csv   one line per training, epoch and branch
+      gradient_bias.png   gradients on a log scale and Recall@20 by epoch (extra 'plot')
       verdict.txt         two sentences
 
-    Ctrl-C ends the training; what was measured until then is written.
+    Ctrl-C ends the training; earlier measurements are written.
     """
-    from lirdrec_pyg.analysis import AnalysisFolder
-    from lirdrec_pyg.analysis import gradient_bias as bias
-    from lirdrec_pyg.datasets import load_data
-    from lirdrec_pyg.training import Hooks, Trainer
-
-    table_name, figure_name, verdict_name = "gradient_bias.csv", "gradient_bias.png", "verdict.txt"
     keep_freed_memory()
     data_config, model_config = take(DataConfig, values), take(LIRDRecConfig, values)
     training_config = take(TrainingConfig, values)
     bias.check_before(model_config, training_config)
-    folder = AnalysisFolder(out, (table_name, figure_name, verdict_name), overwrite)
-    data = load_data(data_config, training_config.seed)
+    files = "gradient_bias.csv", "verdict.txt", "gradient_bias.png"
+    _check_before(out, files, overwrite)
+    dataset = Dataset.from_path(data_config, seed=training_config.seed)
     with Interrupt() as interrupt, Progress() as progress:
-        whose = iter(("their own features", "the features of other items, dealt out by lot"))
-
-        def on_start(trainer: Trainer) -> None:
-            interrupt.listen()
-            click.echo(f"Items with {next(whose)}:")
-            progress.start(trainer)
-
-        hooks = Hooks(on_start, progress.step, progress.epoch, lambda: interrupt.signal is not None)
-        table = bias.measure_gradient_bias(data.graph, model_config, training_config, hooks)
+        callback = CallbackList((interrupt, _Titles(), progress))
+        table = bias.measure_gradient_bias(dataset, model_config, training_config, callback)
     if len(table):
-        sentences = bias.verdict(table)
-        folder.save_table(table_name, table)
-        folder.save_text(verdict_name, "\n".join(sentences))
-        folder.save_figure(figure_name, lambda: bias.draw(table))
-        click.echo("\n" + "\n".join(sentences))
-        click.echo(f"\nTable and figure are in {out}")
+        text = "\n".join(bias.verdict(table))
+        _write(out, files[0], table.write_csv)
+        _write(out, files[1], lambda path: path.write_text(text + "\n", "utf-8"))
+        _write_plot(out, files[2], lambda: bias.draw(table))
+        click.echo(f"\n{text}\n\nTable and plot are in {out}")
     if interrupt.signal is not None:
         sys.exit(128 + interrupt.signal)
 
 
+class _Titles(Callback):
+    def __init__(self) -> None:
+        self._titles = iter(("Items with their own features:", "Items with shuffled features:"))
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        click.echo(next(self._titles))
+
+
 @analyze.command()
 @run_argument
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for tables and figure; by default RUN-fusion, beside RUN."
-)
-@_overwrite_option
+@folder_option("an earlier analysis", "Folder for tables and plot; by default RUN-fusion.", required=False)
 def fusion(run: Path, out: Path | None, overwrite: bool) -> None:
-    """Show how the weight moved from network to memory in RUN, and which branches its users listen to.
+    """Show the weights of network and memory by epoch in RUN, and those of the branches by user.
 
     \b
     --out then holds
-      fusion_schedule.csv   a line an epoch: the weight of the network and of the memory
-      fusion_weights.csv    a line a user: the weight of each branch by the best epoch
-      fusion_summary.csv    a line a branch: mean, spread and quantiles over the users
-      fusion.png            both in a figure (extra 'plot')
+      fusion_schedule.csv   one line per epoch: weights of the network and of the memory
+      fusion_weights.csv    one line per user: weight of each branch in the best epoch
+      fusion_summary.csv    one line per branch: mean, standard deviation and quantiles over the users
+      fusion.png            plot of both (extra 'plot')
     """
-    from lirdrec_pyg.analysis import AnalysisFolder, fusion_weights
-    from lirdrec_pyg.analysis.fusion import draw
-    from lirdrec_pyg.training import Run
-
     out = out or run.absolute().with_name(f"{run.absolute().name}-fusion")
-    names = "fusion_schedule.csv", "fusion_weights.csv", "fusion_summary.csv", "fusion.png"
-    opened = Run.open(run)
-    folder = AnalysisFolder(out, names, overwrite)
-    found = fusion_weights(opened)
-    for name, table in zip(names, (found.schedule, found.by_user(), found.summary()), strict=False):
-        folder.save_table(name, table)
-    folder.save_figure(names[-1], lambda: draw(found))
+    files = "fusion_schedule.csv", "fusion_weights.csv", "fusion_summary.csv", "fusion.png"
+    _check_before(out, files, overwrite)
+    found = fusion_weights(Recommender.load(run))
+    for name, table in zip(files, (found.schedule, found.by_user(), found.summary())):
+        _write(out, name, table.write_csv)
+    _write_plot(out, files[-1], lambda: draw(found))
     if len(found.schedule):
         network, memory = (found.schedule[column][-1] for column in ("network_weight", "memory_weight"))
         click.echo(
-            f"In the last epoch, {len(found.schedule)}, the network has the weight {network:.3g} and the memory "
-            f"{memory:.3g}; the best epoch is {found.best_epoch}.\n"
+            f"In the last epoch, {len(found.schedule)}, the weight of the network is {network:.3g} and that of the "
+            f"memory {memory:.3g}; the best epoch is {found.best_epoch}.\n"
             f"Weights of the branches, over {len(found.users)} users:\n"
         )
     print_frame(found.summary())
-    click.echo(f"\nTables and figure are in {out}")
+    click.echo(f"\nTables and plot are in {out}")
+
+
+def _check_before(out: Path, files: tuple[str, ...], overwrite: bool) -> None:
+    check_output_folder(out, files, files[0], overwrite)
+    if find_spec("matplotlib") is None:
+        _log.warning("matplotlib is not installed, so there will be no plot: pip install 'lirdrec-pyg[plot]'.")
+
+
+def _write(out: Path, name: str, write: Callable[[Path], object]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(out, name, write)
+
+
+def _write_plot(out: Path, name: str, draw: "Callable[[], Figure]") -> None:
+    if find_spec("matplotlib") is not None:
+        _write(out, name, lambda path: draw().savefig(path, dpi=150))

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lirdrec_pyg.cli.tables import table
+from lirdrec_pyg.cli.output import table
 
 if TYPE_CHECKING:
     from lirdrec_pyg.data import FeatureTable
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--item-column", help="Column of item IDs in Parquet files; by default one with a usual name.")
 def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
-    """Look for what is wrong with the features in FILES, whatever they were made by.
+    """Check feature FILES of any origin for unusable and suspicious rows.
 
-    FILES are .npy, .npz, .pt, .safetensors or .parquet, or folders with files named MODALITY_feat.*. Counted are
-    rows with numbers that are not finite and rows of zeros, which fit refuses; rows that are equal to one before, such
-    as those of a picture that stands for a missing one; and columns that are the same in all rows.
+    FILES are .npy, .npz, .pt, .safetensors or .parquet, or folders with files named MODALITY_feat.*. The table counts
+    rows with NaN or infinite values and rows of zeros, which fit refuses; rows that equal an earlier row, such as those
+    of a placeholder image; and columns with the same value in all rows.
 
-    Ends with exit code 1 if there are rows that fit refuses.
+    Exits with code 1 if there are rows that fit refuses.
 
     \b
       lirdrec-pyg check-features image.npy text.parquet
@@ -46,19 +46,19 @@ def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
 
 def _row(check: "FeatureCheck") -> list[str]:
     counts = (len(found) for found in (check.not_finite, check.zero, check.duplicate, check.constant))
-    ids = "of its own" if check.has_ids else "by position"
+    ids = "in the file" if check.has_ids else "by position"
     return [check.source, f"{check.rows:,}", f"{check.width:,}", check.dtype, ids, *(f"{count:,}" for count in counts)]
 
 
 def _notes(check: "FeatureCheck", features: "FeatureTable") -> list[str]:
-    """A line for each kind of row that was found, naming the first of them."""
+    """Return a line per kind of problem, naming the first row that has it."""
     kinds = {
-        "holds numbers that are not finite": check.not_finite,
-        "is all zeros, a vector without direction": check.zero,
-        "is equal to one before": check.duplicate,
+        "has NaN or infinite values": check.not_finite,
+        "is all zeros": check.zero,
+        "equals an earlier row": check.duplicate,
     }
 
     def name(row: int) -> str:
-        return f"row {row} (rows count from 0)" + ("" if features.ids is None else f", item {features.ids[row]!r},")
+        return f"row {row} (counted from 0)" + ("" if features.ids is None else f", item {features.ids[row]!r},")
 
     return [f"{check.source}: {name(int(rows[0]))} {what}" for what, rows in kinds.items() if len(rows)]

@@ -1,75 +1,70 @@
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from lirdrec_pyg.cli.run_options import device_option, run_argument
-from lirdrec_pyg.cli.tables import cold_start_table, metric_table, table
-
-if TYPE_CHECKING:
-    from lirdrec_pyg.evaluation import Bucket
+from lirdrec_pyg.cli.options import device_option, json_option, run_argument
+from lirdrec_pyg.cli.output import cold_start_table, metric_table, table
+from lirdrec_pyg.data import HELD_OUT, new_item_edges
+from lirdrec_pyg.evaluation import Bucket
+from lirdrec_pyg.recommender import Evaluator, Recommender
 
 
 @click.command()
 @run_argument
 @click.option(
     "--split",
-    type=click.Choice(["valid", "test", "both"]),
+    type=click.Choice([*(split.value for split in HELD_OUT), "both"]),
     default="test",
     show_default=True,
-    help="What to evaluate on.",
+    help="Split to evaluate on.",
 )
-@click.option("--buckets", is_flag=True, help="Also by the activity of users and by the popularity of items.")
+@click.option("--buckets", is_flag=True, help="Also evaluate by activity of users and by popularity of items.")
 @device_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def evaluate(run: Path, split: str, buckets: bool, device: str, as_json: bool) -> None:
-    """Compute the figures of RUN again, from its weights and its graph.
+    """Compute the metrics of RUN again, from its weights and its graph.
 
-    Nothing but the run folder is needed. The figures are those of the model in model.safetensors,
-    the best epoch by validation. If --split cold-items of fit held out whole items, they are ranked
-    too: apart, and among all items.
+    Only the run folder is needed. The model is that of the best epoch by validation. If fit --split cold-items held out
+    whole items, they are ranked too: alone, and among all items.
     """
-    from lirdrec_pyg.data import REPORTED_SPLITS, new_item_edges
-    from lirdrec_pyg.training import RunEvaluator
-
-    evaluator = RunEvaluator(run, device)
-    saved = evaluator.run.metrics() or {}
+    recommender = Recommender.load(run)
+    evaluator = Evaluator(recommender, device)
+    saved = recommender.metrics or {}
     found: dict[str, Any] = {}
-    for name in REPORTED_SPLITS if split == "both" else [split]:
-        part = REPORTED_SPLITS[name]
-        found[name] = evaluator.metrics(part)
-        _show(f"{name}, all items ranked:\n{metric_table(found[name])}", as_json)
-        _show(_agreement(found[name], saved.get(name)), as_json)
-        if new_item_edges(evaluator.data, part) is not None:
-            cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(part)
-            _show(f"{name}, items held out:\n{cold_start_table(cold)}\n", as_json)
+    show: Callable[[str], object] = (lambda text: None) if as_json else click.echo
+    for name in [each.value for each in HELD_OUT] if split == "both" else [split]:
+        found[name] = evaluator.metrics(name)
+        show(f"{name}, all items ranked:\n{metric_table(found[name])}")
+        show(_agreement(found[name], saved.get(name)))
+        if new_item_edges(evaluator.data, name) is not None:
+            cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(name)
+            show(f"{name}, held-out items:\n{cold_start_table(cold)}\n")
         if buckets:
-            rows = evaluator.buckets(part)
+            rows = evaluator.buckets(name)
             found.setdefault("buckets", {})[name] = [row._asdict() for row in rows]
-            _show(f"{name}, by training interactions:\n{_bucket_table(rows)}\n", as_json)
+            show(f"{name}, by training interactions:\n{_bucket_table(rows)}\n")
     if as_json:
         click.echo(json.dumps(found, indent=2))
 
 
-def _show(text: str, as_json: bool) -> None:
-    if not as_json:
-        click.echo(text)
-
-
 def _agreement(metrics: Mapping[str, float], recorded: object) -> str:
     if not isinstance(recorded, dict) or recorded.keys() != metrics.keys():
-        return "the run was cut off before it wrote these figures to metrics.json\n"
+        return "the run was interrupted before it wrote these metrics to metrics.json\n"
     gap = max(abs(value - recorded[key]) for key, value in metrics.items())
-    return "as in metrics.json, to the last digit\n" if gap == 0 else f"differs from metrics.json by up to {gap:.2e}\n"
+    return (
+        "same as in metrics.json, to the last digit\n"
+        if gap == 0
+        else f"differs from metrics.json by up to {gap:.2e}\n"
+    )
 
 
-def _bucket_table(buckets: "Sequence[Bucket]") -> str:
+def _bucket_table(buckets: Sequence[Bucket]) -> str:
     shown = ("recall@20", "ndcg@20")
-    rows = [["", "", "users", "pairs", *shown]]
-    for b in buckets:
-        rows.append(
-            [b.kind, b.interactions, str(b.num_users), str(b.num_pairs), *(f"{b.metrics[m]:.4f}" for m in shown)]
-        )
-    return table(rows)
+    rows = (
+        [b.kind, b.interactions, str(b.num_users), str(b.num_pairs), *(f"{b.metrics[m]:.4f}" for m in shown)]
+        for b in buckets
+    )
+    return table([["", "", "users", "pairs", *shown], *rows])

@@ -1,143 +1,135 @@
+import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from tqdm import tqdm
 
+from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.cli.options import config_file_option, config_options, take
-from lirdrec_pyg.cli.progress import RowProgress
-from lirdrec_pyg.config import CaptionConfig, FeaturesConfig
-from lirdrec_pyg.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lirdrec_pyg.features import CaptionWork
+from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.argument("catalogue", type=click.Path(path_type=Path))
+@click.argument("catalog", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the features to make.")
-@click.option("--overwrite", is_flag=True, help="Make features anew that are in --out, or were begun there otherwise.")
+@click.option("--overwrite", is_flag=True, help="Replace features in --out, or that were begun with other settings.")
 @click.option(
     "--update",
     is_flag=True,
-    help="Encode only the items that are new or have changed, and keep the vectors of the others in --out.",
+    help="Encode only items that are new or have changed, and keep the vectors of the others in --out.",
 )
 @config_file_option
 @config_options(FeaturesConfig, CaptionConfig)
-def features(catalogue: Path, out: Path, overwrite: bool, update: bool, **values: Any) -> None:
-    """Encode the texts, pictures and sounds of a CATALOGUE: item features for fit.
+def features(catalog: Path, out: Path, overwrite: bool, update: bool, **values: Any) -> None:
+    """Encode the texts, images and audio of a CATALOG: item features for fit.
 
-    CATALOGUE is a table with a row an item, .csv, .tsv, .jsonl or .parquet. Needs the extra 'features':
+    CATALOG is a table with one row per item: .csv, .tsv, .jsonl or .parquet. Needs the extra 'features':
     pip install 'lirdrec-pyg[features]'.
 
     \b
-      lirdrec-pyg features catalogue.csv --id-col sku --text-cols title,description \\
+      lirdrec-pyg features catalog.csv --id-col sku --text-cols title,description \\
         --image-col picture --out features
       lirdrec-pyg fit --data clicks.csv --features features --out runs/shop
 
-    A model is a local folder or a name on the Hugging Face Hub; a local one needs no network. An item whose picture
-    or sound is missing or broken, or that has no text, lacks that modality, and stands in the report with the reason.
+    A model is a local folder or a name on the Hugging Face Hub; a local one needs no network. Items without a text, or
+    whose image or audio is missing or damaged, get no vector of that modality; the report lists the reasons.
 
-    --caption has a model describe the pictures in words first, and --embed-captions makes a modality of these:
+    --caption describes the images in words first, and --embed-captions encodes the captions as a modality:
 
     \b
-      lirdrec-pyg features catalogue.csv --id-col sku --image-col picture --no-image --out features \\
+      lirdrec-pyg features catalog.csv --id-col sku --image-col picture --no-image --out features \\
         --caption qwen2.5-vl --caption-url http://localhost:8000/v1 --embed-captions intfloat/e5-base-v2
 
-    A caption that you correct in captions.jsonl stays as it is, and a line that you delete is made anew; the next call
-    encodes what is there then.
+    Captions that you correct in captions.jsonl are kept, and lines that you delete are made again; the next call
+    encodes the captions as they are then.
 
-    After Ctrl-C, a kill or a power cut the same command goes on where it stood. Run again with other columns, it adds
-    their modality to the folder. When the catalogue has grown or changed, --update encodes only what is new or changed.
+    After Ctrl-C, a kill or a power cut, the same command resumes. With other columns, it adds their modality to the
+    folder. When the catalog has grown or changed, --update encodes only what is new or has changed.
 
     \b
-    The folder holds
-      MODALITY_feat.parquet   item IDs and vectors of one modality
-      captions.jsonl          a caption of each picture, for you to read and correct
+    The folder contains
+      MODALITY_feat.parquet   item IDs and vectors of a modality
+      captions.jsonl          caption per image, to read and correct
       provenance.json         how they were made: model, revision, preprocessing, pooling, versions, date, checksums
-      report.csv              which item lacks which modality, and why
+      report.csv              items without a vector or caption, and the reasons
     """
-    from lirdrec_pyg.features import (
-        CaptionWork,
-        Hooks,
-        Postprocessing,
-        catalogue_sources,
-        check_before,
-        check_captions,
-        make_features,
-    )
-    from lirdrec_pyg.features.folder import FeatureFolder
-    from lirdrec_pyg.training import resolve_device
+    from lirdrec_pyg.features import encode_catalog
 
-    if overwrite and update:
-        raise ConfigError("--overwrite encodes everything, and --update what has changed: give one of them.")
     config, captions = take(FeaturesConfig, values), take(CaptionConfig, values)
-    FeatureFolder(out).check_writable()
-    device = resolve_device(config.device)
-    check_captions(config, captions, out)
-    words = None
-    if captions.caption or captions.embed_captions:
-        words = CaptionWork(catalogue, config, captions, out, device)
-    encoded = replace(config, image_col=None) if captions.no_image else config
-    has_others = any((encoded.text_cols, encoded.image_col, encoded.audio_col))
-    sources = catalogue_sources(catalogue, encoded, device) if has_others or words is None else []
-    postprocessing = Postprocessing(config.pca, config.whiten, config.normalize)
-    if words is not None:  # before the long work of describing pictures
-        check_before(sources, out, postprocessing, overwrite, update)
-        words.check_before(postprocessing, update)
-    with RowProgress() as progress, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # a broken picture is in the report
-
-        def on_end(modality: str, record: Mapping[str, Any]) -> None:
-            progress.end()
-            lacking = f"; {record['missing']:,} items have none, see report.csv" if record["missing"] else ""
-            known = f", {record['taken_over']:,} of them as they were" if record.get("taken_over") else ""
-            click.echo(f"{modality}: {record['rows']:,} vectors of width {record['width']}{known}{lacking}")
-
-        def on_compare(modality: str, total: int) -> None:
-            progress.start(f"{modality}, compared", total, 0, delay=2.0)
-
-        hooks = Hooks(progress.start, progress.rows, on_end, on_compare)
+    progress = RowProgress()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # damaged images are in the report
         try:
-            if words is not None:
-                _describe(words, progress)
-            make_features(sources, out, postprocessing, overwrite, hooks, update)
-            if words is not None and (source := words.source()) is not None:
-                # It is derived from the captions, and follows them.
-                anew = overwrite or (words.is_outdated(source) and not update)
-                make_features([source], out, postprocessing, anew, hooks, update)
-                words.explain_report()
+            records = encode_catalog(catalog, out, config, captions, overwrite, update, progress)
         except KeyboardInterrupt:
-            progress.end()
-            click.echo("What is done so far is kept: the same command goes on.", err=True)
+            progress.close()
+            click.echo("Finished work is saved. The same command resumes.", err=True)
             raise
-    if sources or captions.embed_captions:
-        click.echo(f"\nThe features are in {out}: lirdrec-pyg fit --data CLICKS --features {out} --out RUN")
+        finally:
+            progress.close()
+    if records:
+        click.echo(f"\nFeatures: {out}. Next: lirdrec-pyg fit --data CLICKS --features {out} --out RUN")
     if captions.caption and not captions.embed_captions:
-        click.echo(f"\nThe captions are in {out / 'captions.jsonl'}: --embed-captions makes features of them.")
+        click.echo(f"\nCaptions: {out / 'captions.jsonl'}. Pass --embed-captions to encode them.")
 
 
-def _describe(words: "CaptionWork", progress: RowProgress) -> None:
-    """Has the pictures described, and says what became of them."""
-    from lirdrec_pyg.features import CaptionHooks
+class RowProgress(Callback):
+    """Progress bar per task on a terminal, else a line every 10 seconds; prints the result of each task."""
 
-    on_compare = partial(progress.start, "pictures, compared", done=0, delay=2.0)
-    on_start = partial(progress.start, "captions")
-    report = words.describe(CaptionHooks(on_start, progress.rows, on_compare=on_compare))
-    progress.end()
-    if report is None:
-        return
-    kept = f", {report.kept:,} were there" if report.kept else ""
-    lacking = f"; {len(report.failures):,} pictures have none, see report.csv" if report.failures else ""
-    click.echo(f"captions: {report.made:,} made{kept}{lacking}")
-    if report.cut:
-        click.echo(f"Warning: {report.cut:,} captions were cut off: a prompt can ask for shorter ones.", err=True)
-    for what, count in report.changed.items():
+    _SECONDS = 10.0
+    # A task that is finished earlier shows no bar.
+    _DELAY = 2.0
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._name, self._total, self._done, self._before = "", 0, 0, 0
+        self._started = self._shown = 0.0
+
+    def on_task_start(self, name: str, total: int, done: int = 0) -> None:
+        self.close()
+        if 0 < done < total:
+            click.echo(f"{name}: resuming after {done:,} of {total:,} items")
+        self._name, self._total, self._done, self._before = name, total, done, done
+        self._started = self._shown = time.monotonic()
+        self._bar = tqdm(total=total, initial=done, desc=name, unit=" items", disable=None, delay=self._DELAY)
+
+    def on_task_advance(self, count: int) -> None:
+        self._done += count
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(count)
+            return
+        now = time.monotonic()
+        if now - self._shown < self._SECONDS or self._done == self._total:
+            return
+        self._shown, rate = now, (self._done - self._before) / (now - self._started)
+        left = tqdm.format_interval((self._total - self._done) / rate)
+        click.echo(f"{self._name}: {self._done:,} of {self._total:,} items, {rate:.1f} per second, {left} left")
+
+    def on_task_end(self, name: str, record: dict[str, Any]) -> None:
+        self.close()
+        if "failures" in record:
+            _print_captions(record)
+            return
+        missing = f"; {record['missing']:,} items have none, see report.csv" if record["missing"] else ""
+        kept = f", {record['taken_over']:,} of them unchanged" if record.get("taken_over") else ""
+        click.echo(f"{name}: {record['rows']:,} vectors of width {record['width']}{kept}{missing}")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _print_captions(report: dict[str, Any]) -> None:
+    kept = f", {report['kept']:,} kept" if report["kept"] else ""
+    failed = f"; {len(report['failures']):,} images have none, see report.csv" if report["failures"] else ""
+    click.echo(f"captions: {report['made']:,} made{kept}{failed}")
+    if report["cut"]:
+        click.echo(f"Warning: {report['cut']:,} captions were cut off. Ask for shorter ones in --prompt.", err=True)
+    for what, count in report["changed"].items():
         click.echo(
-            f"Warning: the {what} has changed since {count:,} captions were made, which stay as they are: --recaption "
-            "makes them anew.",
+            f"Warning: the {what} has changed since {count:,} captions were made. Pass --recaption to replace them.",
             err=True,
         )

@@ -1,16 +1,20 @@
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import click
 
-from lirdrec_pyg.environment import is_first_process
+from lirdrec_pyg.callback import Callback
+from lirdrec_pyg.launcher import is_first_process
 
 
-class Interrupt:
-    """Turns the first SIGINT or SIGTERM after :meth:`listen` into a wish to stop.
+class Interrupt(Callback):
+    """Stops a training gracefully on the first SIGINT or SIGTERM after it has started.
 
-    The second one, and any before, has its usual effect.
+    A second signal, or one before the start, has its usual effect.
+
+    Attributes:
+        signal: number of the signal, ``None`` if there was none.
     """
 
     def __init__(self) -> None:
@@ -20,21 +24,23 @@ class Interrupt:
     def __enter__(self) -> "Interrupt":
         return self
 
-    def listen(self) -> None:
-        if self._previous:
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+    def on_fit_start(self, trainer: object) -> None:
+        if not self._previous:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+
+    def should_stop(self) -> bool:
+        return self.signal is not None
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
         if is_first_process():
-            click.echo("\nStopping: saving what was learned so far.", err=True)
+            click.echo("\nStopping and saving the progress so far.", err=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._restore()

@@ -1,4 +1,4 @@
-"""Command-line options made from the fields of the configuration classes."""
+"""Options made from the fields of configuration classes, and the options that several commands share."""
 
 import dataclasses
 import difflib
@@ -6,20 +6,50 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import yaml
 
-from lirdrec_pyg.config import PRESETS, LIRDRecConfig, Preset, option_name
+from lirdrec_pyg.data import find_features
+from lirdrec_pyg.devices import Device
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.models import LIRDRecConfig
+from lirdrec_pyg.training.config import PRESETS, Preset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
+run_argument = click.argument("run", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def choice_option(name: str, choices: Any, default: str, help: str) -> Callable[[Command], Command]:
+    """Add an option for one of the values of a ``Literal`` type."""
+    return click.option(name, type=click.Choice(get_args(choices)), default=default, show_default=True, help=help)
+
+
+def folder_option(content: str, help: str, required: bool = True) -> Callable[[Command], Command]:
+    """Add ``--out`` and ``--overwrite``."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option("--overwrite", is_flag=True, help=f"Replace {content} in --out.")(command)
+        return click.option("--out", required=required, type=click.Path(path_type=Path), help=help)(command)
+
+    return decorate
+
+
+device_option = choice_option("--device", Device, "auto", "Where to compute.")
+id_file = click.Path(dir_okay=False, path_type=Path)
+
+
+def option_name(name: str) -> str:
+    """Return the option of a field."""
+    return "--" + name.replace("_", "-")
+
 
 class Pair(click.ParamType):
-    """``KEY=VALUE``, with a value of a given type."""
+    """``NAME=VALUE``, with a value of a given type."""
 
     def __init__(self, value_type: type) -> None:
         self.name = f"name={'number' if value_type is float else 'file'}"
@@ -29,7 +59,7 @@ class Pair(click.ParamType):
         if isinstance(value, tuple):
             key, text = value
         else:
-            # A name may hold the sign as well as a path may.
+            # A name may hold an equals sign, and so may a path.
             split = str(value).rpartition if self._value_type is float else str(value).partition
             key, _, text = split("=")
         try:
@@ -54,28 +84,26 @@ class FeatureFile(Pair):
 
 
 def feature_files(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """A callback that makes a dictionary of files by modality, those of each folder among them."""
+    """Turn pairs and folders into a dictionary of files by modality."""
     found: list[tuple[str, str]] = []
     for modality, path in pairs:
         if modality:
             found.append((modality, path))
         else:
-            from lirdrec_pyg.data import find_features
-
             found += [(name, str(file)) for name, file in find_features(Path(path)).items()]
     return each_name_once(ctx, param, tuple(found))
 
 
 def each_name_once(_ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    """A callback that makes a dictionary of pairs."""
+    """Turn pairs into a dictionary."""
     names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ConfigError(f"{param.opts[0]} names {twice[0]!r} more than once: keep one of them.")
+    if duplicates := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{param.opts[0]} names {duplicates[0]!r} more than once.")
     return dict(pairs)
 
 
 def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Command], Command]:
-    """Adds an option for each field of ``configs``; see :func:`take` for the way back."""
+    """Add an option for each field of ``configs``; :func:`take` is the way back."""
 
     def decorate(command: Command) -> Command:
         for config in reversed(configs):
@@ -87,23 +115,23 @@ def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Comm
 
 
 def config_params(config: type, defaults: Mapping[str, Any] | None = None) -> list[click.Option]:
-    """The options of :func:`config_options` by themselves, some with other defaults."""
+    """Return the options of :func:`config_options`, some with other defaults."""
     return [click.Option([name], **attributes) for name, attributes in _declared(config, defaults or {})]
 
 
 def _declared(
     config: type, defaults: Mapping[str, Any], skip: tuple[str, ...] = ()
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Name and attributes of the option for each field."""
+    """Return name and attributes of the option for each field."""
     hints = get_type_hints(config)
     fields = [field for field in dataclasses.fields(config) if field.name not in skip]
-    # A class's own fields come before those it inherits.
+    # A class's own fields come before inherited ones.
     fields.sort(key=lambda field: field.name not in config.__annotations__)
     return [_option(field, hints[field.name], defaults) for field in fields]
 
 
 def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    name, doc = option_name(field), field.metadata["doc"]
+    name, doc = option_name(field.name), field.metadata["doc"]
     if get_origin(hint) is dict:
         of_files = get_args(hint)[1] is str
         return name, {
@@ -122,8 +150,8 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, A
 
 
 def _click_type(field: "dataclasses.Field[Any]", hint: Any) -> Any:
-    if choices := field.metadata["choices"]:
-        return click.Choice(choices)
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
     if get_origin(hint) is types.UnionType:
         hint = get_args(hint)[0]
     low, high, low_open = field.metadata["min"], field.metadata["max"], field.metadata["min_open"]
@@ -135,21 +163,21 @@ def _click_type(field: "dataclasses.Field[Any]", hint: Any) -> Any:
 
 
 def take(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A ``config`` from the values that click parsed."""
+    """Make a ``config`` of the values that click parsed."""
     names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
     return config(**{name: values[name] for name in names})
 
 
 def config_file_option(command: Command) -> Command:
-    """Adds ``--config``: a YAML file whose entries take the place of the options' defaults."""
+    """Add ``--config``: a YAML file whose entries replace the defaults of options."""
     return click.option(
         "--config",
         type=click.Path(dir_okay=False, path_type=Path),
         is_eager=True,
         expose_value=False,
         callback=_read_config_file,
-        help="YAML file with any of these options, such as config.yaml of a run; an option given here wins. "
-        "Paths in it go by the working folder.",
+        help="YAML file with any of these options, such as config.yaml of a run. Options on the command line win. "
+        "Paths are relative to the working directory.",
     )(command)
 
 
@@ -159,11 +187,11 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path} can't be read ({error}).") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date or number that is none, a deep list
+        raise ConfigError(f"Cannot read --config {path} ({error}).") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # also invalid dates and deep nesting
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"--config {path} has to hold 'option: value' lines.")
+        raise ConfigError(f"--config {path} must hold 'option: value' lines.")
     options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
     known = options.keys() - {"config", "help"}
     defaults: dict[str, Any] = {}
@@ -171,7 +199,7 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         name = str(key).replace("-", "_")
         if name == "model" and name not in known:
             if value != LIRDRecConfig.model:
-                raise ConfigError(f"--config {path} is for --model {value}: this command is for {LIRDRecConfig.model}.")
+                raise ConfigError(f"--config {path} is for --model {value}. This command is for {LIRDRecConfig.model}.")
             continue
         if name not in known:
             close = difflib.get_close_matches(name, [str(k) for k in known], 1)
@@ -180,19 +208,19 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         if value is None:
             continue
         entries = value.values() if isinstance(value, dict) else [value]
-        # Not shown: aliases make a short file hold more than any memory does.
+        # The value is not shown: with aliases, a short file can hold more than fits into memory.
         if options[name].multiple != isinstance(value, dict) or any(isinstance(e, (list, dict, set)) for e in entries):
             kind = "'name: value' lines below it" if options[name].multiple else "a single value"
             raise ConfigError(f"--config {path} has a {type(value).__name__} for {key!r}, which takes {kind}.")
         # As text, so that a value is checked as one on the command line is.
         defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
-    # Over those of a preset.
+    # These win over a preset.
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
 def preset_option(command: Command) -> Command:
-    """Adds ``--preset``, whose settings take the place of the options' defaults."""
-    fast = ", ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in PRESETS["fast"].items())
+    """Add ``--preset``, whose settings replace the defaults of options."""
+    fast = ", ".join(f"{option_name(name)} {value:g}" for name, value in PRESETS["fast"].items())
     return click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
@@ -200,11 +228,22 @@ def preset_option(command: Command) -> Command:
         show_default=True,
         is_eager=True,
         expose_value=False,
-        callback=_take_preset,
-        help="'paper' trains as the paper does; 'fast' comes as far by validation in a third of the time or half "
-        f"({fast}). An option given here or in --config wins.",
+        callback=_apply_preset,
+        help="'paper' trains as the paper does; 'fast' reaches the same validation metrics in a third to half of the "
+        f"time ({fast}). Options on the command line or in --config win.",
     )(command)
 
 
-def _take_preset(ctx: click.Context, _param: click.Parameter, preset: Preset) -> None:
+def _apply_preset(ctx: click.Context, _param: click.Parameter, preset: Preset) -> None:
     ctx.default_map = {**PRESETS[preset], **(ctx.default_map or {})}
+
+
+def split_ids(option: str, text: str) -> list[str]:
+    """Split comma-separated IDs."""
+    ids = [part.strip() for part in text.split(",")]
+    if "" in ids:
+        raise ConfigError(
+            f"{option} is {text!r}. Pass comma-separated IDs, such as {option} a1,b2. For IDs that contain commas, use "
+            f"{option}-file."
+        )
+    return ids

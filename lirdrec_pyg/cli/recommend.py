@@ -1,53 +1,42 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import get_args
 
 import click
 import polars as pl
 from tqdm import tqdm
 
-from lirdrec_pyg.cli.run_options import device_option, print_frame, run_argument, split_ids
-from lirdrec_pyg.config import Fallback
+from lirdrec_pyg.cli.options import choice_option, device_option, id_file, run_argument, split_ids
+from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.data import read_ids, read_interactions
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
+from lirdrec_pyg.recommender.ids import IDs
+from lirdrec_pyg.recommender.recommender import Fallback
 
 _NEW_USER = "new user"
 
 
 @click.command()
 @run_argument
-@click.option("--users", help="User IDs, with commas between them.")
-@click.option("--users-file", type=click.Path(dir_okay=False, path_type=Path), help="Text file, one user ID a line.")
-@click.option("--all", "everyone", is_flag=True, help="All users of the training.")
-@click.option("--history", help="Items that a new user took, with commas between them; the user need not be known.")
-@click.option(
-    "--history-file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Table of what new users took, with a column of users and one of items, as fit reads it.",
-)
-@click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Items a user.")
+@click.option("--users", help="Comma-separated user IDs.")
+@click.option("--users-file", type=id_file, help="Text file, one user ID per line.")
+@click.option("--all", "everyone", is_flag=True, help="Recommend to all users of the training.")
+@click.option("--history", help="Comma-separated item IDs of a new user.")
+@click.option("--history-file", type=id_file, help="Table of interactions of new users, as fit reads it.")
+@click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Items per user.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Table to write: .parquet, .csv or .jsonl. Without it, a table is printed; not with --all.",
+    help="Table to write: .parquet, .csv or .jsonl. By default, the table is printed; required with --all.",
 )
 @click.option(
     "--exclude-seen/--include-seen",
     default=True,
     show_default=True,
-    help="Whether to leave out what a user has in training.",
+    help="Whether to leave out training interactions of a user.",
 )
-@click.option(
-    "--candidates",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Text file, one item ID a line: choose from these items only.",
-)
-@click.option(
-    "--fallback",
-    type=click.Choice(get_args(Fallback)),
-    default="skip",
-    show_default=True,
-    help="What users get who are unknown or have no training interactions.",
-)
+@click.option("--candidates", type=id_file, help="Text file with one item ID per line: choose from these items only.")
+@choice_option("--fallback", Fallback, "skip", "What unknown users, and users without training interactions, get.")
 @device_option
 def recommend(
     run: Path,
@@ -63,46 +52,40 @@ def recommend(
     fallback: Fallback,
     device: str,
 ) -> None:
-    """Recommend items by the trained model in RUN, exactly, from the whole catalogue.
+    """Recommend items by the trained model in RUN, by exact ranking of the whole catalog.
 
-    Items added by add-items are in the catalogue. Scores are dot products: they order the items of
-    one user, and say nothing between users.
+    Items added by add-items are included. Scores order the items of one user and cannot be compared between users.
 
     \b
-    For some users, printed:
+    Print recommendations for some users:
       lirdrec-pyg recommend runs/shop --users u1,u2 -k 5
-    For everybody, into a file with the columns user, item, rank, score:
+    Write recommendations for all users, with the columns user, item, rank, score:
       lirdrec-pyg recommend runs/shop --all --out recommendations.parquet
-    For somebody new, by a few clicks:
+    Recommend to a new user by a few clicks:
       lirdrec-pyg recommend runs/shop --history item7,item9
     """
     ways = [users is not None, users_file is not None, everyone, history is not None, history_file is not None]
     if sum(ways) != 1:
-        raise ConfigError(
-            "Say whom to recommend to by one of --users, --users-file, --all, --history and --history-file."
-        )
+        raise ConfigError("Pass exactly one of --users, --users-file, --all, --history and --history-file.")
     if everyone and out is None:
-        raise ConfigError("--all needs a file: name one with --out, such as --out recommendations.parquet.")
-
-    from lirdrec_pyg.data import read_ids, read_interactions
-    from lirdrec_pyg.serving import Recommender, check_table_path, write_table
+        raise ConfigError("--all needs a file, such as --out recommendations.parquet.")
 
     if out is not None:
         check_table_path(out)
-    asked = None if users is None else split_ids("--users", users)
+    asked: IDs | None = None if users is None else split_ids("--users", users)
     if users_file is not None:
-        asked = read_ids(users_file, "--users-file")
-    allowed = None if candidates is None else read_ids(candidates, "--candidates")
-    taken: dict[str, pl.Series] | pl.DataFrame = {}
+        asked = read_ids(users_file, "users_file")
+    allowed = None if candidates is None else read_ids(candidates, "candidates")
+    clicks: dict[str, IDs] | pl.DataFrame = {}
     if history is not None:
-        taken = {_NEW_USER: split_ids("--history", history)}
+        clicks = {_NEW_USER: split_ids("--history", history)}
     if history_file is not None:
-        taken = read_interactions(history_file)
+        clicks = read_interactions(history_file)
     recommender = Recommender.load(run, device)
     if history is None and history_file is None:
         frames = recommender.recommend_blocks(asked, k, exclude_seen, allowed, fallback)
     else:
-        frames = iter([recommender.recommend_for_history(taken, k=k, exclude_seen=exclude_seen, candidates=allowed)])
+        frames = iter([recommender.recommend_for_history(clicks, k=k, exclude_seen=exclude_seen, candidates=allowed)])
     if out is None:
         print_frame(pl.concat(frames))
         return

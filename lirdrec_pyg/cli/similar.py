@@ -2,7 +2,9 @@ from pathlib import Path
 
 import click
 
-from lirdrec_pyg.cli.run_options import device_option, print_frame, run_argument
+from lirdrec_pyg.cli.options import device_option, run_argument
+from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
 
 
 @click.command()
@@ -13,14 +15,12 @@ from lirdrec_pyg.cli.run_options import device_option, print_frame, run_argument
     "--by",
     default="vectors",
     show_default=True,
-    help="'vectors' for what the model has learned, or a modality, such as image, for its raw features.",
+    help="'vectors' for the learned representations, or a modality, such as image, for its raw features.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Table to write: .parquet, .csv or .jsonl.")
 @device_option
 def similar(run: Path, item: str, k: int, by: str, out: Path | None, device: str) -> None:
     """List the items most similar to one item, by cosine."""
-    from lirdrec_pyg.serving import Recommender, check_table_path, write_table
-
     if out is not None:
         check_table_path(out)
     frame = Recommender.load(run, device).similar_items(item, k, by)

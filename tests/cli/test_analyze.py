@@ -7,27 +7,43 @@ import pytest
 import yaml
 from commands import assert_refused, lirdrec
 
-from lirdrec_pyg.analysis.gradient_bias import verdict
+from lirdrec_pyg.experiments.gradient_bias import verdict
 
-SMALL = ["--embedding-dim", "8", "--epochs", "3", "--lr", "0.01", "--batch-size", "64", "--device", "cpu"]
+SMALL = ["--embedding-dim", "8", "--epochs", "2", "--lr", "0.01", "--batch-size", "64", "--device", "cpu"]
 
 
-def test_gradient_bias_writes_table_figure_and_verdict(shop: Path, tmp_path: Path) -> None:
+def test_gradient_bias_writes_table_plot_and_verdict(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "bias"
     result = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", out, *SMALL)
     assert result.exit_code == 0, result.output
     assert {p.name for p in out.iterdir()} == {"gradient_bias.csv", "gradient_bias.png", "verdict.txt"}
     table = pl.read_csv(out / "gradient_bias.csv")
-    assert table["branch"].to_list() == 2 * 3 * ["image", "text", "shared", "id"]
-    assert "Items with the features of other items" in result.output
+    assert table["branch"].to_list() == 2 * 2 * ["image", "text", "shared", "id"]
+    assert "Items with shuffled features" in result.output
     sentences = (out / "verdict.txt").read_text().splitlines()
     assert sentences == list(verdict(table))
     for sentence in sentences:
         assert sentence in result.output
-    assert "epoch    3/3" in result.output
+    assert "epoch    2/2" in result.output
 
 
-def test_without_matplotlib_there_is_a_table_and_a_hint(
+def test_fusion_writes_tables_and_plot_beside_the_run(run: Path) -> None:
+    result = lirdrec("analyze", "fusion", run)
+    assert result.exit_code == 0, result.output
+    out = run.parent / f"{run.name}-fusion"
+    names = {"fusion_schedule.csv", "fusion_weights.csv", "fusion_summary.csv", "fusion.png"}
+    assert {p.name for p in out.iterdir()} == names
+    weights = pl.read_csv(out / "fusion_weights.csv")
+    assert weights.height == 40
+    np.testing.assert_allclose(weights.drop("user").sum_horizontal(), 1, rtol=1e-5)
+    assert "the best epoch is 1" in result.output
+    for branch in ("image", "text", "shared"):
+        assert branch in result.output
+    assert_refused(lirdrec("analyze", "fusion", run), "not empty", "--out", "--overwrite")
+    assert lirdrec("analyze", "fusion", run, "--overwrite").exit_code == 0
+
+
+def test_without_matplotlib_there_are_tables_and_a_hint(
     shop: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -40,47 +56,22 @@ def test_without_matplotlib_there_is_a_table_and_a_hint(
         assert not list(out.glob("*.png"))
 
 
-def test_fusion_writes_tables_and_figure(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "fusion"
-    result = lirdrec("analyze", "fusion", run, "--out", out)
-    assert result.exit_code == 0, result.output
-    names = {"fusion_schedule.csv", "fusion_weights.csv", "fusion_summary.csv", "fusion.png"}
-    assert {p.name for p in out.iterdir()} == names
-    weights = pl.read_csv(out / "fusion_weights.csv")
-    assert weights.height == 40
-    np.testing.assert_allclose(weights.drop("user").sum_horizontal(), 1, rtol=1e-5)
-    assert "the best epoch is 1" in result.output
-    for branch in ("image", "text", "shared"):
-        assert branch in result.output
-
-
-def test_fusion_writes_beside_the_run_by_default(run: Path) -> None:
-    result = lirdrec("analyze", "fusion", run)
-    assert result.exit_code == 0, result.output
-    assert (run.parent / f"{run.name}-fusion" / "fusion_schedule.csv").is_file()
-    assert_refused(lirdrec("analyze", "fusion", run), "fusion_schedule.csv exists", "--overwrite")
-    assert lirdrec("analyze", "fusion", run, "--overwrite").exit_code == 0
-
-
 def test_mistakes_are_one_sentence(shop: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert_refused(lirdrec("analyze", "fusion", tmp_path), "is no run folder")
-    assert_refused(lirdrec("analyze", "gradient-bias", "--data", tmp_path / "none", "--out", tmp_path / "x"), "none")
-    assert_refused(
-        lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "file" / "x"), "is a file", "--out"
-    )
-    refused = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "x", "--precision", "16-mixed")
-    assert_refused(refused, "--precision 16-mixed")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("model: vbpr\n")
+    out = tmp_path / "x"
+    assert_refused(lirdrec("analyze", "fusion", tmp_path), "not a run folder")
+    bias = ["analyze", "gradient-bias", "--data"]
+    assert_refused(lirdrec(*bias, tmp_path / "none", "--out", out), "none")
+    assert_refused(lirdrec(*bias, shop, "--out", tmp_path / "file" / "x"), "is a file", "--out")
+    assert_refused(lirdrec(*bias, shop, "--out", tmp_path / "other", "--overwrite", *SMALL), "config.yaml", "--out")
+    assert_refused(lirdrec(*bias, shop, "--out", out, "--precision", "16-mixed"), "--precision 16-mixed")
     for given in (("--sampling", "neighbors"), ("--user-gradients", "sparse")):
-        refused = lirdrec("analyze", "gradient-bias", "--data", shop, "--out", tmp_path / "x", *given, *SMALL)
-        assert_refused(refused, *given)
-    assert not (tmp_path / "x").exists()
-
-
-def test_the_config_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("model: vbpr\n")
-    arguments = ("--config", tmp_path / "config.yaml", "--data", "synthetic", "--out", tmp_path / "bias")
-    assert_refused(lirdrec("analyze", "gradient-bias", *arguments), "config.yaml is for --model vbpr")
+        assert_refused(lirdrec(*bias, shop, "--out", out, *given, *SMALL), " ".join(given))
+    config = tmp_path / "other" / "config.yaml"
+    assert_refused(lirdrec(*bias, "synthetic", "--config", config, "--out", out), "config.yaml is for --model vbpr")
+    assert not out.exists()
 
 
 def test_the_config_of_a_run_can_be_measured(run: Path, tmp_path: Path) -> None:

@@ -1,12 +1,16 @@
-"""Each mistake is one sentence that names the culprit, exit code 2, and nothing written."""
+"""Each mistake leads to one sentence that names the culprit, exit code 2, and nothing written."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner
+import torch
+from click.testing import CliRunner, Result
+from commands import assert_refused, lirdrec
+from runs import contents
 
 from lirdrec_pyg.cli import main
 
@@ -98,9 +102,9 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
     "empty validation split": (lines(all_in_training), [], "validation split is empty"),
     "empty table": (lines(lambda r: r[:1]), [], "holds no interactions"),
     "k-core that leaves nothing": (lambda f: None, ["--k-core", "99"], "99-core"),
-    "duplicate item IDs": (duplicate_ids, ["--item-ids", "{folder}/ids.txt"], "'0' more than once"),
-    "one-item catalogue": (one_item, [], "at least two"),
-    "one-item table without labels": (one_item_table, [], "at least two"),
+    "duplicate item IDs": (duplicate_ids, ["--item-ids", "{folder}/ids.txt"], "ID 0 more than once"),
+    "one-item catalog": (one_item, [], "At least two"),
+    "one-item table without labels": (one_item_table, [], "At least two"),
     "feature file without named IDs": (unnamed_ids, [], "'item_id'"),
     "wrong label that no split needs": (
         lines(lambda r: [*r[:5], "1\t3\t7", *r[6:]]),
@@ -119,68 +123,99 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
 }
 
 
+def fit(shop: Path, out: Path, *options: object) -> Result:
+    return lirdrec("fit", "--data", shop, "--out", out, "--epochs", 1, "--embedding-dim", 8, *options)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_one_sentence_exit_2_nothing_written(case: str, shop: Path, tmp_path: Path) -> None:
     change, options, culprit = CASES[case]
     change(shop)
-    out = tmp_path / "run"
-    arguments = ["fit", "--data", str(shop), "--out", str(out), "--epochs", "1"]
-    arguments += [option.format(folder=shop) for option in options]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2, result.output
-    message = [line for line in result.output.splitlines() if line.startswith("Error:")]
-    assert len(message) == 1
-    assert culprit in message[0]
-    assert result.output.rstrip().endswith(message[0])
-    assert "Traceback" not in result.output
-    assert not out.exists()
+    assert_refused(fit(shop, tmp_path / "run", *(option.format(folder=shop) for option in options)), culprit)
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "culprit"),
-    [
-        ("epoch: 3", "did you mean 'epochs'"),
-        ("epochs: many", "--epochs"),
-        ("- a\n- b", "option: value"),
-        ("epochs: [", "not YAML"),
-        ("!!python/object/apply:os.system ['touch gotcha']", "not YAML"),
-    ],
-)
-def test_bad_config(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, culprit: str) -> None:
+def test_bad_config_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("c.yaml").write_text(content)
-    result = CliRunner().invoke(main, ["fit", "--data", str(shop), "--out", "run", "--config", "c.yaml"])
-    assert result.exit_code == 2, result.output
-    assert culprit in result.output
-    assert not Path("run").exists()
-    assert not Path("gotcha").exists()
+    for content, culprit in {
+        "epoch: 3": "did you mean 'epochs'",
+        "epochs: many": "--epochs",
+        "- a\n- b": "option: value",
+        "epochs: [": "not YAML",
+        "!!python/object/apply:os.system ['touch gotcha']": "not YAML",
+        # Values of the wrong kind.
+        "lr: {a: 1}": "lr",
+        "epochs: [1]": "epochs",
+        "epochs: 1.5": "--epochs",
+        "epochs: true": "--epochs",
+        "seed: 2024-01-01": "--seed",
+        "graph_weights: 3": "graph_weights",
+        "lr: .inf": "`lr`|--lr",
+    }.items():
+        Path("c.yaml").write_text(content)
+        result = lirdrec("fit", "--data", "nowhere", "--out", "run", "--config", "c.yaml")
+        assert result.exit_code == 2, result.output
+        assert re.search(culprit, result.output)
+        assert sorted(contents(tmp_path)) == ["c.yaml"]
 
 
-@pytest.mark.parametrize("command", ["evaluate"])
-def test_no_run(tmp_path: Path, command: str) -> None:
-    result = CliRunner().invoke(main, [command, str(tmp_path)])
-    assert result.exit_code == 2
-    assert "no run folder" in result.output
+def test_what_no_data_can_fix_is_refused_before_reading_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "file").write_text("")
+    for options, culprit in (
+        (("--out", tmp_path / "file" / "run"), "is a file"),
+        (("--device", "cuda"), "--device cuda"),
+        (("--split", "cold-items", "--dct", "2d"), "--dct feature"),
+        (("--split", "cold-items", "--cold-fraction", 0), "--cold-fraction"),
+        (("--split", "cold-items", "--cold-fraction", 0.95), "--cold-fraction"),
+        (("--seed", "99999999999"), "--seed"),
+        (("--seed", "-1"), "--seed"),
+        (("--seed", "x"), "--seed"),
+    ):
+        command = ["fit", "--data", "nowhere", "--out", tmp_path / "run", *options]
+        assert_refused(CliRunner().invoke(main, [*map(str, command)]), culprit)
+        assert [*contents(tmp_path)] == ["file"]
+
+
+def test_generated_data_have_no_data_options(tmp_path: Path) -> None:
+    for options in (("--k-core", 5), ("--features", "x=y.npy"), ("--split", "labels")):
+        assert_refused(fit(Path("synthetic"), tmp_path / "run", *options), options[0], "--data synthetic")
+
+
+def test_too_few_items_to_hold_out(shop: Path, tmp_path: Path) -> None:
+    options = ("--split", "cold-items", "--cold-fraction", 0.01)
+    assert_refused(fit(shop, tmp_path / "run", *options), "--cold-fraction 0.01 of 30 items is 0")
+
+
+def test_commands_on_a_run_need_one(tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    for command, *options in (
+        ("evaluate",),
+        ("recommend", "--all", "--out", out),
+        ("similar", "--item", "x"),
+        ("explain", "--user", "x", "--item", "y"),
+        ("export", "--out", out),
+    ):
+        for path in (tmp_path, tmp_path / "nowhere"):
+            assert_refused(lirdrec(command, path, *options), "not a run folder")
+        assert_refused(lirdrec(command, *options), "RUN")
+    assert not out.exists()
 
 
 def test_zero_rows_can_count_as_missing(shop: Path, tmp_path: Path) -> None:
     features(zero_row)(shop)
-    arguments = ["fit", "--data", str(shop), "--out", str(tmp_path / "run"), "--epochs", "1"]
-    result = CliRunner().invoke(main, [*arguments, "--zero-features", "missing"])
+    result = fit(shop, tmp_path / "run", "--zero-features", "missing")
     assert result.exit_code == 0, result.output
     assert "items without image: 1" in result.output
 
 
 @pytest.mark.parametrize("column", ["timestamp", "split"])
-def test_a_column_that_nobody_needs_does_no_harm(column: str, shop: Path, tmp_path: Path) -> None:
+def test_invalid_column_that_is_not_needed_is_ignored(column: str, shop: Path, tmp_path: Path) -> None:
     rows = [row.split("\t")[:2] for row in (shop / "shop.inter").read_text().splitlines()[1:]]
     (shop / "shop.inter").unlink()
     table = [["user_id", "item_id", column], *([*row, "" if n % 7 else "12"] for n, row in enumerate(rows))]
     (shop / "shop.csv").write_text("\n".join(map(",".join, table)) + "\n\n")
-    arguments = ["fit", "--data", str(shop), "--out", str(tmp_path / "run"), "--epochs", "1", "--split"]
     needing = {"timestamp": "time", "split": "labels"}[column]
-    result = CliRunner().invoke(main, [*arguments, needing])
-    assert result.exit_code == 2, result.output
-    assert f"column '{column}', line " in result.output
-    result = CliRunner().invoke(main, [*arguments, "random"])
+    assert_refused(fit(shop, tmp_path / "run", "--split", needing), f"column '{column}', line ")
+    result = fit(shop, tmp_path / "run", "--split", "random")
     assert result.exit_code == 0, result.output

@@ -1,24 +1,28 @@
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 import yaml
-from commands import assert_refused, lirdrec
+from commands import assert_refused, lirdrec, run_program, started
+
+import lirdrec_pyg.experiments.tune  # noqa: F401
+from lirdrec_pyg.cli.tune import _Progress
 
 pytest.importorskip("optuna")
 
-SMALL = ["--embedding-dim", "8", "--epochs", "10", "--batch-size", "64"]
+SMALL = ["--embedding-dim", "8", "--epochs", "4", "--batch-size", "64"]
+SPACE = "num_layers: [1, 2, 3]\nlr: [1e-3, 1e-2]\n"
 
 
 @pytest.fixture
 def space(tmp_path: Path) -> Path:
     file = tmp_path / "space.yaml"
-    file.write_text("num_layers: [1, 2, 3]\nlr: [1e-3, 1e-2]\n")
+    file.write_text(SPACE)
     return file
 
 
@@ -26,26 +30,8 @@ def tune(data: Path, out: Path, space: Path, trials: int, *more: object) -> list
     return ["tune", "--data", data, "--out", out, "--space", space, "--trials", trials, *SMALL, *more]
 
 
-def start(arguments: list[object]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lirdrec_pyg", *map(str, arguments), "--device", "cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def table(out: Path) -> pl.DataFrame:
-    return pl.read_csv(out / "trials.csv")
-
-
-def tried(out: Path) -> list[tuple[object, ...]]:
-    return table(out).select("state", "num_layers", "lr", "valid_recall@20").rows()
-
-
-def wait_for_a_trial(out: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not (out / "trials.csv").is_file():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def points(out: Path) -> list[tuple[object, ...]]:
+    return pl.read_csv(out / "trials.csv").select("num_layers", "lr").rows()
 
 
 def test_the_best_settings_can_be_trained_with(shop: Path, space: Path, tmp_path: Path) -> None:
@@ -55,8 +41,11 @@ def test_the_best_settings_can_be_trained_with(shop: Path, space: Path, tmp_path
     assert "2 trials are done." in result.output
     assert "test" not in result.output.replace(str(tmp_path), "")
     settings = yaml.safe_load((out / "best.yaml").read_text())
-    best = table(out).sort("valid_recall@20", descending=True, maintain_order=True).row(0, named=True)
+    best = (
+        pl.read_csv(out / "trials.csv").sort("valid_recall@20", descending=True, maintain_order=True).row(0, named=True)
+    )
     assert (settings["num_layers"], settings["lr"]) == (best["num_layers"], best["lr"])
+    assert settings["data"] == str(shop.absolute())
 
     run = tmp_path / "run"
     result = lirdrec("fit", "--config", out / "best.yaml", "--out", run)
@@ -65,58 +54,84 @@ def test_the_best_settings_can_be_trained_with(shop: Path, space: Path, tmp_path
     assert history["valid_recall@20"].max() == pytest.approx(best["valid_recall@20"])
 
 
-def test_a_killed_search_goes_on_to_the_same_trials(shop: Path, space: Path, tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    process = start(tune(shop, killed, space, 4))
-    wait_for_a_trial(killed, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    for out in (undisturbed, killed):
-        result = lirdrec(*tune(shop, out, space, 4))
-        assert result.exit_code == 0, result.output
-        assert "4 trials are done." in result.output
-    assert [row[:3] for row in tried(killed)] == [row[:3] for row in tried(undisturbed)]
-    values = [[row[3] for row in tried(out)] for out in (killed, undisturbed)]
-    assert values[0] == pytest.approx(values[1])  # sums of other numbers of threads round otherwise
-    assert len(tried(killed)) == 4
-
-
-def test_ctrl_c_keeps_the_trials_and_says_how_to_go_on(shop: Path, space: Path, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_the_trials_and_the_same_command_resumes(
+    shop: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "study"
-    process = start(tune(shop, out, space, 6))
-    wait_for_a_trial(out, process)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 128 + signal.SIGINT, output
-    assert "Traceback" not in output
-    assert "The same command goes on from here." in output
-    assert 1 <= len(tried(out)) < 6
+    original = _Progress.on_epoch_end
+    epochs = []
+
+    def on_epoch_end(self: _Progress, result: object) -> None:
+        original(self, result)  # type: ignore[arg-type]
+        epochs.append(result)
+        if len(epochs) == 6:  # in the second trial
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_Progress, "on_epoch_end", on_epoch_end)
+    result = lirdrec(*tune(shop, out, space, 3))
+    assert result.exit_code == 128 + signal.SIGINT, result.output
+    assert "Traceback" not in result.output
+    assert "The same command resumes the study." in result.output
+    assert len(points(out)) == 1
+    result = lirdrec(*tune(shop, out, space, 3))
+    assert "3 trials are done." in result.output
+    assert len(set(points(out))) == len(points(out)) == 3
 
 
-def test_two_searches_at_once_share_the_work(shop: Path, space: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study"
-    other = start(tune(shop, out, space, 6, "--epochs", 15))
-    wait_for_a_trial(out, other)
-    result = lirdrec(*tune(shop, out, space, 6, "--epochs", 15))
-    outputs = [result.output, other.communicate(timeout=120)[0]]
-    assert [result.exit_code, other.returncode] == [0, 0], outputs
-    assert len({(layers, rate) for _, layers, rate, *_ in tried(out)}) == len(tried(out)) == 6
+def wait_for_trials(out: Path, number: int, process: Any, printed: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (out / "trials.csv").is_file() or len(points(out)) < number:
+        assert process.is_alive(), printed.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_two_programs_share_the_trials(shop: Path, space: Path, tmp_path: Path) -> None:
+    out, printed = tmp_path / "study", tmp_path / "printed"
+    arguments = tune(shop, out, space, 4)
+    other = started(run_program, printed, {}, *arguments, "--device", "cpu")
+    wait_for_trials(out, 1, other, printed)
+    result = lirdrec(*arguments)
+    other.join()
+    outputs = result.output, printed.read_text()
+    assert (result.exit_code, other.exitcode) == (0, 0), outputs
+    assert len(set(points(out))) == len(points(out)) == 4
     shares = [sum(line.startswith("trial ") for line in output.splitlines()) for output in outputs]
-    assert min(shares) > 0
-    assert sum(shares) == 6
+    assert min(shares) > 0, outputs
+    assert sum(shares) == 4
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_killed_program_is_repeated(
+    shop: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, printed = tmp_path / "study", tmp_path / "printed"
+    arguments = tune(shop, out, space, 3)
+    killed = started(run_program, printed, {}, *arguments, "--device", "cpu")
+    wait_for_trials(out, 1, killed, printed)
+    killed.kill()
+    killed.join()
+    monkeypatch.setattr(sys.modules["lirdrec_pyg.experiments.tune"], "_GRACE_SECONDS", 1)
+    result = lirdrec(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "3 trials are done." in result.output
+    assert len(set(points(out))) == len(points(out)) == 3
 
 
 def test_mistakes_are_one_sentence(shop: Path, space: Path, tmp_path: Path) -> None:
     out = tmp_path / "study"
-    space.write_text("num_layer: [1]\n")
-    assert_refused(lirdrec(*tune(shop, out, space, 2)), "space.yaml", "did you mean 'num_layers'")
-    space.write_text("num_layers: [-1]\n")
-    assert_refused(lirdrec(*tune(shop, out, space, 2)), "--num-layers is -1")
-    space.write_text("only_modality: [image, sound]\n")
-    assert_refused(lirdrec(*tune(shop, out, space, 2)), "--only-modality is 'sound'")
+    for text, *named in (
+        ("num_layer: [1]\n", "space.yaml", "did you mean 'num_layers'"),
+        ("num_layers: [-1]\n", "--num-layers is -1"),
+        ("only_modality: [image, sound]\n", "sound"),
+    ):
+        space.write_text(text)
+        assert_refused(lirdrec(*tune(shop, out, space, 2)), *named)
     space.write_text("num_layers: [1]\n")
     assert_refused(lirdrec(*tune(shop, out, space, 2, "--user-gradients", "sparse")), "--user-gradients sparse")
     assert not out.exists()
-    assert lirdrec(*tune(shop, out, space, 1)).exit_code == 0
-    assert_refused(lirdrec(*tune(shop, out, space, 2, "--lr", "0.1")), "trials with another --lr")
+    assert lirdrec(*tune(shop, out, space, 1, "--epochs", 1)).exit_code == 0
+    assert_refused(lirdrec(*tune(shop, out, space, 2, "--epochs", 1, "--lr", "0.1")), "trials with another --lr")
+    space.write_text("num_layers: [1, 2]\n")
+    assert_refused(lirdrec(*tune(shop, out, space, 2, "--epochs", 1)), "trials with another --space")
