@@ -1,4 +1,4 @@
-"""All benchmarks by one command.
+"""Run all benchmarks through one command.
 
 python benchmarks list
 python benchmarks training --size baby --json training.json
@@ -23,21 +23,22 @@ from harness import Row, report
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
 
-# Each is a script of its own beside this one, with a click command ``main``; and its options in ``all``,
-# which runs those that need no more than minutes and no files.
+# Each is a separate script in this folder with a click command ``main``, and its options in ``all``, which runs those
+# that take minutes and need no files.
 BENCHMARKS: dict[str, list[str] | None] = {
     "models": None,
     "training": [],
     "recommend": [],
     "sparse_products": [],
-    "neighbours": [],
+    "knn_search": [],
     "sampling": ["--users", "100000", "--items", "20000", "--interactions", "500000", "--steps", "20"],
     "time_to_accuracy": ["--target", "0.34", "--seeds", "1"],
     "growth": ["--quick"],
+    "contention": [],
     "parity": None,
     "captions": None,
 }
-# Where the script has another name: "compare" compares commits.
+# Scripts with another name than their command, since "compare" compares commits.
 SCRIPTS = {"models": "compare"}
 
 
@@ -46,7 +47,7 @@ def _script(name: str) -> click.Command:
 
 
 class _Benchmarks(click.Group):
-    """Has a command for each benchmark, whose script is imported when it is asked for."""
+    """One command per benchmark, whose script is imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*BENCHMARKS, *super().list_commands(ctx)]
@@ -57,20 +58,22 @@ class _Benchmarks(click.Group):
 
 @click.group(cls=_Benchmarks)
 def main() -> None:
-    """Runs a benchmark: each prints a small table, and with --json writes it to a file."""
+    """Run a benchmark. Each prints a small table, and writes it to a file with --json."""
 
 
 @main.command("list")
 def list_benchmarks() -> None:
-    """Names each benchmark and what it shows."""
+    """List all benchmarks."""
     for name in BENCHMARKS:
         click.echo(f"{name:18s} {_script(name).get_short_help_str(100)}")
 
 
 @main.command("all")
-@click.option("--json-folder", type=click.Path(file_okay=False, path_type=Path), help="A file for each goes there.")
+@click.option(
+    "--json-folder", type=click.Path(file_okay=False, path_type=Path), help="Folder for one file per benchmark."
+)
 def run_all(json_folder: Path | None) -> None:
-    """Runs all that need no files, with settings that take minutes."""
+    """Run all benchmarks that need no files, with settings that take minutes."""
     if json_folder is not None:
         json_folder.mkdir(parents=True, exist_ok=True)
     for name, options in BENCHMARKS.items():
@@ -85,16 +88,16 @@ def run_all(json_folder: Path | None) -> None:
 @click.argument("old")
 @click.argument("name", type=click.Choice([name for name, options in BENCHMARKS.items() if options is not None]))
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--new", help="Commit to compare with; by default the working tree.")
-@click.option("--rounds", default=3, show_default=True, help="Times that each of the two has its turn.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Writes the rows there.")
+@click.option("--new", help="Commit to compare with OLD; by default the working tree.")
+@click.option("--rounds", default=3, show_default=True, help="Number of turns per commit.")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File to write the rows to.")
 def compare(
     old: str, name: str, options: tuple[str, ...], new: str | None, rounds: int, json_file: Path | None
 ) -> None:
-    """Compares the package at the commit OLD with another, by the benchmark NAME.
+    """Compare the package at the commit OLD with another one, by the benchmark NAME.
 
-    Both are measured by the script as it is now, with OPTIONS (after --), in processes that take turns. Figures
-    are medians; a ratio below 1 means that the newer one has less.
+    Both are measured with the current script and OPTIONS (after --), in processes that take turns. Values are medians;
+    a ratio below 1 means that the newer package needs less.
     """
     with tempfile.TemporaryDirectory() as folder:
         places = {"old": _checked_out(old, Path(folder) / "old")}
@@ -108,7 +111,7 @@ def compare(
 
 
 def _checked_out(commit: str, place: Path) -> Path:
-    """The package as of ``commit``, in a folder of its own."""
+    """Unpack the package of ``commit`` into a separate folder."""
     place.mkdir()
     archive = subprocess.run(
         ["git", "-C", str(ROOT), "archive", commit, "lirdrec_pyg"], capture_output=True, check=False
@@ -124,19 +127,19 @@ def _measured(name: str, options: Sequence[str], place: Path, json_file: Path) -
     environment = {**os.environ, "PYTHONPATH": str(place)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
-        raise click.ClickException(f"{name} fails with the package in {place}:\n{done.stderr.strip()}")
+        raise click.ClickException(f"{name} failed with the package in {place}:\n{done.stderr.strip()}")
     rows: list[Row] = json.loads(json_file.read_text(encoding="utf-8"))["rows"]
     return rows
 
 
 def merged(old: list[list[Row]], new: list[list[Row]]) -> list[Row]:
-    """A row for each figure: its medians over the rounds, and their ratio."""
+    """Return one row per measure: the medians over the rounds, and their ratio."""
     before, after = _medians(old), _medians(new)
     rows: list[Row] = []
-    for (labels, figure), value in before.items():
-        other = after.get((labels, figure))
+    for (labels, measure), value in before.items():
+        other = after.get((labels, measure))
         ratio = other / value if other is not None and value else None
-        rows.append({**dict(labels), "figure": figure, "old": value, "new": other, "ratio": ratio})
+        rows.append({**dict(labels), "measure": measure, "old": value, "new": other, "ratio": ratio})
     return rows
 
 
@@ -145,9 +148,9 @@ def _medians(rounds: list[list[Row]]) -> dict[tuple[tuple[tuple[str, Any], ...],
     for rows in rounds:
         for row in rows:
             labels = tuple((key, value) for key, value in row.items() if isinstance(value, (str, int)))
-            for figure, value in row.items():
+            for measure, value in row.items():
                 if isinstance(value, float):
-                    values.setdefault((labels, figure), []).append(value)
+                    values.setdefault((labels, measure), []).append(value)
     return {key: statistics.median(found) for key, found in values.items()}
 
 

@@ -1,14 +1,13 @@
-"""Compares two sets of features by what a training makes of them, such as pictures and their captions.
+"""Compare two sets of features by training on each, such as images and their captions.
 
     python benchmarks/captions.py DATA_A DATA_B [--seeds 5] [--out runs/captions] [-- OPTIONS OF fit]
     python benchmarks/captions.py clicks.csv clicks.csv --features-a features --features-b captioned -- --preset fast
 
-Both data sets have the same interactions and other features: A the original ones, B those to be judged. A model is
-trained on each with each seed, so that a seed gives a pair with the same split and start; the figures are those of
-the test split at the epoch that is best by validation. The test is Student's for pairs, two-sided: it asks whether the
-mean of the changes differs from zero, and knows nothing but these seeds on these data.
+Both data sets have the same interactions and different features. A model is trained on each with each seed, so that a
+seed gives a pair with the same split and initialization; the metrics are those of the test split at the epoch that is
+best by validation. The test is Student's paired t-test, two-sided: whether the mean change differs from zero.
 
-What was trained stays in --out: a call that was interrupted or killed goes on, and one with more seeds adds them.
+The trainings are kept in --out: an interrupted call is resumed, and one with more seeds adds them.
 """
 
 import contextlib
@@ -27,10 +26,10 @@ from scipy.stats import ttest_rel
 
 from lirdrec_pyg.cli import main as lirdrec
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.training import Run
+from lirdrec_pyg.recommender import Recommender
 
 SETTINGS = "settings.json"
-# What the benchmark itself says to ``fit``.
+# Options of ``fit`` that the benchmark sets.
 _OWN = ("--data", "--features", "--out", "--seed", "--resume", "--overwrite", "--config")
 
 
@@ -38,15 +37,15 @@ _OWN = ("--data", "--features", "--out", "--seed", "--resume", "--overwrite", "-
 @click.argument("data_a")
 @click.argument("data_b")
 @click.argument("fit_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--features-a", multiple=True, help="Features of DATA_A that are not beside it, as fit --features.")
-@click.option("--features-b", multiple=True, help="Features of DATA_B that are not beside it, as fit --features.")
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Number of seeds, from 1 on.")
+@click.option("--features-a", multiple=True, help="Features of DATA_A, as fit --features.")
+@click.option("--features-b", multiple=True, help="Features of DATA_B, as fit --features.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(min=2), help="Number of seeds.")
 @click.option(
     "--out",
     default="runs/captions",
     show_default=True,
     type=click.Path(file_okay=False, path_type=Path),
-    help="A run folder for each training goes there.",
+    help="Folder of the run folders.",
 )
 @json_option
 def main(
@@ -59,12 +58,12 @@ def main(
     out: Path,
     json_file: Path | None,
 ) -> None:
-    """What other features (DATA_B) change in each figure, with a paired test.
+    """Compare the metrics with the features of DATA_A and DATA_B, with a paired test.
 
     FIT_OPTIONS follow after --, such as: -- --preset fast --epochs 200
     """
     if own := [option for option in fit_options if option.partition("=")[0] in _OWN]:
-        raise click.UsageError(f"{own[0]} can't be given to fit here: see the options of this benchmark.")
+        raise click.UsageError(f"{own[0]} cannot be passed to fit here. See the options of this benchmark.")
     sides = {
         side: _given(data, features) for side, data, features in zip("ab", (data_a, data_b), (features_a, features_b))
     }
@@ -75,7 +74,7 @@ def main(
             side: trained(out / f"{side}-seed{seed}", [*given, *fit_options], seed) for side, given in sides.items()
         }
         check_same_interactions(runs["a"], runs["b"])
-        first, second = (_figures(runs[side]) for side in "ab")
+        first, second = (_test_metrics(runs[side]) for side in "ab")
         pairs.append((first, second))
         changes = ", ".join(f"{name} {first[name]:.4f} -> {second[name]:.4f}" for name in ("recall@20", "ndcg@20"))
         click.echo(f"seed {seed}: {changes}", err=True)
@@ -87,17 +86,17 @@ def _given(data: str, features: Sequence[str]) -> list[str]:
 
 
 def _check_settings(out: Path, settings: dict[str, list[str]]) -> None:
-    """Writes down what is compared; refuses a folder where something else was."""
+    """Write what is compared; refuse a folder of another comparison."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / SETTINGS
     if not path.exists():
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     elif (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
-        raise click.UsageError(f"{out} has trainings of another comparison ({before}): name another folder with --out.")
+        raise click.UsageError(f"{out} has trainings of another comparison ({before}). Pass another --out.")
 
 
-def trained(path: Path, options: Sequence[str], seed: int) -> Run:
-    """The run in ``path``, which is made, gone on with, or taken as it is, whatever is needed."""
+def trained(path: Path, options: Sequence[str], seed: int) -> Recommender:
+    """Return the recommender in ``path``, after training or resuming it if necessary."""
     finished = path / "metrics.json"
     if not finished.exists():
         click.echo(f"training {path}", err=True)
@@ -106,36 +105,36 @@ def trained(path: Path, options: Sequence[str], seed: int) -> Run:
         else:
             arguments = ["fit", *options, "--out", str(path), "--seed", str(seed)]
             arguments += ["--overwrite"] if path.exists() else []
-        with contextlib.redirect_stdout(sys.stderr):  # the other has the table, and nothing else
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the table
             code = lirdrec.main(arguments, prog_name="lirdrec-pyg", standalone_mode=False)
         if code or not finished.exists():
-            raise click.ClickException(f"The training in {path} has not come to its end.")
-    return Run.open(path)
+            raise click.ClickException(f"The training in {path} has not finished.")
+    return Recommender.load(path)
 
 
-def check_same_interactions(a: Run, b: Run) -> None:
-    """Raises :class:`click.ClickException` if two runs differ in more than their features."""
-    first, second = (run.graph()[INTERACTS].to_dict() for run in (a, b))
+def check_same_interactions(a: Recommender, b: Recommender) -> None:
+    """Raise :class:`click.ClickException` if two trainings differ in more than their features."""
+    first, second = (one.dataset.graph[INTERACTS].to_dict() for one in (a, b))
     same = first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-    if not (same and a.users().ids.equals(b.users().ids) and a.items().ids.equals(b.items().ids)):
+    ids = [(one.dataset.users.ids, one.dataset.items.ids) for one in (a, b)]
+    if not (same and all(x.equals(y) for x, y in zip(*ids, strict=True))):
         raise click.ClickException(
-            f"{a.path} and {b.path} were not trained on the same interactions and split: both data sets need the same "
-            "users, items and interactions, in the same order. If only items without clicks differ, such as those of "
-            "which one side has no features, leave them out with: -- --k-core 1"
+            f"{a.path} and {b.path} were trained on different interactions or splits. Both data sets need the same "
+            "users, items and interactions in the same order. If only items without clicks differ, drop them with: "
+            "-- --k-core 1"
         )
 
 
-def _figures(run: Run) -> dict[str, float]:
-    metrics = run.metrics()
-    assert metrics is not None
-    figures: dict[str, float] = metrics["test"]
-    return figures
+def _test_metrics(recommender: Recommender) -> dict[str, float]:
+    assert recommender.metrics is not None
+    metrics: dict[str, float] = recommender.metrics["test"]
+    return metrics
 
 
 def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[Row]:
-    """A row for each figure: its mean on either side, the change, and how sure it is.
+    """Return a row per metric: means of A and B, the change, and its significance.
 
-    The standard deviations are those of a single seed's change, and per cent are those of the mean of A. Without any
+    Standard deviations are those of the change over the seeds, percentages are relative to the mean of A. Without
     spread there is no test.
     """
     rows: list[Row] = []
@@ -147,7 +146,7 @@ def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> li
         test = ttest_rel(b, a) if spread > 0 else None
         rows.append(
             {
-                "figure": name,
+                "metric": name,
                 "seeds": len(pairs),
                 "A": statistics.fmean(a),
                 "B": statistics.fmean(b),
@@ -167,16 +166,16 @@ def _finite(value: Any) -> float | None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table in Markdown."""
-    lines = ["| test figure | A | B | change | in % | t | p |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    """Format the rows as a table in Markdown."""
+    lines = ["| test metric | A | B | change | in % | t | p |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for row in rows:
         change = f"{row['change']:+.4f} ± {row['sd of change']:.4f}"
         sure = f"{_number(row['t'], '.2f')} | {_number(row['p'], '.3g')}"
-        lines.append(f"| {row['figure']} | {row['A']:.4f} | {row['B']:.4f} | {change} | {_percent(row)} | {sure} |")
+        lines.append(f"| {row['metric']} | {row['A']:.4f} | {row['B']:.4f} | {change} | {_percent(row)} | {sure} |")
     seeds = rows[0]["seeds"]
     lines.append(
-        f"\nMeans over {seeds} seeds; ± is the standard deviation of a seed's change; % is of the mean of A; "
-        "p by a paired t-test."
+        f"\nMeans over {seeds} seeds; ± is the standard deviation of the change over the seeds; % is relative to the "
+        "mean of A; p by a paired t-test."
     )
     return "\n".join(lines)
 

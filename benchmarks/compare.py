@@ -1,17 +1,16 @@
-"""Compares LIRDRec, its ablations and its peers on one data set, all tuned alike.
+"""Compare LIRDRec, its ablations and its peers on one data set, all tuned with the same budget.
 
     python benchmarks/compare.py --data DATA --models all --seeds 5 --budget 6 --out comparison/
 
-Each model is tuned over a small grid of its own: the same number of configurations (--budget) is trained
-with the first seed, its defaults first, and the one with the best validation Recall@20 is trained with all
-seeds. Nothing is chosen by the test split. A model that is computed at once has one run, which no seed
-changes. The split is the same for all runs.
+Each model is tuned over a small grid: the same number of configurations (--budget) is trained with the first seed,
+starting with its defaults, and the one with the best validation Recall@20 is trained with all seeds. Nothing is chosen
+by the test split. A model in closed form has one run, since it does not depend on the seed. The split is the same for
+all runs.
 
-Each run is a file in the folder of --out, by which the comparison goes on where it was stopped: start it with
-the same options. table.md and table.csv there hold the table.
+Each run is a file in the folder --out. To resume an interrupted comparison, start it with the same options. table.md
+and table.csv hold the table.
 """
 
-import copy
 import csv
 import hashlib
 import itertools
@@ -30,20 +29,20 @@ from typing import Any
 import click
 import torch
 from harness import device_option, machine
-from lightning_fabric import seed_everything
 from scipy.stats import ttest_rel
 from torch import Tensor
-from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
-from lirdrec_pyg.config import MODEL_CONFIGS, PRESETS, DataConfig, Preset, TrainingConfig
-from lirdrec_pyg.data import REPORTED_SPLITS, modalities
-from lirdrec_pyg.datasets import load_data
+from lirdrec_pyg import Dataset, TrainingConfig, fit
+from lirdrec_pyg.data import modalities
 from lirdrec_pyg.errors import LIRDRecError
-from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
-from lirdrec_pyg.models import model_class
+from lirdrec_pyg.evaluation import RankingTask
+from lirdrec_pyg.files import whole_file
+from lirdrec_pyg.models import MODEL_CONFIGS
 from lirdrec_pyg.nn import Ranker
-from lirdrec_pyg.training import MONITOR, Trainer
+from lirdrec_pyg.recommender import Evaluator
+from lirdrec_pyg.training import MONITOR, PRESETS
+from lirdrec_pyg.training.config import Preset
 
 Settings = Mapping[str, Any]
 Run = Mapping[str, Any]
@@ -56,10 +55,10 @@ class Entry:
     """A line of the table.
 
     Attributes:
-        model: as ``fit --model`` has it.
-        grid: values to try of settings of the model or of its training.
-        settings: what this one differs in from the model's defaults.
-        is_peer: whether it is neither LIRDRec nor one of its ablations.
+        model: name of the model, as for ``fit --model``.
+        grid: values to try, by setting of the model or of its training.
+        settings: settings that differ from the model's defaults.
+        is_peer: ``True`` unless it is LIRDRec or one of its ablations.
     """
 
     model: str
@@ -71,14 +70,14 @@ class Entry:
         return self.model != "lirdrec"
 
 
-# Of the papers, or of MMRec where a paper names none.
+# Grids of the papers, or of MMRec if a paper has none.
 _LIRDREC = {"num_layers": (2, 3, 4), "network_weight": (0.9, 0.95, 0.99), "reg_weight": (1e-4, 1e-3, 1e-2)}
 _WITHOUT_PWC = {name: values for name, values in _LIRDREC.items() if name != "network_weight"}
 PEERS = {
     "popularity": Entry("popularity"),
     "content-knn": Entry("content-knn", {"knn_k": (5, 10, 20, 50, 100, 200)}),
     "item-knn": Entry(
-        "item-knn", {"num_neighbours": (20, 100), "user_power": (0.5, 1.0), "item_power": (0.0, 0.25, 0.5)}
+        "item-knn", {"num_neighbors": (20, 100), "user_power": (0.5, 1.0), "item_power": (0.0, 0.25, 0.5)}
     ),
     "ease": Entry("ease", {"l2": (1.0, 5.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)}),
     "bpr-mf": Entry("bpr-mf", {"reg_weight": (0.0, 1e-4, 1e-3, 1e-2, 1e-1)}),
@@ -100,7 +99,7 @@ ABLATIONS = {
 
 
 def entries(names: str, by_modality: Sequence[str]) -> dict[str, Entry]:
-    """The lines that ``names`` asks for, with commas between them: names, ``peers``, ``ablations`` or ``all``."""
+    """Return the lines that ``names`` lists, separated by commas: names, ``peers``, ``ablations`` or ``all``."""
     single = {f"lirdrec-{m}-only": Entry("lirdrec", _LIRDREC, {"only_modality": m}) for m in by_modality}
     ablations = ABLATIONS | (single if len(by_modality) > 1 else {})
     lirdrec = {"lirdrec": Entry("lirdrec", _LIRDREC)}
@@ -113,15 +112,15 @@ def entries(names: str, by_modality: Sequence[str]) -> dict[str, Entry]:
             found[name] = groups["all"][name]
         else:
             known = ", ".join([*groups, *groups["all"]])
-            raise click.UsageError(f"--models names {name!r}, which is none of: {known}.")
+            raise click.UsageError(f"Unknown model {name!r} in --models. Choose from {known}.")
     if not found:
-        raise click.UsageError("--models names nothing: 'all' takes them all.")
+        raise click.UsageError("--models is empty. Pass 'all' for all models.")
     return found
 
 
 def configurations(entry: Entry, budget: int) -> list[Settings]:
-    """At most ``budget`` points of the grid: the defaults, then others at random, the same each time."""
-    defaults = {**{f.name: f.default for f in fields(TrainingConfig)}, **MODEL_CONFIGS[entry.model].training}
+    """Return up to ``budget`` points of the grid: the defaults, then random others, always the same."""
+    defaults = {**{f.name: f.default for f in fields(TrainingConfig)}, **MODEL_CONFIGS[entry.model].training_defaults}
     defaults |= {f.name: f.default for f in fields(MODEL_CONFIGS[entry.model])}
     points = [dict(zip(entry.grid, values, strict=True)) for values in itertools.product(*entry.grid.values())]
     start = {name: defaults[name] for name in entry.grid}
@@ -132,15 +131,15 @@ def configurations(entry: Entry, budget: int) -> list[Settings]:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all runs have in common.
+    """Settings that all runs share.
 
     Attributes:
-        data: as ``fit --data`` takes it.
-        split_seed: of a random split.
-        epochs: at most.
-        patience: epochs without a better validation Recall@20.
-        device: where to train.
-        preset: of the training of LIRDRec and its ablations, see ``fit --preset``.
+        data: data, as for ``fit --data``.
+        split_seed: seed of a random split.
+        epochs: maximum number of epochs.
+        patience: epochs without a better validation Recall@20 before a training stops.
+        device: device to train on.
+        preset: training preset of LIRDRec and its ablations, see ``fit --preset``.
     """
 
     data: str
@@ -151,42 +150,29 @@ class Protocol:
     preset: Preset = "paper"
 
 
-def train(graph: HeteroData, entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> dict[str, Any]:
-    """Trains one configuration, and says all of it that is ever asked for."""
-    model_settings, training = configs(entry, settings, seed, protocol)
-    kind = model_class(model_settings)
-    seed_everything(seed, verbose=False)
+def train(dataset: Dataset, entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> dict[str, Any]:
+    """Train one configuration, and return everything that the table needs."""
+    model_config, training_config = configs(entry, settings, seed, protocol)
     start = time.perf_counter()
-    data = kind.graph_transform(model_settings)(copy.copy(graph).to(training.device))
-    data = kind.input_transform(model_settings, training.sparse_backend)(data)
-    model = kind.from_config(model_settings, data).to(training.device)
-    if model_settings.closed_form:
-        model.fit(data)
-        epochs = best_epoch = 0
-    else:
-        trainer = Trainer(model, data, training)
-        result = trainer.fit()
-        model.load_state_dict(result.best_state)
-        data, epochs, best_epoch = trainer.data, len(result.history), result.best_epoch
+    recommender = fit(dataset, model_config, training_config)
     seconds = time.perf_counter() - start
-    ranker = model.ranker(data)
-    tasks = {name: RankingTask.from_graph(data, split) for name, split in REPORTED_SPLITS.items()}
+    evaluator = Evaluator(recommender, training_config.device)
+    by_user = recall_by_user(evaluator.ranker, RankingTask.from_graph(evaluator.data, "test"), 20)
+    metrics = recommender.metrics or {}
     return {
         "seconds": seconds,
-        "epochs": epochs,
-        "best_epoch": best_epoch,
-        **{name: evaluate_ranker(ranker, task) for name, task in tasks.items()},
-        "test_recall@20_by_user": [round(value, 6) for value in recall_by_user(ranker, tasks["test"], 20).tolist()],
+        **{name: metrics[name] for name in ("epochs", "best_epoch", "valid", "test")},
+        "test_recall@20_by_user": [round(value, 6) for value in by_user.tolist()],
     }
 
 
 def configs(entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> tuple[Any, TrainingConfig]:
-    """``settings`` and the entry's own, sorted by what they are settings of."""
+    """Return the configurations of the model and of its training."""
     kind = MODEL_CONFIGS[entry.model]
     of_model = {f.name for f in fields(kind)}
     given = {**entry.settings, **settings}
     training = {
-        **kind.training,
+        **kind.training_defaults,
         **({} if entry.is_peer else PRESETS[protocol.preset]),
         **{name: value for name, value in given.items() if name not in of_model},
         "seed": seed,
@@ -198,35 +184,35 @@ def configs(entry: Entry, settings: Settings, seed: int, protocol: Protocol) -> 
 
 
 def recall_by_user(ranker: Ranker, task: RankingTask, k: int) -> Tensor:
-    """Recall@k of each user of ``task``, shape ``(N,)``."""
+    """Return Recall@k per user of ``task``, shape ``(N,)``."""
     row, item = task.label_index
     wanted = row * task.num_items + item
     hits = []
     for block in ranker.top_k(task.user_index, k, task.seen):
         rows = torch.arange(block.rows.start, block.rows.stop, device=row.device).unsqueeze(1)
-        # An item that was left out, and comes last, is none of the held-out ones.
+        # Seen items, which come last, are never held out.
         hits.append(torch.isin(rows * task.num_items + block.item, wanted).sum(dim=1))
     return torch.cat(hits) / row.bincount(minlength=len(task.user_index))
 
 
 class Comparison:
-    """The runs of a comparison, each a file.
+    """The runs of a comparison, one file each.
 
     Args:
         out: folder of the runs and the table.
-        protocol: what all have in common.
-        graph: what to train on.
-        lines: what to compare.
-        budget: configurations of each.
-        num_seeds: runs of the best of these.
-        deadline: moment of ``time.monotonic`` after which no run is started.
+        protocol: settings that all runs share.
+        dataset: data to train on.
+        lines: lines of the table, by name.
+        budget: configurations per line.
+        num_seeds: runs of the best configuration.
+        deadline: value of ``time.monotonic`` after which no run is started.
     """
 
     def __init__(
         self,
         out: Path,
         protocol: Protocol,
-        graph: HeteroData,
+        dataset: Dataset,
         lines: Mapping[str, Entry],
         budget: int,
         num_seeds: int,
@@ -234,17 +220,17 @@ class Comparison:
     ) -> None:
         self.out = out
         self.protocol = protocol
-        self.graph = graph
+        self.dataset = dataset
         self.lines = lines
         self.budget = budget
         self.num_seeds = num_seeds
         self.deadline = deadline
 
     def _seeds(self, entry: Entry) -> range:
-        return range(1, 2 if MODEL_CONFIGS[entry.model].closed_form else self.num_seeds + 1)
+        return range(1, 2 if MODEL_CONFIGS[entry.model].is_closed_form else self.num_seeds + 1)
 
     def run(self) -> None:
-        """Trains what is not there yet, until the time is up."""
+        """Train all missing runs, until the time is up."""
         tuned = {name: len(configurations(entry, self.budget)) for name, entry in self.lines.items()}
         total = sum(tuned[name] + len(self._seeds(entry)) - 1 for name, entry in self.lines.items())
         with tqdm(total=total, desc="runs", disable=None) as bar:
@@ -258,13 +244,12 @@ class Comparison:
 
     def _train(self, name: str, settings: Settings, seed: int, bar: tqdm) -> None:
         if self.saved(name, settings, seed) is None and time.monotonic() < self.deadline:
-            found = train(self.graph, self.lines[name], settings, seed, self.protocol)
+            found = train(self.dataset, self.lines[name], settings, seed, self.protocol)
             content = {"name": name, "settings": settings, "seed": seed, "protocol": vars(self.protocol), **found}
             path = self._path(name, settings, seed)
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".unfinished")
-            unfinished.write_text(json.dumps({**content, "machine": machine()}) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            with whole_file(path) as unfinished:
+                unfinished.write_text(json.dumps({**content, "machine": machine()}) + "\n", encoding="utf-8")
             tqdm.write(
                 f"{name:40s} {_text(settings):50s} seed {seed}  valid {found['valid'][MONITOR]:.4f}  "
                 f"{found['epochs']:4d} epochs  {found['seconds']:7.1f} s"
@@ -272,13 +257,13 @@ class Comparison:
         bar.update()
 
     def _path(self, name: str, settings: Settings, seed: int) -> Path:
-        # Another protocol makes another run.
+        # Runs of another protocol are other runs.
         key = json.dumps([name, dict(self.lines[name].settings), dict(settings), seed, vars(self.protocol)])
         plain = "".join(c if c.isalnum() else "-" for c in name)
         return self.out / "runs" / f"{plain}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.json"
 
     def saved(self, name: str, settings: Settings, seed: int) -> Run | None:
-        """A run, ``None`` if it is not there yet."""
+        """Return a run, or ``None`` if it is missing."""
         path = self._path(name, settings, seed)
         if not path.is_file():
             return None
@@ -286,18 +271,16 @@ class Comparison:
             content: Run = json.loads(path.read_text(encoding="utf-8"))
             return content
         except ValueError as error:
-            raise click.ClickException(
-                f"{path} can't be read ({error}): remove it, and it is trained again."
-            ) from error
+            raise click.ClickException(f"{path} is damaged ({error}). Delete it to train this run again.") from error
 
     def best(self, name: str) -> Run | None:
-        """The run of the best configuration by validation, ``None`` as long as not all of them are there."""
+        """Return the run of the best configuration by validation, or ``None`` if some are missing."""
         found = [self.saved(name, settings, 1) for settings in configurations(self.lines[name], self.budget)]
         runs = [run for run in found if run is not None]
         return max(runs, key=lambda run: run["valid"][MONITOR]) if len(runs) == len(found) else None
 
     def finished(self) -> dict[str, list[Run]]:
-        """The runs of the best configuration of each line that was tuned."""
+        """Return the runs of the best configuration of each tuned line."""
         found = {}
         for name, entry in self.lines.items():
             if (best := self.best(name)) is not None:
@@ -305,29 +288,29 @@ class Comparison:
                 found[name] = [run for run in runs if run is not None]
         return found
 
-    def lacking(self) -> Iterator[str]:
-        """What was not trained yet."""
+    def missing(self) -> Iterator[str]:
+        """Describe the missing runs."""
         finished = self.finished()
         for name, entry in self.lines.items():
             if name not in finished:
                 yield f"{name} (not tuned)"
-            elif (missing := len(self._seeds(entry)) - len(finished[name])) > 0:
-                yield f"{name} ({missing} seeds)"
+            elif (seeds := len(self._seeds(entry)) - len(finished[name])) > 0:
+                yield f"{name} ({seeds} seeds)"
 
 
 def best_peer(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> str | None:
-    """The peer with the best mean validation Recall@20."""
+    """Return the peer with the best mean validation Recall@20."""
     peers = [name for name in runs if lines[name].is_peer]
     return max(peers, key=lambda name: _mean(runs[name], "valid", MONITOR), default=None)
 
 
 def reference(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> str | None:
-    """What the others are tested against: the best peer, or where there is none, LIRDRec."""
+    """Return the line that the others are tested against: the best peer, or LIRDRec without peers."""
     return best_peer(runs, lines) or ("lirdrec" if "lirdrec" in runs else None)
 
 
 def rows(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    """A row for each line, as the CSV has them."""
+    """Return one row per line, as in the CSV file."""
     against = reference(runs, lines)
     found = []
     for name, of_line in runs.items():
@@ -351,17 +334,17 @@ def rows(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> list[
 
 
 def p_value(runs: Sequence[Run], others: Sequence[Run]) -> float:
-    """Of a two-sided paired t-test over the users: of their test Recall@20, the mean over the seeds."""
+    """Return the p-value of a two-sided paired t-test over the users' test Recall@20, averaged over the seeds."""
     a, b = (
         [statistics.fmean(values) for values in zip(*(run["test_recall@20_by_user"] for run in side), strict=True)]
         for side in (runs, others)
     )
-    # Without a difference there is no spread to divide by.
+    # Without any difference, the t-test would divide by zero.
     return 1.0 if a == b else float(ttest_rel(a, b).pvalue)
 
 
 def markdown(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], peer: str | None) -> str:
-    """The rows as a table, the best mean of each column in bold, and what they say."""
+    """Format the rows as a Markdown table with the best mean of each column in bold, followed by a verdict."""
     best = {metric: max(row[f"test {metric} mean"] for row in table) for metric in SHOWN}
     head = ["", *(f"test {metric}" for metric in SHOWN), f"validation {MONITOR}", "p", "seconds", "settings"]
     out = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
@@ -379,7 +362,7 @@ def markdown(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], pee
 
 
 def verdict(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], peer: str | None) -> Iterator[str]:
-    """What the rows say of LIRDRec and its peers, whichever way they fall."""
+    """Yield sentences that compare LIRDRec with its peers."""
     by_name = {row["model"]: row for row in table}
     key = f"test {MONITOR} mean"
     if peer is not None:
@@ -391,10 +374,7 @@ def verdict(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], peer
     p = by_name["lirdrec"]["p"]
     sign = "above" if own > by_name[peer][key] else "below"
     yield f"LIRDRec is {abs(own - by_name[peer][key]):.4f} {sign} it (p = {p:.2g})."
-    if better:
-        yield f"LIRDRec is beaten on the test split by {', '.join(better)}."
-    else:
-        yield "No peer beats LIRDRec on the test split."
+    yield f"Peers with a better test {MONITOR} than LIRDRec: {', '.join(better) or 'none'}."
 
 
 def _mean(runs: Sequence[Run], split: str, metric: str) -> float:
@@ -411,41 +391,44 @@ def _machine_text(about: Mapping[str, Any]) -> str:
 
 
 def note(comparison: Comparison) -> str:
-    """How the table was made."""
+    """Describe how the table was made."""
     protocol = comparison.protocol
     machines = {_machine_text(run["machine"]) for runs in comparison.finished().values() for run in runs}
-    lacking = ", ".join(comparison.lacking())
+    missing = ", ".join(comparison.missing())
     return (
-        f"`python benchmarks/compare.py {shlex.join(sys.argv[1:])}`: at most {comparison.budget} configurations a "
-        f"model, chosen by validation {MONITOR} with the first seed, and {comparison.num_seeds} seeds of the best one; "
-        f"at most {protocol.epochs} epochs, patience {protocol.patience}, LIRDRec by --preset {protocol.preset}. Means "
-        "and standard deviations over the seeds; a model that is computed at once has one run. p: two-sided paired "
-        "t-test over the users, of their test Recall@20 averaged over the seeds, against the best peer by validation "
-        "(without peers, against lirdrec), not corrected for the number of models. Seconds: of one training with its "
-        f"validations, {' or '.join(sorted(machines))}. All figures were measured here."
-        + (f" Not trained yet: {lacking}." if lacking else "")
+        f"`python benchmarks/compare.py {shlex.join(sys.argv[1:])}`: at most {comparison.budget} configurations "
+        f"per model, chosen by validation {MONITOR} with the first seed, and {comparison.num_seeds} seeds of the best "
+        f"one; at most {protocol.epochs} epochs, patience {protocol.patience}, --preset {protocol.preset} for LIRDRec. "
+        "Means and standard deviations over the seeds; a model in closed form has one run. p: two-sided paired t-test "
+        "over the users' test Recall@20, averaged over the seeds, against the best peer by validation (without peers, "
+        "against lirdrec), not corrected for the number of models. Seconds: one training with its evaluations, "
+        f"{' or '.join(sorted(machines))}." + (f" Not trained yet: {missing}." if missing else "")
     )
 
 
 @click.command()
-@click.option("--data", default="synthetic", show_default=True, help="As fit takes it.")
+@click.option("--data", default="synthetic", show_default=True, help="Data, as for `fit`.")
 @click.option(
     "--models",
     default="all",
     show_default=True,
-    help="Names, 'peers', 'ablations' or 'all', with commas between them.",
+    help="Names, 'peers', 'ablations' or 'all', separated by commas.",
 )
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Number of seeds, from 1 on.")
-@click.option("--budget", default=6, show_default=True, type=click.IntRange(1), help="Configurations a model.")
-@click.option("--epochs", default=1000, show_default=True, type=click.IntRange(1), help="At most.")
-@click.option("--patience", default=20, show_default=True, type=click.IntRange(1), help="As for fit.")
-@click.option("--minutes", type=click.FloatRange(0), help="Start no run after this time; start again to go on.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Number of seeds, starting at 1.")
+@click.option("--budget", default=6, show_default=True, type=click.IntRange(1), help="Configurations per model.")
+@click.option("--epochs", default=1000, show_default=True, type=click.IntRange(1), help="Maximum number of epochs.")
+@click.option("--patience", default=20, show_default=True, type=click.IntRange(1), help="As for `fit`.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0),
+    help="Start no run after this time; the same command resumes.",
+)
 @click.option(
     "--preset",
     type=click.Choice(list(PRESETS)),
     default="paper",
     show_default=True,
-    help="Of the training of LIRDRec and its ablations, as for fit.",
+    help="Training preset of LIRDRec and its ablations, as for `fit`.",
 )
 @click.option("--split-seed", default=999, show_default=True, help="Seed of a random split, the same for all runs.")
 @click.option("--out", default="comparison", show_default=True, type=click.Path(file_okay=False, path_type=Path))
@@ -468,16 +451,16 @@ def main(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        loaded = load_data(DataConfig(data=data), split_seed)
+        dataset = Dataset.from_path(data, seed=split_seed)
     except LIRDRecError as error:
         raise click.ClickException(str(error)) from error
-    lines = entries(models, modalities(loaded.graph))
+    lines = entries(models, modalities(dataset.graph))
     protocol = Protocol(data, split_seed, epochs, patience, device, preset)
-    comparison = Comparison(out, protocol, loaded.graph, lines, budget, seeds, deadline)
+    comparison = Comparison(out, protocol, dataset, lines, budget, seeds, deadline)
     comparison.run()
     finished = comparison.finished()
-    if lacking := list(comparison.lacking()):
-        click.echo(f"Lacking, since the time was up: {', '.join(lacking)}. Start again with the same options to go on.")
+    if missing := list(comparison.missing()):
+        click.echo(f"Out of time. Missing: {', '.join(missing)}. Start again with the same options to resume.")
     if not finished:
         return
     table = rows(finished, lines)

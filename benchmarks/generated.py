@@ -1,4 +1,4 @@
-"""Graphs of any size for benchmarks. Their interactions are random: nothing can be learned from them."""
+"""Random graphs of any size for benchmarks. Nothing can be learned from their interactions."""
 
 from collections.abc import Mapping
 
@@ -21,8 +21,10 @@ _MAX_HELD_OUT = 10_000
 def generated_graph(
     num_users: int, num_items: int, num_interactions: int, widths: Mapping[str, int], seed: int = 0
 ) -> HeteroData:
-    """A graph with about so many training interactions, popular items and long tail, and one held-out
-    item for at most 10,000 users."""
+    """Return a graph with about ``num_interactions`` training interactions and a long tail of items.
+
+    Up to 10,000 users have one held-out item.
+    """
     generator = torch.Generator().manual_seed(seed)
     train, val = random_interactions(num_users, num_items, num_interactions, generator)
     features = {name: clustered_features(num_items, width, generator) for name, width in widths.items()}
@@ -32,11 +34,11 @@ def generated_graph(
 def random_interactions(
     num_users: int, num_items: int, num_interactions: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Training and held-out pairs (user, item)."""
+    """Return training and held-out pairs (user, item)."""
     user = torch.randint(num_users, (num_interactions,), generator=generator)
-    # Uniform to the power of 3: a tenth of the items has nearly half of the interactions.
+    # Uniform to the power of 3: a tenth of the items have nearly half of the interactions.
     item = (num_items * torch.rand(num_interactions, generator=generator, dtype=torch.double) ** 3).long()
-    # So that every user and every item has some.
+    # Every user and every item has at least one.
     user[: min(num_users, num_interactions)] = torch.arange(min(num_users, num_interactions))
     item[-min(num_items, num_interactions) :] = torch.arange(min(num_items, num_interactions))
     key = (user * num_items + item).unique()
@@ -47,7 +49,7 @@ def random_interactions(
 
 
 def clustered_features(num_items: int, width: int, generator: torch.Generator) -> Tensor:
-    """Features as encoders make them: 32 latent factors around 2,000 topics, and noise."""
+    """Return features like those of encoders: 32 latent factors around 2,000 topics, and noise."""
     topics = torch.randn(_TOPICS, _FACTORS, generator=generator)
     mixing = torch.randn(_FACTORS, width, generator=generator) / _FACTORS**0.5
     x = torch.empty(num_items, width)

@@ -1,10 +1,10 @@
-"""Measures how times and memory grow with interactions, items and the width of the features.
+"""Measure how time and memory grow with interactions, items and feature width.
 
     python benchmarks/growth.py [--axes interactions,items,width] [--quick] [--plot growth.png]
 
-Each point is a random graph in a process of its own. An epoch is the sampling of its triples and the
-median step times the number of steps. The exponent is the slope of a line fitted through the points in
-logarithmic scales, of the upper half of the axis: fixed costs hide the growth in the lower half.
+Each point is a random graph in a separate process. The time of an epoch is that of sampling its triples, plus the
+number of steps times the median step. The exponent is the slope of a line that is fitted to the upper half of the
+points on logarithmic scales, since fixed costs hide the growth in the lower half.
 """
 
 import logging
@@ -17,17 +17,16 @@ from pathlib import Path
 
 import click
 import numpy as np
+from compat import LIRDRecConfig, TrainingConfig, resolve_device
 from generated import generated_graph
 from harness import Row, device_option, json_option, peak_gib, peak_gpu_gib, report, seconds, table
 from training import prepared_trainer, step_seconds
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.training import resolve_device
 
 MEASURES = ("item graph s", "step s", "epoch s", "evaluation s", "peak GiB")
-_INTERACTIONS_A_USER = 20
+_INTERACTIONS_PER_USER = 20
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def measure(point: Point, device: str, steps: int) -> Row:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lirdrec_pyg").setLevel(logging.INFO)
     widths = {"image": point.width // 2, "text": point.width // 2}
-    graph = generated_graph(point.interactions // _INTERACTIONS_A_USER, point.items, point.interactions, widths)
+    graph = generated_graph(point.interactions // _INTERACTIONS_PER_USER, point.items, point.interactions, widths)
     graph = graph.to(resolve_device(device))
     found = []
     item_graph = seconds(lambda: found.append(LIRDRec.graph_transform(LIRDRecConfig())(graph)))
@@ -71,7 +70,7 @@ def measure(point: Point, device: str, steps: int) -> Row:
 
 
 def exponents(axis: str, rows: Sequence[Row]) -> Row:
-    """Slopes of the measures along ``axis`` in logarithmic scales."""
+    """Return the slopes of the measures along ``axis`` on logarithmic scales."""
     upper = rows[(len(rows) - 1) // 2 :]
     x = np.log([float(row[axis]) for row in upper])  # type: ignore[arg-type]
     slopes = {
@@ -101,15 +100,17 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
 
 @click.command()
 @click.option("--axes", default=",".join(AXES), show_default=True)
-@click.option("--quick", is_flag=True, help="Leaves out the two largest points of each axis.")
-@click.option("--steps", default=5, show_default=True, help="Steps to measure at each point.")
-@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Draws the curves.")
+@click.option("--quick", is_flag=True, help="Leave out the two largest points of each axis.")
+@click.option("--steps", default=5, show_default=True, help="Number of measured steps per point.")
+@click.option(
+    "--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Image file to plot the curves to."
+)
 @device_option
 @json_option
 def main(axes: str, quick: bool, steps: int, plot_file: Path | None, device: str, json_file: Path | None) -> None:
-    """Times and memory against interactions, items and feature width."""
+    """Growth of time and memory with interactions, items and feature width."""
     if unknown := set(axes.split(",")) - AXES.keys():
-        raise click.BadParameter(f"{', '.join(unknown)}: choose among {', '.join(AXES)}.", param_hint="--axes")
+        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(AXES)}.", param_hint="--axes")
     found: dict[str, list[Row]] = {}
     for axis in axes.split(","):
         found[axis] = []

@@ -1,4 +1,4 @@
-"""What all benchmarks share: taking turns, peaks of memory, and the report."""
+"""Shared parts of all benchmarks: variants that take turns, peak memory, and the report."""
 
 import json
 import platform
@@ -16,25 +16,27 @@ import torch
 
 import lirdrec_pyg
 
-# Texts and whole numbers name a row; floating-point numbers were measured.
+# Strings and integers identify a row; floating-point numbers are measurements.
 Row = Mapping[str, str | int | float | None]
 
 json_option = click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Writes the rows, the command and the machine to this file.",
+    help="File to write rows, command and machine to.",
 )
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where to compute."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device to use."
 )
 
 
 def alternate(
     variants: Mapping[str, Callable[[], object]], repeats: int, before: Callable[[], object] = lambda: None
 ) -> dict[str, float]:
-    """Median seconds of each variant. They take turns, since machines are noisy; ``before`` is called
-    before each and not measured, nor is a first round."""
+    """Return the median seconds per variant. Variants take turns, since machines are noisy.
+
+    ``before`` is called before each variant. Its time is not counted, and neither is the first round.
+    """
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats + 1):
         for name, run in variants.items():
@@ -44,7 +46,7 @@ def alternate(
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """How long ``run`` takes, with all that it has left to a GPU."""
+    """Return the seconds that ``run`` takes, including its work on a GPU."""
     _wait()
     start = time.perf_counter()
     run()
@@ -58,13 +60,13 @@ def _wait() -> None:
 
 
 def peak_gib() -> float:
-    """Peak memory of the process so far, torch included, in GiB."""
+    """Return the peak memory of the process so far in GiB, including torch."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def peak_gpu_gib() -> float | None:
-    """Peak memory that torch took on a GPU so far, in GiB, if there is one."""
+    """Return the peak memory of torch on a GPU so far in GiB, ``None`` without a GPU."""
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
 
 
@@ -74,7 +76,7 @@ def report(
     json_file: Path | None = None,
     shown: Callable[[Sequence[Row]], str] | None = None,
 ) -> None:
-    """Prints ``rows`` as a table, or as ``shown`` has them, and writes them to ``json_file``."""
+    """Print ``rows`` as a table or as formatted by ``shown``, and write them to ``json_file``."""
     click.echo((shown or table)(rows))
     if json_file is not None:
         content = {"benchmark": benchmark, "command": sys.argv[1:], "machine": machine(), "rows": list(rows)}
@@ -82,7 +84,7 @@ def report(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """``rows`` in columns; floating-point numbers with three significant digits."""
+    """Format ``rows`` as aligned columns, floating-point numbers with three significant digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -105,7 +107,7 @@ def _text(value: Any) -> str:
 
 
 def machine() -> dict[str, str | int | None]:
-    """What figures depend on besides the program."""
+    """Return what measurements depend on besides the program."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "lirdrec_pyg": lirdrec_pyg.__version__,
@@ -119,7 +121,7 @@ def machine() -> dict[str, str | int | None]:
 
 
 def _commit() -> str | None:
-    """Of the package that is measured, with a plus sign if its files were changed since."""
+    """Return the commit of the measured package, with a plus sign if its files have changed since."""
     folder = Path(lirdrec_pyg.__file__).parent
     describe = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
     found = subprocess.run(describe, capture_output=True, text=True, check=False)

@@ -1,11 +1,10 @@
-"""Replays trajectories that were recorded from the authors' program.
+"""Replay trajectories that were recorded from the authors' program.
 
     python benchmarks/parity.py FILE.npz...
 
-Each file holds a small graph, the start weights, every batch, and what the authors' program computed
-from them. The replay goes through the public model, layers, transforms and training step. It prints,
-as JSON, the largest absolute deviation of each recorded quantity, and exits 0 only if one pass agrees
-to 1e-5 and whole trajectories agree to 1e-3.
+Each file holds a small graph, the initial weights, every batch, and what the authors' program computed from them. The
+replay uses the public model, layers, transforms and training step. It prints the largest absolute deviation of each
+recorded quantity as JSON, and exits with 0 only if one pass agrees to 1e-5 and whole trajectories agree to 1e-3.
 """
 
 import json
@@ -20,10 +19,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.config import LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import INTERACTS, SIMILAR, build_graph
-from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.training import make_optimizer, training_step
+from lirdrec_pyg.models import LIRDRec, LIRDRecConfig
+from lirdrec_pyg.training import TrainingConfig, make_optimizer, training_step
 
 ONE_PASS, TRAJECTORY = 1e-5, 1e-3
 
@@ -64,7 +62,7 @@ class Recording:
 
 
 def recorded_tensors(model: LIRDRec, of: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """``of`` each parameter (itself, its gradient) under the name that the recordings use."""
+    """Yield ``of(parameter)`` for each parameter, by the name that the recordings use."""
     for index, branch in enumerate(model.branches):
         encoder, fusion = model.encoders[index], model.fusion
         yield f"user_{branch}", of(model.user)[:, index]
@@ -78,7 +76,7 @@ def recorded_tensors(model: LIRDRec, of: Callable[[Tensor], Tensor]) -> Iterator
 
 
 def dense_interactions(data: HeteroData) -> Tensor:
-    """Normalised adjacency of users and items, users first."""
+    """Return the normalized adjacency of users and items, users first."""
     store, num_users = data[INTERACTS], data["user"].num_nodes
     matrix = torch.zeros(data.num_nodes, data.num_nodes)
     user, item = store.edge_index[0], store.edge_index[1] + num_users
@@ -87,10 +85,10 @@ def dense_interactions(data: HeteroData) -> Tensor:
 
 
 def dense_item_graph(data: HeteroData) -> Tensor:
-    """Item graph with a row for each item and a column for each neighbour."""
-    neighbour, item = data[SIMILAR].edge_index
+    """Return the item graph with one row per item and one column per neighbor."""
+    neighbor, item = data[SIMILAR].edge_index
     matrix = torch.zeros(data["item"].num_nodes, data["item"].num_nodes)
-    matrix[item, neighbour] = data[SIMILAR].edge_weight
+    matrix[item, neighbor] = data[SIMILAR].edge_weight
     return matrix
 
 
@@ -99,12 +97,12 @@ class Deviations(dict[str, float]):
 
     def note(self, name: str, ours: Tensor, theirs: Tensor) -> None:
         gap = (ours.detach().double() - theirs.double()).abs().max().item()
-        # NaN compares as neither larger nor smaller: it must not pass for agreement.
+        # NaN is neither larger nor smaller than any number, so it would pass as agreement.
         self[name] = max(self.get(name, 0.0), float("inf") if math.isnan(gap) else gap)
 
 
 def replay(recording: Recording) -> tuple[Deviations, Deviations]:
-    """Deviations of one pass, and of the whole trajectory."""
+    """Return the deviations of one pass, and of the whole trajectory."""
     one_pass, trajectory = Deviations(), Deviations()
     model_config = recording.model_config()
     data = LIRDRec.graph_transform(model_config)(recording.graph())
@@ -152,7 +150,7 @@ def gradient_of(parameter: Tensor) -> Tensor:
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def main(files: tuple[Path, ...]) -> None:
-    """Replays the recorded trajectories FILES; exits 0 only if all agree."""
+    """Replay of trajectories FILES recorded from the authors' program; exits with 0 only if all agree."""
     torch.manual_seed(0)
     report, agree = {}, True
     for path in files:

@@ -1,8 +1,8 @@
-"""Compares the exact top-k of many users with the bare matrix products, and with faiss if it is installed.
+"""Compare the exact top-k of many users with the bare matrix products, and with faiss if it is installed.
 
     python benchmarks/recommend.py [--users N] [--items N] [--width F] [-k K]
 
-The variants take turns in one process, since machines are noisy; what counts is the ratio to the first.
+The variants take turns in one process, since machines are noisy. Look at the ratio to the first variant.
 """
 
 import importlib.util
@@ -21,7 +21,7 @@ _PRODUCT_USERS = 512
 
 
 def bare_products(user: Tensor, item: Tensor) -> None:
-    """All scores, in blocks whose memory is used again: the least that an exact ranking has to compute."""
+    """Compute all scores in blocks of reused memory: the minimum that an exact ranking has to compute."""
     scores = user.new_empty(_PRODUCT_USERS, len(item))
     for rows in user.split(_PRODUCT_USERS):
         torch.mm(rows, item.t(), out=scores[: len(rows)])
@@ -32,7 +32,7 @@ def variants(user: Tensor, item: Tensor, seen: SeenItems, k: int) -> dict[str, C
     found: dict[str, Callable[[], object]] = {
         "bare products": lambda: bare_products(user, item),
         "top_k": lambda: [*top_k(user, item, index, k)],
-        "top_k, seen left out": lambda: [*top_k(user, item, index, k, seen)],
+        "top_k without seen items": lambda: [*top_k(user, item, index, k, seen)],
     }
     if importlib.util.find_spec("faiss"):
         mips = MIPSKNNIndex(emb=item)
@@ -48,14 +48,16 @@ def variants(user: Tensor, item: Tensor, seen: SeenItems, k: int) -> dict[str, C
 @click.option("--repeats", default=5, show_default=True)
 @json_option
 def main(users: int, items: int, width: int, k: int, repeats: int, json_file: Path | None) -> None:
-    """Exact top-k of many users against the bare matrix products and faiss."""
+    """Exact top-k of many users, compared with the bare matrix products and faiss."""
     torch.manual_seed(0)
     user, item = torch.randn(users, width), torch.randn(items, width)
     pairs = torch.stack([torch.randint(users, (10 * users,)), torch.randint(items, (10 * users,))])
-    ways = variants(user, item, SeenItems.of(pairs, users), k)
-    times = alternate(ways, repeats)
-    rows = [{"way": way, "seconds": taken, "ratio": taken / times["bare products"]} for way, taken in times.items()]
-    report("recommend", [*rows, {"way": "all of them", "peak GiB": peak_gib()}], json_file)
+    functions = variants(user, item, SeenItems.of(pairs, users), k)
+    times = alternate(functions, repeats)
+    rows = [
+        {"variant": name, "seconds": taken, "ratio": taken / times["bare products"]} for name, taken in times.items()
+    ]
+    report("recommend", [*rows, {"variant": "all variants", "peak GiB": peak_gib()}], json_file)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Compares ways to multiply a bipartite adjacency with dense vectors, forwards and backwards.
+"""Compare ways to multiply a bipartite adjacency with dense vectors, forward and backward.
 
     python benchmarks/sparse_products.py [--users N] [--items N] [--edges N] [--width F]
 
-The variants take turns in one process, since machines are noisy; what counts is the ratio to the first.
+The variants take turns in one process, since machines are noisy. Look at the ratio to the first variant.
 """
 
 from collections.abc import Callable
@@ -42,16 +42,18 @@ def variants(index: Tensor, value: Tensor, size: tuple[int, int]) -> dict[str, C
 @click.option("--repeats", default=30, show_default=True)
 @json_option
 def main(users: int, items: int, edges: int, width: int, repeats: int, json_file: Path | None) -> None:
-    """Ways to multiply an adjacency with dense vectors, forwards and backwards."""
+    """Ways to multiply an adjacency with dense vectors, forward and backward."""
     torch.manual_seed(0)
     key = torch.randint(users * items, (edges,)).unique()
     index = torch.stack([key // items, key % items])
     x = torch.randn(items, width, requires_grad=True)
     gradient = torch.randn(users, width)
-    ways = variants(index, torch.rand(len(key)), (users, items))
-    passes = {way: partial(forward_and_backward, multiply, x, gradient) for way, multiply in ways.items()}
+    functions = variants(index, torch.rand(len(key)), (users, items))
+    passes = {name: partial(forward_and_backward, multiply, x, gradient) for name, multiply in functions.items()}
     times = alternate(passes, repeats, before=lambda: setattr(x, "grad", None))
-    rows = [{"way": way, "ms": 1e3 * taken, "ratio": taken / times["SparseOperator"]} for way, taken in times.items()]
+    rows = [
+        {"variant": name, "ms": 1e3 * taken, "ratio": taken / times["SparseOperator"]} for name, taken in times.items()
+    ]
     report("sparse_products", rows, json_file)
 
 

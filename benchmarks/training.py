@@ -1,8 +1,8 @@
-"""Measures a step, an epoch and an evaluation of the training against the least that the machine has to do.
+"""Compare a step, an epoch and an evaluation with the minimum work that the machine has to do.
 
     python benchmarks/training.py [--size tiktok|baby] [--device cuda] [--profile]
 
-On a GPU it also makes sure that the loop over the steps never waits for the device.
+On a GPU it also checks that the training loop never waits for the device.
 """
 
 import copy
@@ -13,6 +13,7 @@ from typing import get_args
 
 import click
 import torch
+from compat import Device, LIRDRecConfig, Precision, TrainingConfig, load_graph, resolve_device
 from generated import SIZES, generated_graph
 from harness import device_option, json_option, peak_gib, peak_gpu_gib, report, seconds
 from lightning_fabric import seed_everything
@@ -20,11 +21,9 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
-from lirdrec_pyg.config import DataConfig, Device, LIRDRecConfig, Precision, TrainingConfig
 from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
-from lirdrec_pyg.datasets import load_data
 from lirdrec_pyg.models import LIRDRec
-from lirdrec_pyg.training import Trainer, resolve_device
+from lirdrec_pyg.training import Trainer
 from lirdrec_pyg.training.step import training_step
 
 _PRODUCT_SIZE = (8192, 256, 256)
@@ -33,7 +32,7 @@ _WARM_UP = 3
 
 
 def prepared_trainer(graph: HeteroData, model_config: LIRDRecConfig, config: TrainingConfig) -> Trainer:
-    """A trainer on ``graph``, which has its item graph already."""
+    """Return a trainer on ``graph``, which already has its item graph."""
     seed_everything(config.seed, verbose=False)
     data = LIRDRec.input_transform(model_config, config.sparse_backend)(copy.copy(graph))
     trainer = Trainer(LIRDRec.from_config(model_config, data), data, config)
@@ -43,10 +42,10 @@ def prepared_trainer(graph: HeteroData, model_config: LIRDRecConfig, config: Tra
 
 
 def batches(trainer: Trainer) -> Iterator[Tensor]:
-    """Triples of one step after the other, without end."""
+    """Yield the triples of one step after another, endlessly."""
     while True:
         found = trainer.sampler.sample_epoch().split(trainer.config.batch_size, dim=1)
-        # The last one of an epoch is smaller, and none to measure by.
+        # The last batch of an epoch is smaller, so it is not measured.
         yield from found[:-1] or found
 
 
@@ -57,7 +56,7 @@ def step(trainer: Trainer, triples: Tensor) -> Tensor:
 
 
 def step_seconds(trainer: Trainer, steps: int) -> float:
-    """Median time of a step."""
+    """Return the median time of a step."""
     source = batches(trainer)
     for _ in range(_WARM_UP):
         step(trainer, next(source))
@@ -65,7 +64,7 @@ def step_seconds(trainer: Trainer, steps: int) -> float:
 
 
 def flops(model: LIRDRec, num_items: int) -> float:
-    """Of the dense products of a step, forwards and backwards; the features need no gradient."""
+    """Return the FLOPs of the dense products of a step, forward and backward; the features need no gradient."""
     d = model.embedding_dim
     encoders = sum(
         2 * num_items * (2 * encoder.in_channels * encoder.hidden_channels + 3 * encoder.hidden_channels * d)
@@ -77,8 +76,10 @@ def flops(model: LIRDRec, num_items: int) -> float:
 
 
 def traffic(model: LIRDRec, data: HeteroData) -> float:
-    """Bytes that a step has to read and write, if nothing stays in a cache but what a product works on:
-    the representations in a dozen passes, the gathers of the sparse products, features, weights."""
+    """Return the bytes that a step has to read and write if only the operands of a single product stay in a cache.
+
+    These are a dozen passes over the representations, the gathers of the sparse products, features and weights.
+    """
     width = 4 * len(model.branches) * model.embedding_dim
     rows = model.num_users + data["item"].num_nodes
     edges = 2 * data[INTERACTS].num_edges * model.bipartite_conv.num_layers
@@ -92,7 +93,7 @@ def traffic(model: LIRDRec, data: HeteroData) -> float:
 
 
 def machine_rates(device: torch.device) -> tuple[float, float]:
-    """Flops a second of a float32 product, and bytes a second of a copy."""
+    """Return the FLOPs per second of a float32 product and the bytes per second of a copy."""
     rows, inner, columns = _PRODUCT_SIZE
     a, b = torch.randn(rows, inner, device=device), torch.randn(inner, columns, device=device)
     c = torch.empty(rows, columns, device=device)
@@ -104,7 +105,7 @@ def machine_rates(device: torch.device) -> tuple[float, float]:
 
 
 def waits_for_the_device(trainer: Trainer) -> str:
-    """Whether a step makes the host wait for the GPU."""
+    """Describe whether a step makes the host wait for the GPU."""
     if trainer.fabric.device.type != "cuda":
         return "not applicable on a CPU"
     source = batches(trainer)
@@ -121,7 +122,7 @@ def waits_for_the_device(trainer: Trainer) -> str:
 
 
 def profile(trainer: Trainer, steps: int = 5) -> str:
-    """Where the time of a step goes, by operation."""
+    """Return the time per operation of a step, as a table."""
     source = batches(trainer)
     step(trainer, next(source))
     with torch.profiler.profile() as found:
@@ -132,12 +133,14 @@ def profile(trainer: Trainer, steps: int = 5) -> str:
 
 
 @click.command()
-@click.option("--size", type=click.Choice(list(SIZES)), default="tiktok", show_default=True, help="Of a random graph.")
-@click.option("--data", help="Real data instead, as fit takes them.")
+@click.option(
+    "--size", type=click.Choice(list(SIZES)), default="tiktok", show_default=True, help="Size of a random graph."
+)
+@click.option("--data", help="Real data instead, as for `fit`.")
 @click.option("--batch-size", default=2048, show_default=True)
-@click.option("--steps", default=30, show_default=True, help="Steps to measure.")
+@click.option("--steps", default=30, show_default=True, help="Number of measured steps.")
 @click.option("--precision", type=click.Choice(get_args(Precision)), default="32-true", show_default=True)
-@click.option("--profile", "profiled", is_flag=True, help="Shows the operations of a step.")
+@click.option("--profile", "profiled", is_flag=True, help="Print the time per operation of a step.")
 @device_option
 @json_option
 def main(
@@ -150,9 +153,9 @@ def main(
     device: Device,
     json_file: Path | None,
 ) -> None:
-    """A step, an epoch and an evaluation against their floor."""
+    """Time of a step, an epoch and an evaluation, compared with the minimum."""
     keep_freed_memory()
-    graph = load_data(DataConfig(data=data), 1).graph if data else generated_graph(*SIZES[size])
+    graph = load_graph(data) if data else generated_graph(*SIZES[size])
     graph = LIRDRec.graph_transform(LIRDRecConfig())(graph.to(resolve_device(device)))
     config = TrainingConfig(batch_size=batch_size, device=device, precision=precision)
     trainer = prepared_trainer(graph, LIRDRecConfig(), config)
@@ -164,17 +167,17 @@ def main(
     product_rate, copy_rate = machine_rates(trainer.fabric.device)
     model = trainer.model.module
     dense, moved = flops(model, graph["item"].num_nodes), traffic(model, trainer.data)
-    floor = dense / product_rate + moved / copy_rate
+    minimum = dense / product_rate + moved / copy_rate
     click.echo(
         f"{data or size} on {trainer.fabric.device}: {len(trainer.sampler):,} triples, {trainer.steps_per_epoch} steps "
-        f"an epoch, {len(trainer.task.user_index):,} users evaluated\n"
-        f"floor of a step: {dense / 1e9:.1f} GFLOP at {product_rate / 1e9:,.0f} GFLOP/s "
+        f"per epoch, {len(trainer.task.user_index):,} users evaluated\n"
+        f"minimum per step: {dense / 1e9:.1f} GFLOP at {product_rate / 1e9:,.0f} GFLOP/s "
         f"and {moved / 2**20:,.0f} MiB at {copy_rate / 2**30:,.1f} GiB/s\n"
         f"a step waits for the device: {waits_for_the_device(trainer)}\n"
     )
     rows = [
-        {"what": "step", "seconds": taken, "times the floor": taken / floor},
-        {"what": "sampling an epoch", "seconds": sampling},
+        {"what": "step", "seconds": taken, "times the minimum": taken / minimum},
+        {"what": "sampling per epoch", "seconds": sampling},
         {"what": "epoch", "seconds": sampling + trainer.steps_per_epoch * taken},
         {"what": "evaluation", "seconds": evaluation},
         {"what": "peak memory", "GiB": peak},

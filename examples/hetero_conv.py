@@ -1,4 +1,4 @@
-"""The layers in PyG's heterogeneous idiom: HeteroConv, and a model of one kind of nodes through to_hetero.
+"""Use the layers in PyG's HeteroConv, and convert a homogeneous model with to_hetero.
 
 python examples/hetero_conv.py [--data DATA]
 """
@@ -17,7 +17,7 @@ features = torch.cat([unit_vectors(item_features(graph, m).float()) for m in mod
 
 
 class Propagation(nn.Module):
-    """Written for one kind of nodes: the sum of three layers."""
+    """Sum of three layers, written for a homogeneous graph."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Propagation(nn.Module):
 
 clicks = {kind: graph[kind].edge_index for kind in (INTERACTS, INTERACTED_BY)}
 propagation = to_hetero(Propagation(), (["user", "item"], list(clicks)))
-neighbours = HeteroConv({SIMILAR: ItemGraphConv()})
+neighbors = HeteroConv({SIMILAR: ItemGraphConv()})
 user = nn.Embedding(graph["user"].num_nodes, 64)
 nn.init.xavier_uniform_(user.weight)
 encoder = ModalityEncoder(features.size(1), 64)
@@ -41,7 +41,7 @@ def embed() -> tuple[Tensor, Tensor]:
     x = {"user": user.weight, "item": encoder(features)}
     x = propagation(x, clicks)
     weight = {SIMILAR: graph[SIMILAR].edge_weight}
-    item = neighbours(x, {SIMILAR: graph[SIMILAR].edge_index}, weight)["item"]
+    item = neighbors(x, {SIMILAR: graph[SIMILAR].edge_index}, weight)["item"]
     return x["user"], item
 
 

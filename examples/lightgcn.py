@@ -1,8 +1,8 @@
-"""PyG's own LightGCN with a free vector for each user and item: what the examples lightgcn_with_* change.
+"""Train PyG's own LightGCN with a free vector per user and item. The examples lightgcn_with_*.py extend it.
 
     python examples/lightgcn.py [--data DATA]
 
-DATA is what `lirdrec-pyg fit` takes, generated data by default.
+DATA is a folder or file, as for `lirdrec-pyg fit`; by default generated data.
 """
 
 import argparse
@@ -15,9 +15,8 @@ from torch_geometric import seed_everything
 from torch_geometric.data import HeteroData
 from torch_geometric.nn import LightGCN
 
-from lirdrec_pyg.config import DataConfig
+from lirdrec_pyg import Dataset
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.datasets import load_data
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
 from lirdrec_pyg.nn import BPRLoss
 from lirdrec_pyg.sampler import BPRSampler
@@ -26,22 +25,22 @@ Embed = Callable[[], tuple[Tensor, Tensor]]
 
 
 def load() -> HeteroData:
-    """The graph of --data."""
+    """Return the graph of --data."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="synthetic")
     seed_everything(0)
-    return load_data(DataConfig(data=parser.parse_args().data)).graph
+    return Dataset.from_path(parser.parse_args().data).graph
 
 
 def both_ways(graph: HeteroData) -> Tensor:
-    """The interactions as edges of one kind of nodes, as LightGCN has them: users, and then items."""
+    """Return the interactions as edges of a homogeneous graph with users first, as in LightGCN."""
     user, item = graph[INTERACTS].edge_index
     item = item + graph["user"].num_nodes
     return torch.stack([torch.cat([user, item]), torch.cat([item, user])])
 
 
 def recall(embed: Embed, graph: HeteroData) -> float:
-    """Recall@20 on the test split, all items ranked."""
+    """Return Recall@20 on the test split, with all items ranked."""
     with torch.no_grad():
         return evaluate_ranking(*embed(), RankingTask.from_graph(graph, "test"))["recall@20"]
 
@@ -51,9 +50,9 @@ def train(
     parameters: Iterable[Parameter],
     graph: HeteroData,
     start_epoch: Callable[[], object] = lambda: None,
-    epochs: int = 10,
+    epochs: int = 5,
 ) -> None:
-    """Trains by BPR what ``embed`` makes of users and items."""
+    """Train the vectors of users and items that ``embed`` returns with BPR."""
     print(f"test Recall@20 before: {recall(embed, graph):.4f}")
     sampler = BPRSampler(graph[INTERACTS].edge_index, graph["user"].num_nodes, graph["item"].num_nodes)
     loss_function, optimizer = BPRLoss(reg_weight=1e-4), torch.optim.Adam(parameters, lr=1e-2)

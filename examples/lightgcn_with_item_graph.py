@@ -1,8 +1,8 @@
-"""PyG's LightGCN whose items listen to the items that look or read like them.
+"""Add propagation over the item graph to PyG's LightGCN.
 
     python examples/lightgcn_with_item_graph.py [--data DATA]
 
-New against examples/lightgcn.py: the item graph, and the last line of embed.
+Compared with examples/lightgcn.py, the item graph and the last line of embed are new.
 """
 
 from lightgcn import both_ways, load, train

@@ -1,8 +1,8 @@
-"""PyG's LightGCN with items that are made of their features, instead of a free vector for each.
+"""Replace the free item vectors of PyG's LightGCN with encoded features.
 
     python examples/lightgcn_with_modality_items.py [--data DATA]
 
-New against examples/lightgcn.py: ModalityItems, and the line that puts it into the model.
+Compared with examples/lightgcn.py, ModalityItems and the line that sets `model.embedding` are new.
 """
 
 import torch
@@ -15,7 +15,7 @@ from lirdrec_pyg.nn import ModalityEncoder, unit_vectors
 
 
 class ModalityItems(nn.Module):
-    """Takes the place of an Embedding of users and items."""
+    """Replaces an Embedding of users and items."""
 
     def __init__(self, num_users: int, features: Tensor, embedding_dim: int) -> None:
         super().__init__()

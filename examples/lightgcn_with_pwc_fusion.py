@@ -1,9 +1,9 @@
-"""A LightGCN of PyG for each modality, of which each user gets a mix of their own: progressive weight copying.
+"""Train one PyG LightGCN per modality, and fuse them per user by progressive weight copying.
 
     python examples/lightgcn_with_pwc_fusion.py [--data DATA]
 
-New against examples/lightgcn.py: a model for each modality, the fusion, and its start_epoch. Each model has free
-users, and takes its items from its modality, as in examples/lightgcn_with_modality_items.py.
+Compared with examples/lightgcn.py, one model per modality, the fusion and its start_epoch are new. Each model has free
+user vectors, and encodes its items as in examples/lightgcn_with_modality_items.py.
 """
 
 import torch
@@ -40,4 +40,4 @@ parameters = [*models.parameters(), *encoders.parameters(), *fusion.parameters()
 train(embed, parameters, graph, start_epoch=fusion.start_epoch)
 heaviest = fusion.last_attention.argmax(dim=1).bincount(minlength=len(features)) / num_users
 for name, share in zip(modalities(graph), heaviest.tolist()):
-    print(f"users who go by {name} most: {share:.0%}")
+    print(f"users with the largest weight on {name}: {share:.0%}")

@@ -1,8 +1,8 @@
-"""Compares the exact and the approximate search for the neighbours of items.
+"""Compare the exact and the approximate search for the neighbors of items.
 
-    python benchmarks/neighbours.py [--items N] [--width D] [--skip-exact]
+    python benchmarks/knn_search.py [--items N] [--width D] [--skip-exact]
 
-Each search runs in a process of its own, so that its peak of memory is its own, too.
+Each search runs in a separate process, so that its peak memory is measured separately.
 """
 
 import logging
@@ -15,11 +15,10 @@ import torch
 from generated import clustered_features
 from harness import Row, json_option, peak_gib, report, seconds
 
-from lirdrec_pyg.config import NeighbourSearch
 from lirdrec_pyg.transforms import knn_edges
 
 
-def measure(num_items: int, width: int, k: int, search: NeighbourSearch) -> Row:
+def measure(num_items: int, width: int, k: int, search: str) -> Row:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lirdrec_pyg").setLevel(logging.INFO)
     x = clustered_features(num_items, width, torch.Generator().manual_seed(0))
@@ -30,16 +29,16 @@ def measure(num_items: int, width: int, k: int, search: NeighbourSearch) -> Row:
 @click.command()
 @click.option("--items", default=100_000, show_default=True)
 @click.option("--width", default=128, show_default=True)
-@click.option("-k", default=10, show_default=True, help="Neighbours, the item itself among them.")
-@click.option("--skip-exact", is_flag=True, help="Leaves out the exact search.")
+@click.option("-k", default=10, show_default=True, help="Neighbors per item, including itself.")
+@click.option("--skip-exact", is_flag=True, help="Leave out the exact search.")
 @json_option
 def main(items: int, width: int, k: int, skip_exact: bool, json_file: Path | None) -> None:
-    """Exact against approximate search for the neighbours of items."""
+    """Exact and approximate search for the neighbors of items."""
     rows = []
     for search in ("exact", "approximate")[skip_exact:]:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             rows.append(process.submit(measure, items, width, k, search).result())
-    report("neighbours", rows, json_file)
+    report("knn_search", rows, json_file)
 
 
 if __name__ == "__main__":
