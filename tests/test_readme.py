@@ -1,4 +1,4 @@
-"""What the README tells people to type works."""
+"""The commands and the Python code of the README work."""
 
 import contextlib
 import io
@@ -16,10 +16,11 @@ from lirdrec_pyg.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+EXPORT = (ROOT / "docs/export.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("lirdrec-pyg ")]
@@ -27,7 +28,7 @@ COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if lin
 
 @pytest.fixture(scope="module")
 def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Runs all commands and then all Python of the README, in order, in one folder; what was printed."""
+    """Output of all commands and then all Python code of the README, in order, in one folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("readme"))
         make_shop(Path("shop"))
@@ -44,11 +45,12 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
             assert result.exit_code == 0, (command, result.output)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            for block in blocks("python"):
+            for block in blocks("python") + blocks("python", EXPORT):
                 exec(block, {})
         yield out.getvalue()
 
 
+@pytest.mark.slow
 def test_commands_and_python_run(printed: str) -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == [
         *("info", "fit", "evaluate"),
@@ -59,7 +61,7 @@ def test_commands_and_python_run(printed: str) -> None:
         *("fit", "fit", "fit"),
         *("analyze", "analyze"),
     ]
-    assert len(blocks("python")) == 4
+    assert [len(blocks("python", text)) for text in (README, EXPORT)] == [3, 1]
     assert "branch" in printed
     assert re.search(r"user 0 may like \[(\s*\d+){10}\]", printed)
 
@@ -72,7 +74,7 @@ def test_make_targets_exist() -> None:
 
 
 def test_mentioned_files_exist() -> None:
-    mentioned = re.findall(r"\]\(([A-Z][\w.]+)\)|`((?:benchmarks|tests|examples)/[\w./]+\.py)`", README)
+    mentioned = re.findall(r"\]\(([\w./]+\.(?:md|png))[)#]|`((?:benchmarks|tests|examples)/[\w./]+\.py)`", README)
     assert mentioned
     for link, path in mentioned:
         assert (ROOT / (link or path)).exists()
