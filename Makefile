@@ -1,17 +1,20 @@
-# make demo   trains LIRDRec on generated data and shows what came out
-# make test   runs the whole test suite
-# make lint   ruff and mypy
-# Each installs what it needs into $(VENV), once; a torch that is there already is left as it is.
+# make demo        train LIRDRec on generated data and show the result
+# make test        run the whole test suite
+# make test-fast   run the tests that are not slow, without fuzzing
+# make lint        run ruff and mypy
+# Each installs what it needs into $(VENV) once. An installed torch is kept.
 
 PYTHON ?= python3
 VENV ?= .venv
-# The release the project is tested with; without an NVIDIA GPU its CPU build, which is far smaller.
+# The release the project is tested with; without an NVIDIA GPU its CPU build, which is much smaller.
 TORCH ?= torch==2.13.0
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 GET_PIP = https://bootstrap.pypa.io/get-pip.py
+# Tests of a file share its fixtures, and slow files come early enough.
+PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean help
+.PHONY: demo test test-fast lint clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -19,10 +22,13 @@ help:
 
 demo: $(VENV)/.package
 	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --epochs 40 --patience 8 --lr 1e-3 --batch-size 1024
-	@echo "Its figures can be computed again from what was saved: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
+	@echo "Compute its metrics again: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest --numprocesses auto $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not fuzz" $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
@@ -34,17 +40,17 @@ clean:
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	    { echo "Python 3.10 or newer is needed: name one with make PYTHON=python3.12"; exit 1; }
-# Debian and Ubuntu keep ensurepip in a package of its own; pip's own installer does without it.
+	    { echo "Python 3.10 or newer is required. Pass one as make PYTHON=python3.12"; exit 1; }
+# Debian and Ubuntu keep ensurepip in a separate package; pip's own installer does not need it.
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
 	    rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) && \
 	    $(PYTHON) -c 'from urllib.request import urlretrieve as get; get("$(GET_PIP)", "$(VENV)/get-pip.py")' && \
 	    $(VENV)/bin/python $(VENV)/get-pip.py --quiet; } >/dev/null 2>&1 || { rm -rf $(VENV); \
-	    echo "No virtual environment could be made: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	    echo "Cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@touch $@
 
 $(VENV)/.torch: $(VENV)/.created
-	@if $(VENV)/bin/python -c 'import torch' 2>/dev/null; then echo "torch is installed, and stays as it is"; \
+	@if $(VENV)/bin/python -c 'import torch' 2>/dev/null; then echo "torch is installed already"; \
 	elif command -v nvidia-smi >/dev/null; then echo "installing $(TORCH)"; $(PIP) '$(TORCH)'; \
 	else echo "installing $(TORCH) for the CPU"; $(PIP) --retries 1 --extra-index-url $(CPU_INDEX) '$(TORCH)' 2>$(VENV)/torch.log || \
 	    { cat $(VENV)/torch.log; exit 1; }; fi

@@ -6,6 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Before torch is imported, and for all processes that tests start: with such small data, threads would only wait for
+# each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_report_header() -> str:
     found = importlib.util.find_spec("torch_sparse") is not None
@@ -16,7 +20,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def make_shop() -> Callable[[Path], Path]:
-    """Makes a small data set in MMRec layout: 40 users, 30 items, image and text features, split labels."""
+    """Write a small data set in MMRec layout: 40 users, 30 items, image and text features, split labels."""
 
     def make(folder: Path) -> Path:
         rng = np.random.default_rng(0)
