@@ -20,13 +20,15 @@ def available_cpus() -> int:
 def prepare_threads() -> None:
     """Set OpenMP variables for a machine that is busy with other programs, unless the user has set them.
 
-    By default, libgomp threads spin at every barrier. While another program holds the CPU of one thread, the
-    others use up their own time slices. Passive threads sleep instead. torch also ignores CPU quotas, so a
-    quota below the number of available CPUs sets the number of threads. Does nothing once torch is imported.
+    By default, libgomp threads spin long at every barrier. While another program holds the CPU of one thread, the
+    others use up their own time slices. After a short spin, they sleep instead; without any spin, a quiet machine would
+    be slower. torch also ignores CPU quotas, so a quota below the number of available CPUs sets the number of threads.
+    Does nothing once torch is imported.
     """
     if "torch" in sys.modules:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     cpus = usable_cpus()
     if cpus < available_cpus():
         os.environ.setdefault("OMP_NUM_THREADS", str(cpus))

@@ -76,7 +76,7 @@ def test_only_a_quota_sets_the_number_of_threads(
     monkeypatch.setattr(threads, "usable_cpus", lambda: cpus)
     prepare_threads()
     assert os.environ.get("OMP_NUM_THREADS") == expected
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
 
 
 @pytest.mark.usefixtures("eight_cpus", "before_torch")
@@ -85,6 +85,7 @@ def test_the_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "5"}
     os.environ.update(own)
     prepare_threads()
+    assert "GOMP_SPINCOUNT" not in os.environ
     assert {name: os.environ[name] for name in own} == own
 
 
@@ -92,12 +93,12 @@ def test_the_user_settings_win(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_changes_once_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", sys)
     prepare_threads()
-    assert "OMP_WAIT_POLICY" not in os.environ
+    assert "GOMP_SPINCOUNT" not in os.environ
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    environment["OMP_DISPLAY_ENV"] = "TRUE"
+    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
 
 
@@ -108,4 +109,4 @@ def test_importing_the_package_changes_no_variables() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp is the OpenMP runtime of torch on Linux only")
 def test_the_runtime_of_torch_reads_the_setting() -> None:
     shown = python("from lirdrec_pyg.threads import prepare_threads; prepare_threads(); import torch").stderr
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in shown
+    assert "GOMP_SPINCOUNT = '10000'" in shown

@@ -32,7 +32,8 @@ class Progress(Callback):
             self._bar.close()
         self._best = max((result.valid[MONITOR] for result in done if result.valid), default=0.0)
         if done:
-            click.echo(f"resuming after epoch {len(done)}, best {MONITOR} {self._best:.4f}")
+            best = f", best {MONITOR} {self._best:.4f}" if done[-1].valid else ""
+            click.echo(f"resuming after epoch {len(done)}{best}")
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(
             f"training: {parameters:,} parameters on {trainer.fabric.device}, "

@@ -240,7 +240,7 @@ def test_training_without_held_out_interactions(shared_shop: Path, tmp_path: Pat
     assert "recall@20" not in (tmp_path / "run" / "history.csv").read_text()
     resumed = lirdrec("fit", "--resume", tmp_path / "run", "--epochs", 4)
     assert resumed.exit_code == 0, resumed.output
-    assert "Best epoch 4 of 4." in resumed.output
+    assert "Last epoch 4 of 4." in resumed.output
     assert lirdrec("recommend", tmp_path / "run", "--users", "1").exit_code == 0
 
 
