@@ -1,6 +1,6 @@
 # make demo        train LIRDRec on generated data and show the result
 # make test        run the whole test suite
-# make test-fast   run the tests that are not slow, without fuzzing
+# make test-fast   run the quick tests of data, layers, transforms, sampling and metrics
 # make lint        run ruff and mypy
 # Each installs what it needs into $(VENV) once. An installed torch is kept.
 
@@ -11,6 +11,7 @@ TORCH ?= torch==2.13.0
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 GET_PIP = https://bootstrap.pypa.io/get-pip.py
 # Tests of a file share its fixtures, and slow files come early enough.
+FAST = $(addprefix tests/,data nn transforms sampler evaluation)
 PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
@@ -28,7 +29,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not fuzz" $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not fuzz" $(FAST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(VENV)/bin/ruff check .
