@@ -135,8 +135,9 @@ class Dataset:
         if config.data is None:
             raise ConfigError("Pass `data`: a folder, a table of interactions, or 'synthetic'.")
         if config.data == "synthetic":
+            default = DataConfig(data="synthetic")
             for name, value in vars(config).items():
-                if value != getattr(DataConfig(data="synthetic"), name):
+                if value != getattr(default, name):
                     raise ConfigError(f"`{name}` is for files and cannot be combined with `data='synthetic'`.")
             graph, users, items, facts = generate()
             return cls(graph, users, items, config=config, facts=facts)

@@ -271,7 +271,8 @@ def _compute(
     model.fit(graph, progress=True)
     seconds = time.perf_counter() - start
     vectors = model.vectors(graph)
-    metrics = {name: evaluate_ranker(model.ranker(graph), task) for name, task in tasks.items()}
+    ranker = model.ranker(graph)
+    metrics = {name: evaluate_ranker(ranker, task) for name, task in tasks.items()}
     if vectors is None:
         vectors = Vectors.of(torch.empty(len(dataset.users), 0), torch.empty(len(dataset.items), 0))
     return Recommender(

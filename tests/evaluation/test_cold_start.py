@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -13,15 +11,6 @@ from lirdrec_pyg.models import Vectors
 
 NUM_USERS, NUM_WARM, NUM_NEW = 9, 14, 8
 NAMES = ["warm", "cold", "all", "cold among all", "cold, random", "cold, content"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The matrices are so small that several threads are slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(seed: int = 0, masked: bool = False, with_warm: bool = True, num_users: int = NUM_USERS) -> HeteroData:

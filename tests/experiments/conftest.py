@@ -1,16 +1,7 @@
-from collections.abc import Iterator
-
 import pytest
-from trainers import one_thread
 
 from lirdrec_pyg.data import Dataset
 from lirdrec_pyg.data.generator import generate
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with one_thread():
-        yield
 
 
 @pytest.fixture(scope="session")

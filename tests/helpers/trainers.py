@@ -1,7 +1,5 @@
 """Trainings that take less than a second."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -53,12 +51,3 @@ class Stop(Callback):
 
     def should_stop(self) -> bool:
         return self.steps[-1:] == [self.after]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread, since with such small steps threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
