@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
 
 _STUDY, _TABLE, _BEST, _LOCK = "study.db", "trials.csv", "best.yaml", ".lock"
+_STARTED = "started"
 _HEARTBEAT_SECONDS, _GRACE_SECONDS = 10, 60
 # Settings that may differ between the programs that work on a study.
 _NOT_COMPARED = {"device", "checkpoint_minutes"}
@@ -159,6 +160,7 @@ class Study:
 
         def objective(trial: "Trial") -> Any:
             settings = self.space.suggest(trial, self.model_config)
+            trial.set_user_attr(_STARTED, True)
             self._lock.release()  # other programs may choose their settings now
             results.append(result := train(trial, settings))
             if result.state != "interrupted":
@@ -196,6 +198,9 @@ class Study:
         """Enqueue interrupted trials again, and return the number of running ones."""
         storages = self._optuna.storages
         storages.fail_stale_trials(self._study)
+        for trial in self._study.get_trials(deepcopy=False, states=(self._optuna.trial.TrialState.RUNNING,)):
+            if _STARTED not in trial.user_attrs:  # its program was killed while it held the lock
+                self._study.tell(trial.number, state=self._optuna.trial.TrialState.FAIL)
         trials = self._study.get_trials()
         repeated = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
         # Renamed in optuna 4.9.

@@ -13,7 +13,7 @@ from commands import assert_refused, lirdrec, run_program, started
 import lirdrec_pyg.experiments.tune  # noqa: F401
 from lirdrec_pyg.cli.tune import _Progress
 
-pytest.importorskip("optuna")
+optuna = pytest.importorskip("optuna")
 
 SMALL = ["--embedding-dim", "8", "--epochs", "4", "--batch-size", "64"]
 SPACE = "num_layers: [1, 2, 3]\nlr: [1e-3, 1e-2]\n"
@@ -115,6 +115,17 @@ def test_the_trial_of_a_killed_program_is_repeated(
     monkeypatch.setattr(sys.modules["lirdrec_pyg.experiments.tune"], "_GRACE_SECONDS", 1)
     result = lirdrec(*arguments)
     assert result.exit_code == 0, result.output
+    assert "3 trials are done." in result.output
+    assert len(set(points(out))) == len(points(out)) == 3
+
+
+def test_the_trial_of_a_program_killed_before_its_first_heartbeat_is_repeated(
+    shop: Path, space: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "study"
+    assert lirdrec(*tune(shop, out, space, 1)).exit_code == 0
+    optuna.load_study(study_name="lirdrec-pyg", storage=f"sqlite:///{out / 'study.db'}").ask()
+    result = lirdrec(*tune(shop, out, space, 3))
     assert "3 trials are done." in result.output
     assert len(set(points(out))) == len(points(out)) == 3
 
