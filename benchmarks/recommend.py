@@ -28,13 +28,13 @@ def bare_products(user: Tensor, item: Tensor) -> None:
 
 
 def variants(user: Tensor, item: Tensor, seen: SeenItems, k: int) -> dict[str, Callable[[], object]]:
-    index = torch.arange(len(user))
+    index = torch.arange(len(user), device=user.device)
     found: dict[str, Callable[[], object]] = {
         "bare products": lambda: bare_products(user, item),
         "top_k": lambda: [*top_k(user, item, index, k)],
         "top_k without seen items": lambda: [*top_k(user, item, index, k, seen)],
     }
-    if importlib.util.find_spec("faiss"):
+    if user.device.type == "cpu" and importlib.util.find_spec("faiss"):
         mips = MIPSKNNIndex(emb=item)
         found["faiss, MIPSKNNIndex"] = lambda: mips.search(user, k)
     return found

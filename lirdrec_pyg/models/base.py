@@ -1,6 +1,7 @@
 """The contract of all models: their configuration, what they can do, and what generic code calls."""
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,6 +13,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import Config, field
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.models.embedding import feature_widths
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.transforms import CacheAdjacency, LoadFeatures, NormalizeBipartite, SparseBackend
@@ -63,6 +65,10 @@ class ModelConfig(Config):
         """``True`` if the loss takes several negatives per positive item."""
         return False
 
+    def search_space(self, modalities: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the values to try by default for settings of the model and its training; empty if there are none."""
+        return {}
+
     def why_not(self, capability: str) -> str:
         """Return what to change for ``capability``, as a sentence."""
         able = [
@@ -82,16 +88,32 @@ class ModelConfig(Config):
 class Model(nn.Module):
     """Base of all recommenders.
 
-    A subclass has ``config_class``, :meth:`from_config`, and :meth:`forward` and :meth:`loss`, or ``fit`` of
+    A subclass has ``config_class``, and :meth:`forward` and :meth:`loss`, or ``fit`` of
     :class:`~lirdrec_pyg.models.ClosedFormModel`.
+
+    Attributes:
+        config_class: class of its hyperparameters.
+        is_capturable: :meth:`loss` does the same work for all batches of a shape and never waits for the device, so
+            that steps can be replayed as a CUDA graph.
     """
 
     config_class: ClassVar[type[ModelConfig]]
+    is_capturable: ClassVar[bool] = False
 
     @classmethod
-    def from_config(cls, config: Any, data: HeteroData) -> "Model":
-        """Build the model for the users, items and modalities of ``data``, as :meth:`graph_transform` leaves it."""
-        raise NotImplementedError
+    def from_config(cls, config: Any, data: HeteroData) -> Any:
+        """Build the model for the users, items and modalities of ``data``, as :meth:`graph_transform` leaves it.
+
+        By default, arguments of the constructor are ``num_users``, ``num_items``, ``in_channels`` (the feature width of
+        each modality) and fields of ``config``.
+        """
+        sizes = {
+            "num_users": data["user"].num_nodes,
+            "num_items": data["item"].num_nodes,
+            "in_channels": feature_widths(data),
+        }
+        names = inspect.signature(cls).parameters
+        return cls(**{name: sizes[name] if name in sizes else getattr(config, name) for name in names})
 
     @staticmethod
     def graph_transform(config: Any, progress: bool = False) -> BaseTransform:

@@ -10,7 +10,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import item_features
 from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig, embedding_dim_field, num_layers_field
-from lirdrec_pyg.models.embedding import feature_widths, mean_of_layers
+from lirdrec_pyg.models.embedding import mean_of_layers
 from lirdrec_pyg.nn import BipartiteConv
 
 
@@ -88,19 +88,6 @@ class BM3(Model):
         self.modality_weight = modality_weight
         self.reg_weight = reg_weight
         self.reset_parameters()
-
-    @classmethod
-    def from_config(cls, config: BM3Config, data: HeteroData) -> "BM3":
-        return cls(
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            feature_widths(data),
-            config.embedding_dim,
-            config.num_layers,
-            config.dropout,
-            config.modality_weight,
-            config.reg_weight,
-        )
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.user)

@@ -51,10 +51,6 @@ class BPRMF(Model):
         self.reg_weight = reg_weight
         self.reset_parameters()
 
-    @classmethod
-    def from_config(cls, config: BPRMFConfig, data: HeteroData) -> "BPRMF":
-        return cls(data["user"].num_nodes, data["item"].num_nodes, config.embedding_dim, config.reg_weight)
-
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.user)
         nn.init.xavier_normal_(self.item)

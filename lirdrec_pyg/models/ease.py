@@ -67,10 +67,6 @@ class EASE(ItemToItemModel):
         self.l2 = l2
         self.register_buffer("weight", torch.zeros(num_items, num_items))
 
-    @classmethod
-    def from_config(cls, config: EASEConfig, data: HeteroData) -> "EASE":
-        return cls(data["item"].num_nodes, config.l2)
-
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
         size = data["user"].num_nodes, len(self.weight)

@@ -1,4 +1,6 @@
-"""Functions that models with embeddings of users and items share."""
+"""Functions that several models share."""
+
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,12 +15,18 @@ def feature_widths(data: HeteroData) -> dict[str, int]:
     return {modality: item_features(data, modality).size(1) for modality in modalities(data)}
 
 
+def bipartite_edges(data: HeteroData) -> tuple[Any, Any, Any, Any]:
+    """Return the edges in both directions and their weights, as arguments of :class:`~lirdrec_pyg.nn.BipartiteConv`."""
+    (edge_index, edge_weight), (rev_edge_index, rev_edge_weight) = (
+        adjacency(data[edge_type]) for edge_type in (INTERACTS, INTERACTED_BY)
+    )
+    return edge_index, rev_edge_index, edge_weight, rev_edge_weight
+
+
 def mean_of_layers(conv: BipartiteConv, user: Tensor, item: Tensor, data: HeteroData) -> tuple[Tensor, Tensor]:
     r"""Return LightGCN's propagation, :math:`\frac{1}{L + 1} \sum_{l=0}^{L} \mathbf{E}^{(l)}`."""
-    edge_index, edge_weight = adjacency(data[INTERACTS])
-    rev_edge_index, rev_edge_weight = adjacency(data[INTERACTED_BY])
-    out = conv(user, item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
-    return out[0] / (conv.num_layers + 1), out[1] / (conv.num_layers + 1)
+    out_user, out_item = conv(user, item, *bipartite_edges(data))
+    return out_user / (conv.num_layers + 1), out_item / (conv.num_layers + 1)
 
 
 def gathered(vectors: tuple[Tensor, Tensor], triples: Tensor) -> tuple[Tensor, Tensor, Tensor]:

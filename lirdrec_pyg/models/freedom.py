@@ -20,7 +20,7 @@ from lirdrec_pyg.models.base import (
     knn_search_field,
     num_layers_field,
 )
-from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, mean_of_layers
+from lirdrec_pyg.models.embedding import bpr, gathered, mean_of_layers
 from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency
 from lirdrec_pyg.transforms import AddItemKNN, NeighborSearch
 
@@ -91,18 +91,6 @@ class FREEDOM(Model):
         self.item_conv = ItemGraphConv(num_item_layers)
         self.modality_weight = modality_weight
         self.reset_parameters()
-
-    @classmethod
-    def from_config(cls, config: FREEDOMConfig, data: HeteroData) -> "FREEDOM":
-        return cls(
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            feature_widths(data),
-            config.embedding_dim,
-            config.num_layers,
-            config.num_item_layers,
-            config.modality_weight,
-        )
 
     @staticmethod
     def graph_transform(config: FREEDOMConfig, progress: bool = False) -> BaseTransform:

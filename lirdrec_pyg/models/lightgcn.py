@@ -63,11 +63,6 @@ class LightGCN(Model):
         self.reg_weight = reg_weight
         self._adjacency: tuple[Tensor, Tensor] | None = None
 
-    @classmethod
-    def from_config(cls, config: LightGCNConfig, data: HeteroData) -> "LightGCN":
-        num_users, num_items = data["user"].num_nodes, data["item"].num_nodes
-        return cls(num_users, num_items, config.embedding_dim, config.num_layers, config.reg_weight)
-
     def __getstate__(self) -> dict[str, Any]:
         # torch cannot copy a CSR matrix.
         return {**self.__dict__, "_adjacency": None}

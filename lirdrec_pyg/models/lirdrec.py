@@ -10,7 +10,7 @@ from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
+from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.base import (
     Model,
@@ -20,6 +20,7 @@ from lirdrec_pyg.models.base import (
     knn_k_field,
     knn_search_field,
 )
+from lirdrec_pyg.models.embedding import bipartite_edges
 from lirdrec_pyg.models.layerwise import layerwise_vectors
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
@@ -104,6 +105,17 @@ class LIRDRecConfig(ModelConfig):
     def supports_negatives(self) -> bool:
         return True
 
+    def search_space(self, modalities: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+        """Return the paper's grid (section 5.1) and shares of images in the item graph, where they have an effect."""
+        names = kept_modalities(modalities, self.only_modality)
+        space: dict[str, tuple[Any, ...]] = {"num_layers": (2, 3, 4), "reg_weight": (1e-2, 1e-3, 1e-4)}
+        if self.fusion == "pwc":
+            space["network_weight"] = (0.9, 0.95, 0.99)
+        space["weight_decay"] = (0.0, 1e-6, 1e-5)
+        if self.item_graph and "image" in names and len(names) > 1:
+            space["graph_weights.image"] = (0.1, 0.5, 0.9)
+        return space
+
     def why_not(self, capability: str) -> str:
         if capability == "new_users":
             return "With `num_layers=0`, users are independent of items."
@@ -143,9 +155,11 @@ class LIRDRec(Model):
         fusion: fusion of a user's branches: ``"pwc"`` as in the paper, or that of an ablation.
         item_graph: whether to propagate over the item graph; without it :math:`\mathbf{V} = \mathbf{E}_I`.
         num_id_items: number of items with a free vector in an additional branch ``id`` (an ablation), or 0.
+        knn_k: neighbors of each item in the item graph, including itself, for new items.
     """
 
     config_class = LIRDRecConfig
+    is_capturable = True
 
     def __init__(
         self,
@@ -161,6 +175,7 @@ class LIRDRec(Model):
         fusion: Fusion = "pwc",
         item_graph: bool = True,
         num_id_items: int = 0,
+        knn_k: int = 10,
     ) -> None:
         super().__init__()
         self.num_users = num_users
@@ -177,6 +192,7 @@ class LIRDRec(Model):
         self.item_conv = ItemGraphConv(num_item_layers) if item_graph else None
         self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base)
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
+        self.knn_k = knn_k
         self.bpr_loss = BPRLoss(reg_weight)
         # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
@@ -197,6 +213,7 @@ class LIRDRec(Model):
             fusion=config.fusion,
             item_graph=config.item_graph,
             num_id_items=data["item"].num_nodes if config.id_branch else 0,
+            knn_k=config.knn_k,
         )
 
     def reset_parameters(self) -> None:
@@ -323,9 +340,7 @@ class LIRDRec(Model):
             raise DataError("The graph has no item graph. Apply LIRDRec.graph_transform(config).")
         x_user = unit_vectors(self.user).flatten(start_dim=1)
         x_item = self.encode_items(data).flatten(start_dim=1)
-        edge_index, edge_weight = adjacency(data[INTERACTS])
-        rev_edge_index, rev_edge_weight = adjacency(data[INTERACTED_BY])
-        return x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight
+        return x_user, x_item, *bipartite_edges(data)
 
     def split_branches(self, x: Tensor) -> Tensor:
         """Reshape vectors ``(N, B * d)`` to ``(N, B, d)``."""

@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, item_features
+from lirdrec_pyg.data import item_features
 from lirdrec_pyg.models.base import (
     PEER_TRAINING,
     Model,
@@ -19,7 +19,7 @@ from lirdrec_pyg.models.base import (
     knn_search_field,
     num_layers_field,
 )
-from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, mean_of_layers, squared_norms
+from lirdrec_pyg.models.embedding import bipartite_edges, bpr, gathered, mean_of_layers, squared_norms
 from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency, unit_vectors
 from lirdrec_pyg.transforms import AddModalityKNN, NeighborSearch, similar_by
 
@@ -115,20 +115,6 @@ class MGCN(Model):
         self.reg_weight = reg_weight
         self.reset_parameters()
 
-    @classmethod
-    def from_config(cls, config: MGCNConfig, data: HeteroData) -> "MGCN":
-        return cls(
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            feature_widths(data),
-            config.embedding_dim,
-            config.num_layers,
-            config.num_item_layers,
-            config.contrast_weight,
-            config.temperature,
-            config.reg_weight,
-        )
-
     @staticmethod
     def graph_transform(config: MGCNConfig, progress: bool = False) -> BaseTransform:
         """Return the transform that adds one item graph per modality."""
@@ -146,17 +132,13 @@ class MGCN(Model):
 
     def _content(self, data: HeteroData) -> list[Tensor]:
         r"""Return :math:`\mathbf{E}_m` of each modality, users first."""
-        (edge_index, edge_weight), (rev_edge_index, rev_edge_weight) = map(
-            adjacency, (data[INTERACTS], data[INTERACTED_BY])
-        )
+        edges = bipartite_edges(data)
         found = []
         for modality, projection, purifier in zip(self.modalities, self.projections, self.purifiers, strict=True):
             gate = purifier(projection(item_features(data, modality).to(self.item.dtype))).sigmoid()
             x = self.item_conv.neighbors_only(self.item * gate, *adjacency(data[similar_by(modality)]))
             # Users start at zero, so they get the propagated vectors of their items, and items keep theirs.
-            start = x.new_zeros(self.user.shape), x
-            edges = edge_index, rev_edge_index, edge_weight, rev_edge_weight
-            found.append(torch.cat(self.to_users(*start, *edges)))
+            found.append(torch.cat(self.to_users(x.new_zeros(self.user.shape), x, *edges)))
         return found
 
     def _views(self, data: HeteroData) -> tuple[Tensor, Tensor]:

@@ -66,12 +66,12 @@ class Neighborhood:
 
 
 @torch.no_grad()
-def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood, k: int) -> Vectors:
+def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood) -> Vectors:
     r"""Encode new items and attach them to the graph by their nearest neighbors.
 
     With :math:`\mathbf{e}^{(0)}` the encoded item, a unit vector in each branch, :math:`N` the 20 items with training
-    interactions that have the largest :math:`\cos_j` with it, and :math:`s = 1 / k` the weight of an item among its own
-    neighbors:
+    interactions that have the largest :math:`\cos_j` with it, and :math:`s = 1 / k` the weight of an item among its
+    own :math:`k` neighbors in the item graph:
 
     .. math::
         a_j = \mathrm{softmax}_{j \in N}(10 \cos_j), \qquad
@@ -95,7 +95,6 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
         data: graph with the new items in ``data["new_item"]``.
         vectors: vectors of ``model`` on ``data``.
         neighborhood: neighborhood of ``model`` on ``data``.
-        k: neighbors of each item in the item graph, including itself.
 
     Returns:
         ``vectors`` with the new items at the end.
@@ -121,16 +120,18 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     x = start
     for hops in range(model.item_conv.num_layers):
         known = _propagated(data, vectors, rows, hops)
-        x = x / k + (1 - 1 / k) * F.embedding_bag(position, known, mode="sum", per_sample_weights=weight)
+        x = x / model.knn_k + (1 - 1 / model.knn_k) * F.embedding_bag(
+            position, known, mode="sum", per_sample_weights=weight
+        )
     return vectors.append_items(start + x, layers)
 
 
-def model_vectors(model: LIRDRec, data: HeteroData, k: int) -> Vectors:
+def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
     """Return the vectors of all items of ``data`` including new ones, see :func:`attach_items`."""
     vectors = model.vectors(data)
     if not has_new_items(data):
         return vectors
-    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors), k)
+    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors))
 
 
 def _neighbors(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, encoded: Tensor) -> tuple[Tensor, Tensor]:

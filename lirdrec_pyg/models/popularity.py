@@ -37,10 +37,6 @@ class Popularity(ClosedFormModel):
         self.num_users = num_users
         self.register_buffer("count", torch.zeros(num_items))
 
-    @classmethod
-    def from_config(cls, config: PopularityConfig, data: HeteroData) -> "Popularity":
-        return cls(data["user"].num_nodes, data["item"].num_nodes)
-
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         self.count = degree(data[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.count))
 

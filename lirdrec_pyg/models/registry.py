@@ -1,4 +1,4 @@
-"""All models by name. A new model is one file and one line here."""
+"""All models by name. A new model is one file, and an import and a name here."""
 
 from typing import Any
 
@@ -17,19 +17,7 @@ from lirdrec_pyg.models.vbpr import VBPR
 
 MODELS: dict[str, type[Model]] = {
     kind.config_class.model: kind
-    for kind in (
-        LIRDRec,
-        Popularity,
-        ContentKNN,
-        ItemKNN,
-        EASE,
-        BPRMF,
-        LightGCN,
-        VBPR,
-        BM3,
-        FREEDOM,
-        MGCN,
-    )
+    for kind in (LIRDRec, Popularity, ContentKNN, ItemKNN, EASE, BPRMF, LightGCN, VBPR, BM3, FREEDOM, MGCN)
 }
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {name: kind.config_class for name, kind in MODELS.items()}
 

@@ -52,8 +52,7 @@ class Evaluator:
     def _with_new_items(self) -> Vectors:
         vectors = self.vectors
         assert vectors is not None
-        k = self.config.knn_k  # type: ignore[attr-defined]
-        return attach_items(self.model, self.data, vectors, Neighborhood.of(self.model, self.data, vectors), k)
+        return attach_items(self.model, self.data, vectors, Neighborhood.of(self.model, self.data, vectors))
 
     def metrics(self, split: Split | str) -> dict[str, float]:
         """Rank all items, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""

@@ -2,11 +2,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer, SparseAdam
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.training.config import TrainingConfig
+
+# Runs a step on a training graph, triples and their weight, and returns the loss.
+Step = Callable[[HeteroData, Tensor, float], Tensor]
 
 
 class Trainable(Protocol):
@@ -76,3 +80,48 @@ def training_step(
     for each in optimizers:
         each.step()
     return loss.detach()
+
+
+class CapturedStep:
+    """A training step that is replayed as a CUDA graph, since its kernels take longer to launch than to run.
+
+    The first three steps run as they are. The next one is captured, and from then on replayed for batches of the same
+    shape; other batches run as they are. Another training graph or larger batches lead to a new capture.
+
+    Args:
+        step: runs a step without waiting for the device.
+        optimizers: optimizers of the step, which will count their steps on the device.
+    """
+
+    def __init__(self, step: Step, optimizers: Iterable[Optimizer]) -> None:
+        self._step, self._warm_up = step, 3
+        self._data: HeteroData | None = None
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+
+    def __call__(self, data: HeteroData, triples: Tensor, weight: float) -> Tensor:
+        if self._warm_up:
+            self._warm_up -= 1
+            return self._beside(data, triples, weight)
+        if data is not self._data or triples.size(1) > self._triples.size(1):
+            self._capture(data, triples, weight)
+        if triples.shape != self._triples.shape:
+            return self._step(data, triples, weight)
+        self._triples.copy_(triples)
+        self._graph.replay()
+        return self._loss
+
+    def _beside(self, data: HeteroData, triples: Tensor, weight: float) -> Tensor:
+        """Run a step on another stream, as must be done before a capture."""
+        current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            loss = self._step(data, triples, weight)
+        current.wait_stream(stream)
+        return loss
+
+    def _capture(self, data: HeteroData, triples: Tensor, weight: float) -> None:
+        self._data, self._triples, self._graph = data, triples.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._loss = self._step(data, self._triples, weight)

@@ -17,7 +17,7 @@ from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_s
 from lirdrec_pyg.training.config import TrainingConfig
 from lirdrec_pyg.training.distributed import make_fabric, noticing_lost_processes, share_of
 from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader
-from lirdrec_pyg.training.step import make_optimizers, training_step
+from lirdrec_pyg.training.step import CapturedStep, Step, make_optimizers, training_step
 
 MONITOR = "recall@20"
 
@@ -107,6 +107,9 @@ class Trainer:
             generator=self.generator,
             num_negatives=config.negatives,
         )
+        self._training_step: Step = self._run_step
+        if self._is_capturable():
+            self._training_step = CapturedStep(self._run_step, self._bare_optimizers)
         self.task = (
             RankingTask.from_graph(self.data, Split.VALID) if held_out_edges(self.data, Split.VALID).numel() else None
         )
@@ -172,9 +175,7 @@ class Trainer:
         steps = self.loader.steps([part for part, _ in shares], self._step)
         for batch, (part, weight) in zip(batches, shares, strict=True):
             data, triples = next(steps)
-            loss = training_step(
-                self.model, data, triples, self.optimizers, self.fabric.backward, self.fabric.autocast, weight
-            )
+            loss = self._training_step(data, triples, weight)
             del data, triples  # free a sampled graph before the next one is made
             if self.fabric.world_size > 1:
                 self.loader.synchronize(self.model.module, batch, part, self._total)
@@ -189,6 +190,21 @@ class Trainer:
         self._check_losses()
         self._seconds = time.perf_counter() - start
         return True
+
+    def _run_step(self, data: HeteroData, triples: Tensor, weight: float) -> Tensor:
+        fabric = self.fabric
+        return training_step(self.model, data, triples, self.optimizers, fabric.backward, fabric.autocast, weight)
+
+    def _is_capturable(self) -> bool:
+        """Return whether a step is the same work for each batch, without waiting for the device."""
+        config, fabric = self.config, self.fabric
+        return (
+            fabric.device.type == "cuda"
+            and fabric.world_size == 1
+            and (config.sampling, config.sparse_backend) == ("full", "torch")
+            and config.precision != "16-mixed"  # its loss scale is read in each step
+            and getattr(self.model.module, "is_capturable", False)
+        )
 
     def _total(self, value: Tensor) -> Tensor:
         """Sum ``value`` over the processes."""

@@ -67,8 +67,8 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected.detach(), rtol=1e-5, atol=1e-6)
 
 
-def attach(model: LIRDRec, data: HeteroData, vectors: Vectors, k: int = K) -> Vectors:
-    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors), k)
+def attach(model: LIRDRec, data: HeteroData, vectors: Vectors) -> Vectors:
+    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors))
 
 
 def neighbors_of(model: LIRDRec, data: HeteroData) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,7 @@ def test_new_items_follow_the_formula(num_items: int, masked: bool) -> None:
     for num_layers, num_item_layers, k in ((0, 1, K), (1, 0, K), (1, 3, 2), (2, 1, 1), (3, 2, 10)):
         model, data = make(num_items, masked, num_layers=num_layers, num_item_layers=num_item_layers, knn_k=k)
         before = model.vectors(data)
-        vectors = attach(model, data, before, k)
+        vectors = attach(model, data, before)
         item, layers = DenseLIRDRec(model, data).attached(k)
         assert_close(vectors.item[num_items:], item)
         assert_close(vectors.item_layers[:, num_items:], layers)
@@ -95,7 +95,7 @@ def test_new_items_follow_the_formula(num_items: int, masked: bool) -> None:
 
 def test_a_neighborhood_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = make(masked=True)
-    vectors = model_vectors(model, data, K)
+    vectors = model_vectors(model, data)
     whole = Neighborhood.of(model, data, vectors)
     monkeypatch.setattr(new_nodes, "_BLOCK_ROWS", 7)
     assert_same(Neighborhood.of(model, data, vectors), whole)
@@ -138,14 +138,14 @@ def test_an_item_with_the_features_of_another_gets_its_layers(monkeypatch: pytes
     model, data = make()
     clicked = data[INTERACTS].edge_index[1].unique()[:NUM_NEW]
     data = set_new_items(data, {m: item_features(data, m)[clicked] for m in WIDTHS})
-    vectors = model_vectors(model, data, K)
+    vectors = model_vectors(model, data)
     assert_close(vectors.item_layers[0, NUM_ITEMS:], vectors.item_layers[0, clicked])
     neighbors, weight = neighbors_of(model, data)
     assert neighbors[:, 0].tolist() == clicked.tolist()
     assert (weight[:, 0] > weight[:, 1]).all()
     # The larger the weight of the nearest item, the more similar the new item is to it.
     monkeypatch.setattr(new_nodes, "_SHARPNESS", 1e4)
-    vectors = model_vectors(model, data, K)
+    vectors = model_vectors(model, data)
     assert_close(vectors.item_layers[:, NUM_ITEMS:], vectors.item_layers[:, clicked])
 
 
@@ -154,18 +154,18 @@ def test_equal_items_give_no_nan() -> None:
     config = LIRDRecConfig(embedding_dim=4, knn_k=2)
     data = LIRDRec.graph_transform(config)(build_graph(np.array([[0, 0, 1], [0, 1, 2]]), x))
     data = set_new_items(data, {m: values[:2] for m, values in x.items()})
-    vectors = model_vectors(LIRDRec.from_config(config, data), data, 2)
+    vectors = model_vectors(LIRDRec.from_config(config, data), data)
     assert vectors.item.shape == (8, 12)
     assert vectors.item.isfinite().all()
 
 
 def test_prepared_graphs_and_single_precision_give_the_same() -> None:
     model, data = make(num_item_layers=2, masked=True)
-    expected = model_vectors(model, data, K)
+    expected = model_vectors(model, data)
     for backend in BACKENDS:
         ready = LIRDRec.input_transform(LIRDRecConfig(), backend)(copy.copy(data))
-        assert_same(model_vectors(model, ready, K), expected, rtol=1e-4, atol=1e-5)
-    found = model_vectors(model.float(), data, K)
+        assert_same(model_vectors(model, ready), expected, rtol=1e-4, atol=1e-5)
+    found = model_vectors(model.float(), data)
     assert found.item.dtype == found.item_layers.dtype == torch.float
     torch.testing.assert_close(found.item.double(), expected.item, rtol=1e-4, atol=2e-5)
 
@@ -177,16 +177,16 @@ def test_features_in_half_precision_are_encoded_as_in_training() -> None:
         build_graph(data[INTERACTS].edge_index, half, num_users=NUM_USERS)
     )
     graph = LIRDRec.input_transform(LIRDRecConfig())(set_new_items(graph, {m: x[3:7] for m, x in half.items()}))
-    layers = model_vectors(model.float(), graph, K).item_layers
+    layers = model_vectors(model.float(), graph).item_layers
     assert_close(layers[0, NUM_ITEMS:], layers[0, 3:7])
 
 
 def test_model_vectors_are_those_of_the_graph_with_and_without_new_items() -> None:
     model, data = make()
     known = model.vectors(data)
-    assert_same(model_vectors(model, data, K), attach(model, data, known), rtol=0, atol=0)
+    assert_same(model_vectors(model, data), attach(model, data, known), rtol=0, atol=0)
     del data[NEW_ITEM]
-    assert_same(model_vectors(model, data, K), known, rtol=0, atol=0)
+    assert_same(model_vectors(model, data), known, rtol=0, atol=0)
     assert NEW_ITEM not in data.node_types
 
 
@@ -211,7 +211,7 @@ def test_a_model_without_config_that_cannot_encode_new_items_is_rejected() -> No
         (LIRDRec(NUM_USERS, WIDTHS, num_id_items=NUM_ITEMS), "`id_branch=True`"),
     ):
         with pytest.raises(ConfigError, match=f"new items.*{cause}"):
-            model_vectors(model, data, K)
+            model_vectors(model, data)
 
 
 # --- New users -------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def pairs(histories: list[list[int]]) -> Tensor:
 def test_new_users_follow_the_formula(with_new: bool) -> None:
     for num_layers in (1, 2, 3):
         model, data = make(num_layers=num_layers)
-        vectors = model_vectors(model, data, K) if with_new else model.vectors(data)
+        vectors = model_vectors(model, data) if with_new else model.vectors(data)
         histories = [*HISTORIES, [NUM_ITEMS, NUM_ITEMS + 3, 1], [NUM_ITEMS + 5]] if with_new else HISTORIES
         found = fold_in_users(model, data, vectors, pairs(histories), len(histories))
         assert_close(found.user, DenseLIRDRec(model, data).folded_in(vectors.item_layers, histories))
@@ -264,7 +264,7 @@ def test_order_and_repetition_in_a_history_do_not_matter() -> None:
     vectors, once = model.vectors(graph), pairs(HISTORIES)
     expected = fold_in_users(model, graph, vectors, once, len(HISTORIES))
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         repeated = data.draw(st.lists(st.integers(0, once.size(1) - 1), max_size=9))
