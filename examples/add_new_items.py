@@ -14,8 +14,12 @@ import torch
 
 from lirdrec_pyg import Recommender
 from lirdrec_pyg.data import NewItems, Vocabulary, item_features, modalities
+from lirdrec_pyg.errors import LIRDRecError
 
-recommender = Recommender.load(sys.argv[1] if len(sys.argv) > 1 else "runs/shop")
+try:
+    recommender = Recommender.load(sys.argv[1] if len(sys.argv) > 1 else "runs/shop")
+except LIRDRecError as error:
+    sys.exit(f"{error} Run examples/train_from_csv.py first, which writes runs/shop.")
 
 torch.manual_seed(0)
 features = {}

@@ -13,15 +13,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
-from PIL import Image, ImageDraw
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
-from transformers.utils import logging
 
 from lirdrec_pyg import Dataset, LIRDRecConfig, TrainingConfig, fit
+from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.features import catalog_sources, make_features
 from lirdrec_pyg.features.config import FeaturesConfig
+
+try:
+    from PIL import Image, ImageDraw
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer, ViTConfig, ViTModel
+    from transformers.utils import logging
+except ImportError as error:
+    sys.exit(f"{error}. Run pip install 'lirdrec-pyg[features]' first.")
 
 COLORS = ["red", "green", "blue"]
 WORDS = ["a", "chair", "with", "three", "four", "five", "legs", *COLORS]
@@ -68,13 +73,18 @@ def create_models() -> list[str]:
     return [str(text_model), str(image_model)]
 
 
+if len(sys.argv) not in (1, 3):
+    sys.exit(__doc__)
 generate_catalog()
 text_model, image_model = sys.argv[1:] or create_models()
 
 config = FeaturesConfig(
     id_col="sku", text_cols="title", image_col="image", text_model=text_model, image_model=image_model
 )
-records = make_features(catalog_sources(SHOP / "catalog.csv", config), SHOP / "features")
+try:
+    records = make_features(catalog_sources(SHOP / "catalog.csv", config), SHOP / "features")
+except LIRDRecError as error:
+    sys.exit(str(error))
 for modality, record in records.items():
     print(f"{modality}: {record['rows']} vectors of width {record['width']} by {record['encoder']['model']}")
 

@@ -9,9 +9,13 @@ three similar items of its catalog.
 import sys
 
 from lirdrec_pyg import Recommender
+from lirdrec_pyg.errors import LIRDRecError
 
 run, *clicked = sys.argv[1:] or ["runs/shop"]
-recommender = Recommender.load(run)
+try:
+    recommender = Recommender.load(run)
+except LIRDRecError as error:
+    sys.exit(f"{error} Run examples/train_from_csv.py first, which writes runs/shop.")
 items = recommender.items.ids
 clicked = clicked or [items[0], *recommender.similar_items(items[0], k=2)["item"]]
 

@@ -17,6 +17,7 @@ from torch_geometric.nn import LightGCN
 
 from lirdrec_pyg import Dataset
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
 from lirdrec_pyg.nn import BPRLoss
 from lirdrec_pyg.sampler import BPRSampler
@@ -29,7 +30,10 @@ def load() -> HeteroData:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", default="synthetic")
     seed_everything(0)
-    return Dataset.from_path(parser.parse_args().data).graph
+    try:
+        return Dataset.from_path(parser.parse_args().data).graph
+    except LIRDRecError as error:
+        parser.error(str(error))
 
 
 def both_ways(graph: HeteroData) -> Tensor:

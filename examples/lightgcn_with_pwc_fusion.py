@@ -38,6 +38,5 @@ def embed() -> tuple[Tensor, Tensor]:
 
 parameters = [*models.parameters(), *encoders.parameters(), *fusion.parameters()]
 train(embed, parameters, graph, start_epoch=fusion.start_epoch)
-heaviest = fusion.last_attention.argmax(dim=1).bincount(minlength=len(features)) / num_users
-for name, share in zip(modalities(graph), heaviest.tolist()):
-    print(f"users with the largest weight on {name}: {share:.0%}")
+for name, weight in zip(modalities(graph), fusion.last_attention.mean(dim=0).tolist()):
+    print(f"mean weight of {name}: {weight:.4f}")

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from lirdrec_pyg import Callback, Dataset, LIRDRecConfig, TrainingConfig, fit
+from lirdrec_pyg.errors import LIRDRecError
 
 
 def generate_shop(folder: Path) -> None:
@@ -35,8 +36,13 @@ class PrintEpochs(Callback):
 table, *features = sys.argv[1:] or ["shop/clicks.csv"]
 if len(sys.argv) == 1:
     generate_shop(Path("shop"))
+if not all("=" in pair for pair in features):
+    sys.exit(__doc__)
 
-dataset = Dataset.from_path(table, features=dict(pair.split("=", 1) for pair in features))
+try:
+    dataset = Dataset.from_path(table, features=dict(pair.split("=", 1) for pair in features))
+except LIRDRecError as error:
+    sys.exit(str(error))
 training = TrainingConfig(epochs=20, lr=1e-2, batch_size=256)
 recommender = fit(
     dataset, LIRDRecConfig(embedding_dim=16), training, out="runs/shop", callbacks=[PrintEpochs()], overwrite=True

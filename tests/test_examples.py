@@ -22,7 +22,7 @@ PRINTED = {
     "fold_in_user": ["newcomer", "anna"],
     "features_from_catalog": ["image: 30 vectors", "text: 30 vectors", "test Recall@5", "likes-red-0 may like red-"],
     **{name: [] for name in LAYERS},
-    "lightgcn_with_pwc_fusion": ["users with the largest weight on image"],
+    "lightgcn_with_pwc_fusion": ["mean weight of image: 0."],
 }
 
 
@@ -34,9 +34,8 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         patch.chdir(tmp_path_factory.mktemp("examples"))
         patch.syspath_prepend(EXAMPLES)
         for name in PRINTED:
-            out = io.StringIO()
             patch.setattr(sys, "argv", [f"{name}.py"])
-            with contextlib.redirect_stdout(out):
+            with contextlib.redirect_stdout(io.StringIO()) as out:
                 runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
             found[name] = out.getvalue()
         yield found
@@ -45,6 +44,36 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 def test_every_example_is_run() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == PRINTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("add_new_items", "runs/shop is not a run folder.* Run examples/train_from_csv.py first"),
+        ("fold_in_user", "runs/shop is not a run folder.* Run examples/train_from_csv.py first"),
+        ("train_from_csv nowhere.csv", "nowhere.csv does not exist"),
+        ("train_from_csv clicks.csv text.npy", "train_from_csv.py .CLICKS.csv MODALITY=FEATURES.npy"),
+        ("features_from_catalog model", "features_from_catalog.py .TEXT_MODEL IMAGE_MODEL."),
+        *((f"{name} --data nowhere", "error: nowhere does not exist") for name in LAYERS),
+    ],
+)
+def test_what_an_example_needs_is_one_sentence(
+    command: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = command.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert re.search(problem, f"{stopped.value}{capsys.readouterr().err}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(SystemExit, match=r"pip install 'lirdrec-pyg\[features\]' first"):
+        runpy.run_path(str(EXAMPLES / "features_from_catalog.py"), run_name="__main__")
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+from typing import Any
+
 import click
 from tqdm import tqdm
 
@@ -10,9 +12,6 @@ class Progress(Callback):
     """Shows the progress of a training: a bar on a terminal, else one line per epoch."""
 
     def __init__(self) -> None:
-        self._epochs = 0
-        self._steps = 1
-        self._best = 0.0
         self._bar: tqdm | None = None
 
     def __enter__(self) -> "Progress":
@@ -25,46 +24,48 @@ class Progress(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         if not is_first_process():
             return
-        self._epochs = trainer.config.epochs
-        self._steps = trainer.steps_per_epoch
+        self._trainer = trainer
         done = trainer.result.history
         if self._bar is not None:  # of an earlier training
             self._bar.close()
-        self._best = max((result.valid[MONITOR] for result in done if result.valid), default=0.0)
         if done:
-            best = f", best {MONITOR} {self._best:.4f}" if done[-1].valid else ""
-            click.echo(f"resuming after epoch {len(done)}{best}")
+            click.echo(f"resuming after epoch {len(done)}{self._best()}")
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(
             f"training: {parameters:,} parameters on {trainer.fabric.device}, "
-            f"{len(trainer.sampler):,} triples in {self._steps} steps per epoch"
+            f"{len(trainer.sampler):,} triples in {trainer.steps_per_epoch} steps per epoch"
         )
         self._bar = tqdm(
-            total=self._epochs,
+            **self._end(),
             initial=len(done),
             disable=None,  # shown on a terminal only
             smoothing=0.02,
-            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs "
-            "[{elapsed}, at most {remaining} left{postfix}]",
+            bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}, {desc}{remaining} left{postfix}]",
         )
 
     def on_step_end(self, epoch: int, step: int) -> None:
         if self._bar is not None:
-            self._bar.update(1 / self._steps)
+            self._bar.update(1 / self._trainer.steps_per_epoch)
 
     def on_epoch_end(self, result: EpochResult) -> None:
         if self._bar is None:
             return
-        value = ""
-        if result.valid:
-            self._best = max(self._best, result.valid[MONITOR])
-            value = f"  {MONITOR} {result.valid[MONITOR]:.4f}{' *' if result.improved else '  '}"
+        value = f"  {MONITOR} {result.valid[MONITOR]:.4f}{' *' if result.improved else '  '}" if result.valid else ""
+        best, end = self._best(), self._end()
         if not self._bar.disable:
-            self._bar.n = result.epoch
-            best = f", best {self._best:.4f}" if result.valid else ""
+            vars(self._bar).update(end, n=result.epoch)
             self._bar.set_postfix_str(f"loss {result.loss:.4f}{value.rstrip(' *').replace('  ', ', ')}{best}")
             return
-        seconds = result.train_seconds + result.eval_seconds
-        left = tqdm.format_interval((self._epochs - result.epoch) * seconds)
-        epoch = f"epoch {result.epoch:4d}/{self._epochs}  loss {result.loss:.4f}"
-        click.echo(f"{epoch}{value}  {seconds:.1f} s, at most {left} left")
+        seconds, epochs, last = result.train_seconds + result.eval_seconds, self._trainer.config.epochs, end["total"]
+        left = f"{tqdm.format_interval((last - result.epoch) * seconds)} left"
+        ending = left if last == epochs else f"stops after epoch {last} unless better"
+        click.echo(f"epoch {result.epoch:4d}/{epochs}  loss {result.loss:.4f}{value}  {seconds:.1f} s{best}, {ending}")
+
+    def _best(self) -> str:
+        return "" if self._trainer.task is None else f", best epoch {self._trainer.result.best_epoch}"
+
+    def _end(self) -> dict[str, Any]:
+        """Return the epoch after which the training ends if no later one is better, as attributes of the bar."""
+        config, best = self._trainer.config, self._trainer.result.best_epoch
+        last = config.epochs if self._trainer.task is None else min(config.epochs, max(best, 1) + config.patience)
+        return {"total": last, "desc": "at least " if last < config.epochs else ""}

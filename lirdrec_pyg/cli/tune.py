@@ -44,7 +44,9 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
       graph_weights.image: [0.1, 0.5]
 
     A grid is tried in a random order, each point once; from a space with ranges, Optuna's TPE sampler chooses. A trial
-    stops early if its Recall@20 is below the median of earlier trials at the same epoch.
+    stops early if its Recall@20 is below the median of earlier trials at the same epoch. Fewer --epochs than the
+    default shorten the trials only: best.yaml then has the default, and early stopping ends the final training. A
+    larger number is kept, and so is one from --space.
 
     After Ctrl-C, a kill or with a larger --trials, the same command resumes the study. It may run several times at
     once; at the end, it waits up to a minute for signs of life of the others, and repeats the trial of one that was
@@ -60,7 +62,7 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     data_config, model_config = take(DataConfig, values), take(LIRDRecConfig, values)
     training_config = take(TrainingConfig, values)
     check_before(model_config, training_config)
-    settings = None if space is None else Space.read(space)
+    settings = None if space is None else Space.read(space, model_config)
     dataset = Dataset.from_path(data_config, seed=training_config.seed)
     with Interrupt() as interrupt, _Progress(trials) as progress:
         callback = CallbackList((interrupt, progress))
@@ -109,7 +111,8 @@ class _Progress(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         # On a terminal only.
         description = f"trial {self._number}"
-        self._bar = tqdm(total=trainer.config.epochs, desc=description, unit="epoch", disable=None, leave=False)
+        form = "{desc}: epoch {n} of at most {total} [{elapsed}{postfix}]"
+        self._bar = tqdm(total=trainer.config.epochs, desc=description, disable=None, leave=False, bar_format=form)
 
     def on_epoch_end(self, result: EpochResult) -> None:
         assert self._bar is not None

@@ -7,11 +7,11 @@ from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.nn import ProgressiveWeightCopying
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from lirdrec_pyg.recommender import Recommender
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Weights count as equal if they differ by less than this share.
+MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,11 @@ class FusionWeights:
 
     def summary(self) -> pl.DataFrame:
         """Return one row per branch: mean, standard deviation and quantiles over the users, and the share of users for
-        whom the branch has the largest weight."""
+        whom the branch is the heaviest: its weight is more than 5 % above that of every other branch.
+
+        For the users that are missing in these shares, several branches have equal weights.
+        """
         weights = self.branches
-        heaviest = weights.select(pl.concat_list(pl.all()).list.arg_max().alias("branch"))["branch"]
         return pl.DataFrame(
             [
                 {
@@ -46,9 +48,11 @@ class FusionWeights:
                     "mean": weights[branch].mean(),
                     "std": weights[branch].std(ddof=0),
                     **{f"q{round(100 * q):02d}": weights[branch].quantile(q, "linear") for q in _QUANTILES},
-                    "heaviest": (heaviest == position).mean(),
+                    "heaviest": weights.select(
+                        (pl.col(branch) > (1 + MARGIN) * pl.max_horizontal(pl.lit(0), pl.exclude(branch))).mean()
+                    ).item(),
                 }
-                for position, branch in enumerate(weights.columns)
+                for branch in weights.columns
             ]
         )
 
@@ -80,22 +84,3 @@ def _schedule(config: Any, epochs: int) -> pl.DataFrame:
         rows.append((epoch, float(fusion.network_weight), float(fusion.memory_weight)))
     schema = {"epoch": pl.Int64, "network_weight": pl.Float64, "memory_weight": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def draw(weights: FusionWeights) -> "Figure":
-    """Plot the schedule and the distribution of the weights."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for column, label in (("network_weight", "network"), ("memory_weight", "memory")):
-        left.plot(weights.schedule["epoch"], weights.schedule[column], label=label)
-    if weights.best_epoch:
-        left.axvline(weights.best_epoch, color="grey", linestyle=":", label="best epoch")
-    left.set(xlabel="epoch", title="weight in the fusion", ylim=(0, 1))
-    left.legend()
-    names = weights.branches.columns
-    right.hist([weights.branches[name] for name in names], bins=40, histtype="step", label=names)
-    right.set(xlabel="weight", ylabel="users", title="weights of the branches")
-    right.legend(title="branch")
-    return figure

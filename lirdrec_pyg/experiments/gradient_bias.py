@@ -1,8 +1,8 @@
 import copy
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from statistics import fmean
 
 import polars as pl
 import torch
@@ -25,15 +25,14 @@ from lirdrec_pyg.training import (
     make_fabric,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 ID_BRANCH = "id"
 # Whose features an item has in a training.
 OWN, OTHERS = "own", "others"
-# The ID branch is poor if it is below the best feature branch by more than this share.
+_OF_ID, _RECALL = pl.col("branch") == ID_BRANCH, pl.col(f"valid_{MONITOR}")
+# Relative differences below this share do not matter.
 _MARGIN = 0.05
-_STANDARD_ERRORS = 2
+# As many as early stopping waits for by default.
+_MIN_EPOCHS = 20
 
 
 class _Watched(LIRDRec):
@@ -60,57 +59,47 @@ class _Watch(Callback):
     """Measures a training of :class:`_Watched`, one row per epoch and branch."""
 
     def __init__(self, features: str) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.tables: list[pl.DataFrame] = []
         self._features = features
+        self._steps: list[Tensor] = []  # of the current epoch
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+        self._data = trainer.data
         self._model: _Watched = trainer.model.module
         self._task = RankingTask.from_graph(trainer.data, Split.VALID)
         self._vectors = self._item_vectors()
-        self._reset()
-
-    def _reset(self) -> None:
-        # Sums over the steps of an epoch, one entry per branch.
-        self._squares, self._norms = torch.zeros(2, len(self._model.branches), device=self._trainer.fabric.device)
-        self._steps = 0
 
     @torch.no_grad()
     def _item_vectors(self) -> Tensor:
         with eval_mode(self._model):
-            return self._model.encode_items(self._trainer.data)
+            return self._model.encode_items(self._data)
 
     @torch.no_grad()
     def on_step_end(self, epoch: int, step: int) -> None:
-        self._squares += torch.stack([_mean_square(p) for p in self._model.branch_parameters()])
-        self._norms += torch.linalg.vector_norm(self._model.item_gradient, dim=-1).mean(dim=0)
-        self._steps += 1
+        squares = torch.stack([_mean_square(p) for p in self._model.branch_parameters()])
+        norms = torch.linalg.vector_norm(self._model.item_gradient, dim=-1).mean(dim=0)
+        self._steps.append(torch.stack([squares, norms]))
 
     @torch.no_grad()
     def on_epoch_end(self, result: EpochResult) -> None:
         before, self._vectors = self._vectors, self._item_vectors()
-        change = torch.linalg.vector_norm(self._vectors - before, dim=-1).mean(dim=0)
-        columns = {
+        squares, norms = torch.stack(self._steps).mean(dim=0)
+        table = {
+            "features": self._features,
+            "epoch": result.epoch,
             "branch": self._model.branches,
-            "parameter_gradient": (self._squares / self._steps).sqrt().tolist(),
-            "item_gradient": (self._norms / self._steps).tolist(),
-            "item_change": change.tolist(),
+            "parameter_gradient": squares.sqrt().tolist(),
+            "item_gradient": norms.tolist(),
+            "item_change": torch.linalg.vector_norm(self._vectors - before, dim=-1).mean(dim=0).tolist(),
             f"valid_{MONITOR}": self._recall_per_branch(),
+            "valid_users": len(self._task.user_index),
         }
-        self.rows += [
-            {
-                "features": self._features,
-                "epoch": result.epoch,
-                **dict(zip(columns, row, strict=True)),
-                "valid_users": len(self._task.user_index),
-            }
-            for row in zip(*columns.values(), strict=True)
-        ]
-        self._reset()
+        self.tables.append(pl.DataFrame(table))
+        self._steps.clear()
 
     def _recall_per_branch(self) -> list[float]:
         with eval_mode(self._model):
-            user, item = (self._model.split_branches(x) for x in self._model(self._trainer.data))
+            user, item = (self._model.split_branches(x) for x in self._model(self._data))
         return [
             evaluate_ranking(user[:, b].contiguous(), item[:, b].contiguous(), self._task, (20,))[MONITOR]
             for b in range(user.size(1))
@@ -165,13 +154,13 @@ def measure_gradient_bias(
     check_before(model_config, training_config)
     callback = callback or Callback()
     model_config = replace(model_config, id_branch=True)
-    rows = _measured(OWN, dataset.graph, model_config, training_config, callback)
+    tables = _measured(OWN, dataset.graph, model_config, training_config, callback)
     if not callback.should_stop():
         graph = _with_shuffled_features(dataset.graph, training_config.seed)
         others = _measured(OTHERS, graph, model_config, training_config, callback)
         if not callback.should_stop():  # half a control is not comparable
-            rows += others
-    return pl.DataFrame(rows)
+            tables += others
+    return pl.concat(tables) if tables else pl.DataFrame()
 
 
 def _measured(
@@ -180,7 +169,7 @@ def _measured(
     model_config: LIRDRecConfig,
     training_config: TrainingConfig,
     callback: Callback,
-) -> list[dict[str, Any]]:
+) -> list[pl.DataFrame]:
     fabric = make_fabric(training_config)
     seed_everything(training_config.seed, verbose=False)
     data = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(graph).to(fabric.device))
@@ -188,7 +177,7 @@ def _measured(
     trainer = Trainer(_Watched.from_config(model_config, data), data, training_config, fabric)
     watch = _Watch(features)
     trainer.fit(CallbackList((watch, callback)))
-    return watch.rows
+    return watch.tables
 
 
 def _with_shuffled_features(graph: HeteroData, seed: int) -> HeteroData:
@@ -219,120 +208,104 @@ def check_before(model_config: LIRDRecConfig, training_config: TrainingConfig) -
     check_settings(model_config, training_config)
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    """Features compared with IDs: ratios are geometric means over branches and epochs, Recall@20 is that at the end."""
+def verdict(table: pl.DataFrame) -> tuple[str, str]:
+    """Summarize a table of :func:`measure_gradient_bias`: the updates, and whether the paper's finding holds.
 
-    epochs: int
-    gradient_ratio: float
-    change_ratio: float
-    id_recall: float
-    feature_recall: dict[str, float]
-    others_recall: float | None
-    num_users: int
+    The finding holds if all of these differences are above 5 % and above two standard errors (of a mean over epochs or
+    users). It does not hold if one of them is below 5 % by as much. Otherwise, there is no verdict.
 
-    @classmethod
-    def of(cls, table: pl.DataFrame) -> "_Comparison":
-        of_id = pl.col("branch") == ID_BRANCH
-        own, others = (table.filter(pl.col("features") == features) for features in (OWN, OTHERS))
+    * Gradients and changes per epoch of features are larger than those of IDs (geometric means over branches, epochs).
+    * Recall@20 of the ID branch is below that of the best feature branch, and the latter is above that of all branches
+      with shuffled features (means over the last tenth of the epochs).
 
-        def ratio(column: str) -> float:
-            log = pl.col(column).clip(lower_bound=1e-30).log()
-            means = own.select(features=log.filter(~of_id).mean(), ids=log.filter(of_id).mean())
-            return float((means["features"] - means["ids"]).exp()[0])
-
-        recall = _final_recall(own)
-        others_recall = _final_recall(others)
-        return cls(
-            own["epoch"].n_unique(),
-            ratio("parameter_gradient"),
-            ratio("item_change"),
-            recall.pop(ID_BRANCH),
-            recall,
-            max((value for name, value in others_recall.items() if name != ID_BRANCH), default=None),
-            int(own["valid_users"][0]),
+    There is no verdict either without the control, or if a training was too short: it needs 20 epochs, Recall@20 of the
+    ID branch must have changed by 5 %, and none of the compared curves may still rise. A curve does if its mean over
+    the last quarter of the epochs is above that over the quarter before by more than 1 % and a tenth of its whole rise.
+    """
+    own, control = (table.filter(pl.col("features") == features) for features in (OWN, OTHERS))
+    epochs, users = own["epoch"].n_unique(), own["valid_users"][0]
+    gradients, changes = (_log_ratio(own, column) for column in ("parameter_gradient", "item_change"))
+    recalls, shuffled = _final_recall(own), max(_final_recall(control.filter(~_OF_ID)).values(), default=None)
+    ids, best = recalls.pop(ID_BRANCH), max(recalls.values())
+    curves = {
+        "the ID vectors": own.filter(_OF_ID),
+        "the features": own.filter(~_OF_ID),
+        "the shuffled features": control.filter(~_OF_ID),
+    }
+    unsettled = [name for name, rows in curves.items() if not _is_settled(rows)]
+    if shuffled is None:
+        conclusion = "no verdict without the training on shuffled features."
+    elif unsettled:
+        conclusion = (
+            f"no verdict yet, since Recall@20 of {', '.join(unsettled)} may still rise. Train longer: pass a larger "
+            "`epochs`, or a larger `patience` if early stopping ended the training."
         )
+    else:
+        conclusion = _conclusion(
+            {
+                "features get no larger gradients than IDs": gradients,
+                "features change no more than IDs": changes,
+                "ID vectors do as well as features": _difference(best, ids, users),
+                "shuffled features do as well as an item's own": _difference(best, shuffled, users),
+            }
+        )
+    shown = ", ".join(f"{name} {recall:.4f}" for name, recall in recalls.items())
+    return (
+        f"Over {epochs} epoch{'s'[: epochs != 1]}, gradients of the feature encoders were {math.exp(gradients[0]):.3g} "
+        "times as large as those of the ID vectors (root mean square, geometric mean over epochs), and item vectors of "
+        f"features changed {math.exp(changes[0]):.3g} times as much per epoch as those of IDs.",
+        f"Validation Recall@20 of single branches: ID {ids:.4f}, features {shown}, shuffled features "
+        f"{'not measured' if shuffled is None else f'at best {shuffled:.4f}'}; {conclusion}",
+    )
 
-    @property
-    def best(self) -> float:
-        return max(self.feature_recall.values())
 
-    @property
-    def features_matter(self) -> bool:
-        """Whether an item's own features are significantly better than shuffled ones. A mean of values between 0 and 1
-        has at most the variance of a mean of as many coin tosses."""
-        if self.others_recall is None:
-            return True
-        variance = sum(p * (1 - p) for p in (self.best, self.others_recall)) / self.num_users
-        return self.best - self.others_recall > _STANDARD_ERRORS * math.sqrt(variance)
+def _conclusion(differences: dict[str, tuple[float, float]]) -> str:
+    """Return the verdict by differences and their standard errors; the keys describe their absence."""
+    if failed := [text for text, (mean, error) in differences.items() if mean + 2 * error <= _MARGIN]:
+        return f"the paper's finding does not hold here: {', and '.join(failed)}."
+    if unclear := [text for text, (mean, error) in differences.items() if mean <= max(_MARGIN, 2 * error)]:
+        return (
+            f"no verdict, since within the noise {', and '.join(unclear)}. Measure on more users, or compare several "
+            "values of `seed`."
+        )
+    return "the paper's finding holds here: features get larger updates, and ID vectors stay poor."
+
+
+def _log_ratio(own: pl.DataFrame, column: str) -> tuple[float, float]:
+    """Return the log ratio of features to IDs, and its standard error over the epochs."""
+    log = pl.col(column).clip(lower_bound=1e-30).log()
+    by_epoch = own.group_by("epoch").agg(log.filter(~_OF_ID).mean() - log.filter(_OF_ID).mean())[column]
+    return by_epoch.mean(), (by_epoch.std() or 0.0) / math.sqrt(len(by_epoch))  # type: ignore[return-value]
+
+
+def _difference(high: float, low: float, users: int) -> tuple[float, float]:
+    """Return the relative difference of two recalls, and its largest standard error: a mean of values between 0 and 1
+    has at most the variance of a mean of as many coin tosses."""
+    error = math.sqrt((high * (1 - high) + low * (1 - low)) / users)
+    return (high - low) / (high or 1.0), error / (high or 1.0)
 
 
 def _final_recall(table: pl.DataFrame) -> dict[str, float]:
     """Return the Recall@20 of each branch, lowest first: a mean over the last epochs, since a single one is noisy."""
     epochs = table["epoch"].n_unique()
     end = table.filter(pl.col("epoch") > epochs - max(1, epochs // 10))
-    means = end.group_by("branch").agg(pl.col(f"valid_{MONITOR}").mean().alias("recall")).sort("recall", "branch")
+    means = end.group_by("branch").agg(_RECALL.mean().alias("recall")).sort("recall", "branch")
     return dict(means.select("branch", "recall").iter_rows())
 
 
-def verdict(table: pl.DataFrame) -> tuple[str, str]:
-    """Summarize a table of :func:`measure_gradient_bias`: the updates, and whether the paper's finding holds.
-
-    The finding holds if all of these are true:
-
-    * Features get larger gradients and larger changes than IDs.
-    * The ID branch is more than 5 % below the best feature branch.
-    * That branch is better than every branch with shuffled features, by more than two standard errors.
-
-    Recall@20 is the mean over the last tenth of the epochs.
-    """
-    found = _Comparison.of(table)
-    larger = found.gradient_ratio > 1 and found.change_ratio > 1
-    poor = found.id_recall < (1 - _MARGIN) * found.best
-    updates = (
-        f"Over {found.epochs} epoch{'s'[: found.epochs != 1]}, gradients of the feature encoders were "
-        f"{found.gradient_ratio:.3g} times as large as those of the ID vectors (root mean square, geometric mean over "
-        f"epochs), and item vectors of features changed {found.change_ratio:.3g} times as much per epoch as those of "
-        "IDs."
-    )
-    if larger and poor and found.features_matter:
-        conclusion = "holds here: features get larger updates, and ID vectors stay poor."
-    elif poor and not found.features_matter:
-        conclusion = "does not hold here: ID vectors stay poor, but shuffled features do as well as an item's own."
-    elif larger:
-        conclusion = "does not hold here: features get larger updates, but ID vectors do as well."
-    elif poor:
-        conclusion = "does not hold here: ID vectors stay poor, but not because of smaller updates."
-    else:
-        conclusion = "does not hold here: ID vectors neither get smaller updates nor stay poor."
-    recalls = ", ".join(f"{name} {recall:.4f}" for name, recall in found.feature_recall.items())
-    control = "not measured" if found.others_recall is None else f"at best {found.others_recall:.4f}"
-    return updates, (
-        f"Validation Recall@20 of single branches: ID {found.id_recall:.4f}, features {recalls}, shuffled features "
-        f"{control}; the paper's finding {conclusion}"
-    )
+def best_by_epoch(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return Recall@20 of the best branch by epoch."""
+    return rows.group_by("epoch").agg(_RECALL.max()).sort("epoch")
 
 
-def draw(table: pl.DataFrame) -> "Figure":
-    """Plot a table of :func:`measure_gradient_bias`."""
-    from matplotlib.figure import Figure
-
-    panels = {
-        "parameter_gradient": "RMS gradient of encoder\nor free vectors",
-        "item_gradient": "mean gradient norm\nof an item vector",
-        f"valid_{MONITOR}": "validation Recall@20\nof the branch alone",
-    }
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (column, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        own = table.filter(pl.col("features") == OWN)
-        for (branch,), rows in own.group_by("branch", maintain_order=True):
-            line = {"color": "black", "linestyle": "--"} if branch == ID_BRANCH else {}
-            axes.plot(rows["epoch"], rows[column], label=branch, **line)
-        if column == f"valid_{MONITOR}":
-            others = table.filter((pl.col("features") == OTHERS) & (pl.col("branch") != ID_BRANCH))
-            best = others.group_by("epoch", maintain_order=True).agg(pl.col(column).max())
-            axes.plot(best["epoch"], best[column], label="shuffled features, best", color="grey", linestyle=":")
-        axes.set(xlabel="epoch", title=title, yscale="linear" if column.startswith("valid") else "log")
-        axes.grid(alpha=0.3)
-    axes.legend(title="branch")
-    return figure
+def _is_settled(rows: pl.DataFrame) -> bool:
+    """Return whether the curve of the best branch rises no longer. That of the ID vectors starts at chance, and must
+    have left it before."""
+    curve: list[float] = best_by_epoch(rows)[f"valid_{MONITOR}"].to_list()
+    if len(curve) < _MIN_EPOCHS:
+        return False
+    quarter = len(curve) // 4
+    last, before = fmean(curve[-quarter:]), fmean(curve[-2 * quarter : -quarter])
+    rise = last - curve[0]
+    has_begun = abs(rise) > _MARGIN * last or rows["branch"][0] != ID_BRANCH
+    return has_begun and last - before <= max(0.1 * rise, 0.01 * last)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import yaml
 
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.models import LIRDRecConfig, ModelConfig
+from lirdrec_pyg.models import ModelConfig
 from lirdrec_pyg.training import TrainingConfig, check_settings
 from lirdrec_pyg.transforms import kept_modalities, modality_weights
 
@@ -56,37 +56,24 @@ class Space:
     entries: Mapping[str, Entry]
 
     @classmethod
-    def paper(
-        cls,
-        modalities: tuple[str, ...],
-        model_config: LIRDRecConfig | None = None,
-        training_config: TrainingConfig | None = None,
+    def default(
+        cls, modalities: tuple[str, ...], model_config: ModelConfig, training_config: TrainingConfig
     ) -> "Space":
-        """Return the paper's grid (section 5.1), and the share of images in the item graph.
+        """Return the values that the model declares, without those that have no effect.
 
-        Args:
-            modalities: modalities of the data.
-            model_config: model that is tuned; settings without effect on it are left out.
-            training_config: its training; settings without effect on it are left out.
+        Raises:
+            ConfigError: if the model has no default.
         """
-        model_config, training_config = model_config or LIRDRecConfig(), training_config or TrainingConfig()
-        names = kept_modalities(modalities, model_config.only_modality)
-        entries: dict[str, tuple[Any, ...]] = {"num_layers": (2, 3, 4), "reg_weight": (1e-2, 1e-3, 1e-4)}
-        if model_config.fusion == "pwc":
-            entries["network_weight"] = (0.9, 0.95, 0.99)
-        if training_config.user_gradients == "dense":  # SparseAdam has no weight decay
-            entries["weight_decay"] = (0.0, 1e-6, 1e-5)
-        if model_config.item_graph and "image" in names and len(names) > 1:
-            entries[f"{_SHARE}image"] = (0.1, 0.5, 0.9)
+        entries = model_config.search_space(modalities)
+        if not entries:
+            raise ConfigError(f"Pass `space`: there is no default for `model={model_config.model!r}`.")
+        if training_config.user_gradients == "sparse":  # SparseAdam has no weight decay
+            entries.pop("weight_decay", None)
         return cls(entries)
 
     @classmethod
-    def read(cls, path: Path, model_config: ModelConfig | None = None) -> "Space":
+    def read(cls, path: Path, model_config: ModelConfig) -> "Space":
         """Read a YAML file with lines ``name: [value, ...]`` or ``name: {low: ..., high: ..., log: true}``.
-
-        Args:
-            path: file.
-            model_config: model that is tuned, by default LIRDRec.
 
         Raises:
             ConfigError: if the file cannot be read or has an invalid entry.
@@ -97,7 +84,6 @@ class Space:
             raise ConfigError(f"Cannot read {path} as YAML ({' '.join(str(error).split())}).") from error
         if not isinstance(content, dict) or not content:
             raise ConfigError(f"{path} has no 'name: [value, ...]' lines.")
-        model_config = model_config or LIRDRecConfig()
         kinds = _kinds(model_config)
         try:
             names = [_name(str(key), model_config) for key in content]

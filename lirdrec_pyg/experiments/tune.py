@@ -24,7 +24,7 @@ from lirdrec_pyg.errors import ConfigError, RunError, first_line
 from lirdrec_pyg.evaluation import RankingTask
 from lirdrec_pyg.experiments.search_space import Settings, Space
 from lirdrec_pyg.files import write_file
-from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, model_class
+from lirdrec_pyg.models import ModelConfig, model_class
 from lirdrec_pyg.training import (
     MONITOR,
     EpochResult,
@@ -77,8 +77,9 @@ class TrialResult:
 class Study:
     """The trials in a folder, to which several programs may add at the same time.
 
-    ``study.db`` is an Optuna study in SQLite; ``trials.csv`` and ``best.yaml`` are rewritten after each trial. Trials
-    that were interrupted, or whose program was killed and sends no heartbeat, do not count and are repeated.
+    ``study.db`` is an Optuna study in SQLite; ``trials.csv`` and ``best.yaml`` are rewritten after each trial.
+    ``best.yaml`` has at least the default number of epochs, since those of a search may be few. Trials that were
+    interrupted, or whose program was killed and sends no heartbeat, do not count and are repeated.
 
     Args:
         path: folder, created if necessary.
@@ -151,18 +152,20 @@ class Study:
 
     def best(self) -> TrialResult | None:
         """Return the complete trial with the best validation Recall@20, the first of equal ones."""
-        return _best(self.finished())
+        complete = [result for result in self.finished() if result.state == "complete"]
+        return max(complete, key=lambda result: result.value or 0.0, default=None)
 
     def optimize(self, train: Callable[["Trial", Settings], TrialResult], num_trials: int, callback: Callback) -> None:
         """Run ``train`` until the study has ``num_trials`` trials or all points of a grid, or ``callback`` stops it."""
         num_trials = min(num_trials, self.space.num_points or num_trials)
-        results: list[TrialResult] = []
+        result: TrialResult
 
         def objective(trial: "Trial") -> Any:
+            nonlocal result
             settings = self.space.suggest(trial, self.model_config)
             trial.set_user_attr(_STARTED, True)
             self._lock.release()  # other programs may choose their settings now
-            results.append(result := train(trial, settings))
+            result = train(trial, settings)
             if result.state != "interrupted":
                 trial.set_user_attr("result", asdict(result))
             if result.state == "pruned":
@@ -181,7 +184,7 @@ class Study:
                 deadline = time.monotonic() + _GRACE_SECONDS + 2
                 with self._lock:
                     best = self._write_results()
-                callback.on_trial_end(results[-1], results[-1] == best)
+                callback.on_trial_end(result, result == best)
             elif not running or time.monotonic() > deadline:
                 return
             else:
@@ -211,8 +214,7 @@ class Study:
         return sum(trial.state.name == "RUNNING" for trial in trials)
 
     def _write_results(self) -> TrialResult | None:
-        finished = self.finished()
-        best = _best(finished)
+        finished, best = self.finished(), self.best()
         if finished:
             table = pl.DataFrame([result.row() for result in finished], infer_schema_length=None, strict=False)
             write_file(self.path, _TABLE, table.write_csv)
@@ -220,6 +222,11 @@ class Study:
             chosen = self.space.configs(best.settings, self.model_config, self.training_config)
             settings = {"model": self.model_config.model, **_settings(*self._configs), **_settings(*chosen)}
             head = f"# Trial {best.number}, the best of {len(finished)}: validation Recall@20 {best.value:.4f}\n"
+            if "epochs" not in best.settings and (few := settings["epochs"]) < TrainingConfig.epochs:
+                settings["epochs"] = TrainingConfig.epochs
+                head += (
+                    f"# 'epochs' is the default, not the {few} of a trial: early stopping ends the final training.\n"
+                )
             text = head + yaml.safe_dump(settings, sort_keys=False)
             write_file(self.path, _BEST, lambda file: file.write_text(text, "utf-8"))
         return best
@@ -227,11 +234,6 @@ class Study:
 
 def _settings(*configs: Config) -> dict[str, Any]:
     return {name: value for config in configs for name, value in asdict(config).items()}
-
-
-def _best(results: list[TrialResult]) -> TrialResult | None:
-    complete = [result for result in results if result.state == "complete"]
-    return max(complete, key=lambda result: result.value or 0.0, default=None)
 
 
 def _import_optuna() -> Any:
@@ -309,7 +311,7 @@ def tune(
         model_config: model; trials replace the settings of ``space``.
         training_config: its training, likewise; the seed also determines the order of trials.
         num_trials: number of trials of the study as a whole.
-        space: settings to try; by default those of the paper, see :meth:`Space.paper`.
+        space: settings to try; by default those that the model declares, see :meth:`Space.default`.
         callback: follows trials and trainings, and may stop the search.
 
     Raises:
@@ -318,10 +320,7 @@ def tune(
     check_before(model_config, training_config)
     callback = callback or Callback()
     names = modalities(dataset.graph)
-    if space is None:
-        if not isinstance(model_config, LIRDRecConfig):
-            raise ConfigError(f"Pass `space`: there is no default for `model={model_config.model!r}`.")
-        space = Space.paper(names, model_config, training_config)
+    space = space or Space.default(names, model_config, training_config)
     space.check(model_config, training_config, names)
     RankingTask.from_graph(dataset.graph, Split.VALID)  # fails if there is nobody to validate with
     graphs = _Graphs(dataset.graph)

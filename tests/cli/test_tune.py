@@ -46,9 +46,10 @@ def test_the_best_settings_can_be_trained_with(shop: Path, space: Path, tmp_path
     )
     assert (settings["num_layers"], settings["lr"]) == (best["num_layers"], best["lr"])
     assert settings["data"] == str(shop.absolute())
+    assert settings["epochs"] == 1000  # the four are those of a trial
 
     run = tmp_path / "run"
-    result = lirdrec("fit", "--config", out / "best.yaml", "--out", run)
+    result = lirdrec("fit", "--config", out / "best.yaml", "--epochs", 4, "--out", run)
     assert result.exit_code == 0, result.output
     history = pl.read_csv(run / "history.csv")
     assert history["valid_recall@20"].max() == pytest.approx(best["valid_recall@20"])

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainers import needs_torch_sparse
@@ -16,32 +17,36 @@ SAMPLED = TrainingConfig(sampling="neighbors", fanout="5,5")
 def read(folder: Path, text: str) -> Space:
     file = folder / "space.yaml"
     file.write_text(text)
-    return Space.read(file)
+    return Space.read(file, LIRDRecConfig())
 
 
 def check(space: Space) -> None:
     space.check(LIRDRecConfig(), TrainingConfig(), MODALITIES)
 
 
+def default(modalities: tuple[str, ...], **settings: Any) -> Space:
+    return Space.default(modalities, LIRDRecConfig(**settings), TrainingConfig())
+
+
 def test_the_papers_grid_has_only_what_makes_a_difference() -> None:
     for names, count in {MODALITIES: 243, ("text",): 81, ("image",): 81, ("audio", "text"): 81}.items():
-        space = Space.paper(names)
+        space = default(names)
         space.check(LIRDRecConfig(), TrainingConfig(), names)
         assert space.num_points == count
-    for model, left_out in (
-        (LIRDRecConfig(only_modality="text"), "graph_weights.image"),
-        (LIRDRecConfig(item_graph=False), "graph_weights.image"),
-        (LIRDRecConfig(fusion="mean"), "network_weight"),
+    for settings, left_out in (
+        ({"only_modality": "text"}, "graph_weights.image"),
+        ({"item_graph": False}, "graph_weights.image"),
+        ({"fusion": "mean"}, "network_weight"),
     ):
-        space = Space.paper(MODALITIES, model)
-        assert Space.paper(MODALITIES).entries.keys() - space.entries.keys() == {left_out}
-        space.check(model, TrainingConfig(), MODALITIES)
+        space = default(MODALITIES, **settings)
+        assert default(MODALITIES).entries.keys() - space.entries.keys() == {left_out}
+        space.check(LIRDRecConfig(**settings), TrainingConfig(), MODALITIES)  # type: ignore[arg-type]
 
 
 @needs_torch_sparse
 def test_sampling_in_the_space() -> None:
     sparse = TrainingConfig(sampling="neighbors", user_gradients="sparse")
-    space = Space.paper(MODALITIES, LIRDRecConfig(), sparse)
+    space = Space.default(MODALITIES, LIRDRecConfig(), sparse)
     assert "weight_decay" not in space.entries
     space.check(LIRDRecConfig(), sparse, MODALITIES)
     # The number of layers is that of the space.
@@ -117,7 +122,7 @@ def test_invalid_files_are_refused(tmp_path: Path) -> None:
             read(tmp_path, text)
         assert named in str(error.value)
     with pytest.raises(ConfigError, match=r"none\.yaml"):
-        Space.read(tmp_path / "none.yaml")
+        Space.read(tmp_path / "none.yaml", LIRDRecConfig())
 
 
 def test_values_out_of_bounds_are_refused(tmp_path: Path) -> None:

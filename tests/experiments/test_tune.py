@@ -196,6 +196,19 @@ def test_trials_of_other_settings_are_not_mixed(whole: Study) -> None:
     Study(whole.path, SPACE, MODEL, dataclasses.replace(TRAINING, device="auto"))
 
 
+def test_the_final_training_is_not_as_short_as_a_trial(dataset: Dataset, tmp_path: Path, whole: Study) -> None:
+    text = (whole.path / "best.yaml").read_text()
+    assert yaml.safe_load(text)["epochs"] == 1000
+    assert "# 'epochs' is the default, not the 3 of a trial" in text
+    for training, space, epochs in (
+        (dataclasses.replace(TRAINING, epochs=2000, patience=1), SPACE, 2000),
+        (TRAINING, Space({"epochs": (2,)}), 2),
+    ):
+        text = (tune(dataset, tmp_path / str(epochs), MODEL, training, 1, space).path / "best.yaml").read_text()
+        assert yaml.safe_load(text)["epochs"] == epochs
+        assert "# 'epochs'" not in text
+
+
 def test_a_study_older_than_a_setting_has_its_default(whole: Study) -> None:
     settings = whole._study.user_attrs["settings"]
     whole._study.set_user_attr("settings", {name: value for name, value in settings.items() if name != "negatives"})
