@@ -7,7 +7,7 @@ command line shows these as options: ``--out``, ``--split cold-items``.
 import re
 from collections.abc import Iterable
 
-# Entries of files get into messages: escape whatever would break the line, control a terminal or cannot be printed.
+# Entries of files get into messages and tables.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 _HEAD, _TAIL = 600, 400
 
@@ -28,7 +28,7 @@ class LIRDRecError(Exception):
     def __init__(self, message: str) -> None:
         if len(message) > _HEAD + _TAIL:  # the fix stands at the end
             message = f"{message[:_HEAD]} ... {message[-_TAIL:]}"
-        super().__init__(_UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message))
+        super().__init__(escaped(message))
 
 
 class DataError(LIRDRecError, ValueError):
@@ -41,6 +41,11 @@ class ConfigError(LIRDRecError, ValueError):
 
 class RunError(LIRDRecError, ValueError):
     """Missing, incomplete or damaged run folder, or a file that cannot be written."""
+
+
+def escaped(text: str) -> str:
+    """Escape what would break a line, control a terminal or cannot be printed."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

@@ -107,7 +107,7 @@ def locked(path: Path, ours: tuple[str, ...]) -> Iterator[None]:
         shutil.rmtree(path / UNFINISHED, ignore_errors=True)
         _put_back(path, ours)
     except Timeout:
-        raise RunError(f"{path} is in use by another training. Wait for it to end, or use another folder.") from None
+        raise RunError(f"{path} is in use by another program. Wait for it to end, or use another folder.") from None
     except OSError as error:
         lock.release()
         raise RunError(f"Cannot write {path} ({error}).") from error

@@ -1,7 +1,9 @@
 """The command line: ``lirdrec-pyg``."""
 
 import importlib
+import io
 import logging
+import sys
 import warnings
 from typing import Any
 
@@ -68,6 +70,8 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         prepare_threads()  # before a command loads torch
+        if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error, which never fails to print
+            sys.stdout.reconfigure(errors="backslashreplace")
         ctx.obj = self  # until the command is known, which may warn while it is loaded
         logger, log = logging.getLogger("lirdrec_pyg"), _Log(ctx)
         level = logger.level

@@ -27,10 +27,19 @@ from lirdrec_pyg.recommender import Recommender, Run
     help="MODALITY=FILE, repeatable, or a folder made by 'features': features of the new items, made like those of "
     "the training. A modality that is left out is missing for all new items.",
 )
-@click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
+@click.option(
+    "--ids",
+    type=id_file,
+    help="Text file with one item ID per line, for feature files without IDs. Of files with IDs, it selects items.",
+)
 @click.option(
     "--item-column",
-    help="Column of item IDs in Parquet files; by default that of the training, or one with a usual name.",
+    help="Column of item IDs in tables; by default that of the training, or one with a usual name.",
+)
+@click.option(
+    "--allow-other-features",
+    is_flag=True,
+    help="Add the items even if their features were made by another model or setting than those of the training.",
 )
 @folder_option("the run", "Run folder to create, other than RUN.")
 @choice_option(
@@ -45,6 +54,7 @@ def add_items(
     features: dict[str, str],
     ids: Path | None,
     item_column: str | None,
+    allow_other_features: bool,
     out: Path,
     overwrite: bool,
     zero_features: ZeroFeatures,
@@ -64,8 +74,8 @@ def add_items(
     recommender = Recommender.load(run, device)
     recommender.model_config.require("new_items")
     widths = {m: item_features(recommender.graph, m).size(1) for m in modalities(recommender.graph)}
-    config = recommender.dataset.config
+    config, facts = recommender.dataset.config, recommender.dataset.facts
     item_column = item_column or (config.item_column if config else None)
-    new = read_new_items(features, widths, ids, zero_features, item_column)
+    new = read_new_items(features, widths, ids, zero_features, item_column, facts, allow_other_features)
     grown = recommender.add_items(new).save(out, overwrite)
     click.echo(f"{len(new.ids):,} items were added; {out} has {len(grown.items):,} items")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--item-column", help="Column of item IDs in Parquet files; by default one with a usual name.")
+@click.option("--item-column", help="Column of item IDs in tables; by default one with a usual name.")
 def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
     """Check feature FILES of any origin for unusable and suspicious rows.
 
-    FILES are .npy, .npz, .pt, .safetensors or .parquet, or folders with files named MODALITY_feat.*. The table counts
+    FILES are what fit takes as --features, or folders with files named MODALITY_feat.*. The table counts
     rows with NaN or infinite values and rows of zeros, which fit refuses; rows that equal an earlier row, such as those
     of a placeholder image; and columns with the same value in all rows.
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import click
 
-from lirdrec_pyg.cli.options import choice_option, run_argument
+from lirdrec_pyg.cli.options import choice_option, folder_option, run_argument
 from lirdrec_pyg.recommender import Recommender, export_vectors
 from lirdrec_pyg.recommender.export import ExportFormat
 
@@ -10,8 +10,8 @@ from lirdrec_pyg.recommender.export import ExportFormat
 @click.command()
 @run_argument
 @choice_option("--format", ExportFormat, "parquet", "Format of the files.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the files; it may exist.")
-def export(run: Path, format: ExportFormat, out: Path) -> None:
+@folder_option("an earlier export", "Folder for the files; it may hold others.")
+def export(run: Path, format: ExportFormat, out: Path, overwrite: bool) -> None:
     """Write the vectors of all users and items of RUN, with their IDs.
 
     The score of a user and an item is the dot product of their vectors, so any vector store that ranks by inner product
@@ -22,5 +22,5 @@ def export(run: Path, format: ExportFormat, out: Path) -> None:
     npy           user_vectors.npy, item_vectors.npy, user_ids.npy, item_ids.npy
     safetensors   vectors.safetensors (user_vectors, item_vectors), user_ids.npy, item_ids.npy
     """
-    for path in export_vectors(Recommender.load(run), out, format):
+    for path in export_vectors(Recommender.load(run), out, format, overwrite):
         click.echo(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB")

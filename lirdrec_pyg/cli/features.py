@@ -25,7 +25,7 @@ from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig
 def features(catalog: Path, out: Path, overwrite: bool, update: bool, **values: Any) -> None:
     """Encode the texts, images and audio of a CATALOG: item features for fit.
 
-    CATALOG is a table with one row per item: .csv, .tsv, .jsonl or .parquet. Needs the extra 'features':
+    CATALOG is a table with one row per item: CSV, TSV, JSON Lines or Parquet. Needs the extra 'features':
     pip install 'lirdrec-pyg[features]'.
 
     \b

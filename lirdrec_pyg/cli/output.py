@@ -1,9 +1,13 @@
 """Plain tables for the terminal."""
 
+import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 import click
 import polars as pl
+
+from lirdrec_pyg.errors import escaped
 
 
 def print_frame(frame: pl.DataFrame) -> None:
@@ -31,8 +35,27 @@ def cold_start_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align columns, the first to the left and the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        "  ".join(
+            [
+                row[0] + " " * (widths[0] - _width(row[0])),
+                *(" " * (width - _width(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)),
+            ]
+        ).rstrip()
         for row in rows
     )
+
+
+def printable(text: str) -> str:
+    """Escape what the console cannot show, and what would break a line."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return escaped(text).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _width(text: str) -> int:
+    """Return the columns that ``text`` takes: East Asian characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(1 + (unicodedata.east_asian_width(c) in "WF") for c in text if not unicodedata.combining(c))

@@ -1,19 +1,19 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import polars as pl
 from tqdm import tqdm
 
-from lirdrec_pyg.cli.options import choice_option, device_option, id_file, run_argument, split_ids
+from lirdrec_pyg.cli.options import choice_option, config_options, device_option, id_file, run_argument, split_ids
 from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.data import read_ids, read_interactions
+from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommender import Fallback
-
-_NEW_USER = "new user"
 
 
 @click.command()
@@ -38,6 +38,7 @@ _NEW_USER = "new user"
 @click.option("--candidates", type=id_file, help="Text file with one item ID per line: choose from these items only.")
 @choice_option("--fallback", Fallback, "skip", "What unknown users, and users without training interactions, get.")
 @device_option
+@config_options(ColumnConfig, skip=("label_column", "time_column", "time_format"))
 def recommend(
     run: Path,
     users: str | None,
@@ -51,6 +52,7 @@ def recommend(
     candidates: Path | None,
     fallback: Fallback,
     device: str,
+    **columns: Any,
 ) -> None:
     """Recommend items by the trained model in RUN, by exact ranking of the whole catalog.
 
@@ -63,6 +65,9 @@ def recommend(
       lirdrec-pyg recommend runs/shop --all --out recommendations.parquet
     Recommend to a new user by a few clicks:
       lirdrec-pyg recommend runs/shop --history item7,item9
+    Recommend to the new users of a table, with the options of columns that fit it:
+      lirdrec-pyg recommend runs/shop --history-file today.csv \\
+        --user-column customer --item-column sku
     """
     ways = [users is not None, users_file is not None, everyone, history is not None, history_file is not None]
     if sum(ways) != 1:
@@ -70,19 +75,19 @@ def recommend(
     if everyone and out is None:
         raise ConfigError("--all needs a file, such as --out recommendations.parquet.")
 
+    if history_file is None and ColumnConfig(**columns) != ColumnConfig():
+        raise ConfigError("The options of columns, such as --user-column, are for --history-file.")
     if out is not None:
         check_table_path(out)
     asked: IDs | None = None if users is None else split_ids("--users", users)
     if users_file is not None:
         asked = read_ids(users_file, "users_file")
     allowed = None if candidates is None else read_ids(candidates, "candidates")
-    clicks: dict[str, IDs] | pl.DataFrame = {}
-    if history is not None:
-        clicks = {_NEW_USER: split_ids("--history", history)}
+    clicks: IDs | pl.DataFrame | None = None if history is None else split_ids("--history", history)
     if history_file is not None:
-        clicks = read_interactions(history_file)
+        clicks = read_interactions(history_file, ColumnConfig(**columns), split="none")
     recommender = Recommender.load(run, device)
-    if history is None and history_file is None:
+    if clicks is None:
         frames = recommender.recommend_blocks(asked, k, exclude_seen, allowed, fallback)
     else:
         frames = iter([recommender.recommend_for_history(clicks, k=k, exclude_seen=exclude_seen, candidates=allowed)])

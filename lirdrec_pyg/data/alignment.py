@@ -11,36 +11,41 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.data.features import FeatureTable, RowScan, ZeroFeatures, check_rows, scan_rows
-from lirdrec_pyg.data.ids import is_integer, read_unique_ids
+from lirdrec_pyg.data.ids import is_integer, read_unique_ids, strip_ids
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError, shown
 
 
 def find_row_ids(
-    features: Mapping[str, FeatureTable], item: pl.Series, id_file: str | Path | None
+    features: Mapping[str, FeatureTable], item: pl.Series, lowest: object, id_file: str | Path | None
 ) -> dict[str, pl.Series]:
     """Return the item ID of each row of each modality.
 
     Tables without IDs get those of the list ``id_file``. If that is ``None``, row ``r`` belongs to item ``r``, and all
-    of ``item``, the items of the interactions, must have a row.
+    of ``item``, the items of the interactions, must have a row. ``lowest`` is the lowest item, also of those that a
+    k-core removed.
     """
     listed = None if id_file is None else read_unique_ids(id_file, "item_ids")
+    if listed is not None and all(table.ids is not None for table in features.values()):
+        raise DataError("`item_ids` is for features without item IDs, and all have IDs of their own. Leave it out.")
     num_rows = {table.source: len(table) for table in features.values() if table.ids is None}
     if len(set(num_rows.values())) > 1:
         text = ", ".join(f"{source} has {count}" for source, count in num_rows.items())
         raise DataError(f"Features without item IDs must have the same number of rows, but {text}.")
     return {
-        modality: _ids_by_position(table, item, listed) if table.ids is None else table.ids
+        modality: _ids_by_position(table, item, lowest, listed) if table.ids is None else table.ids
         for modality, table in features.items()
     }
 
 
-def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | None) -> pl.Series:
+def _ids_by_position(table: FeatureTable, item: pl.Series, lowest: object, listed: pl.Series | None) -> pl.Series:
     if listed is not None:
         return check_listed(table, listed, "item_ids")
     if item.dtype != pl.Int64:
         text = item.filter(~is_integer(item))[0]
         advice = "Write integers without .0, or list" if text.endswith(".0") else "List"
+        if is_integer(strip_ids(item)).all():
+            advice = "Pass `strip_ids=True`, or list"
         raise DataError(
             f"{table.source} has no item IDs, and the interactions have text IDs such as {shown(text)}. "
             f"{advice} the IDs of the rows in a file, one per line, and pass it as `item_ids`."
@@ -48,11 +53,18 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, listed: pl.Series | N
     low, high = int(item.to_numpy().min()), int(item.to_numpy().max())
     if low < 0:
         raise DataError(f"The item ID {low} is negative, so it is not a row of {table.source}. Pass `item_ids`.")
+    advice = "list the item IDs of the rows in a file, one per line, and pass it as `item_ids`."
     if high >= len(table):
+        reason = "The IDs seem to count from 1" if (lowest, high) == (1, len(table)) else "If rows have another order"
         raise DataError(
             f"{table.source} has {len(table)} rows, but the interactions have item {high}, which needs row {high} "
-            f"(rows count from 0; the lowest item is {low}). If rows are not in the order of the IDs, list their item "
-            "IDs in a file, one per line, and pass it as `item_ids`."
+            f"(rows count from 0; the lowest item is {low}). {reason}: {advice}"
+        )
+    if lowest == 1 and table.values[0].any():
+        warnings.warn(
+            f"The lowest item ID is 1, and row 0 of {table.source} belongs to item 0, which has no interactions. If "
+            f"the IDs count from 1, each item gets the features of the next one: {advice}",
+            stacklevel=4,
         )
     return pl.Series("id", np.arange(len(table)))
 
@@ -90,8 +102,7 @@ class FeatureRows:
         return cls(table, Vocabulary(ids, "item"), scan, real)
 
     def check_known(self, item: pl.Series) -> None:
-        """Raise :class:`DataError` if no ``item`` has a row; warn if most have none, or if zeros were lost."""
-        item = item.unique(maintain_order=True)
+        """Raise :class:`DataError` if no unique ``item`` has a row; warn if most have none, or if zeros were lost."""
         unknown = item.filter(self.rows.find(item) < 0)
         ids = f"its item IDs are such as {shown(self.rows.ids[0])}, theirs such as "
         if len(unknown) == len(item):

@@ -30,15 +30,24 @@ from lirdrec_pyg.data.graph import (
     set_checked_new_items,
     set_interactions,
 )
-from lirdrec_pyg.data.ids import as_series, canonical_ids, same_type
-from lirdrec_pyg.data.interactions import ColumnConfig, k_core, merge_duplicates, parse_interactions
+from lirdrec_pyg.data.ids import (
+    as_series,
+    canonical_ids,
+    check_ids,
+    missing_ids,
+    same_type,
+    strip_ids,
+    warn_of_damaged_ids,
+    warn_of_look_alikes,
+)
+from lirdrec_pyg.data.interactions import ColumnConfig, Facts, k_core, merge_duplicates, parse_interactions
 from lirdrec_pyg.data.item_catalog import ItemCatalog
 from lirdrec_pyg.data.layouts import find_features, read_layout
 from lirdrec_pyg.data.provenance import provenance_facts
 from lirdrec_pyg.data.splits import HELD_OUT, TEST, TRAIN, VAL, Split, SplitStrategy, resolve_split, split_interactions
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.data.vocabulary import Vocabulary
-from lirdrec_pyg.errors import ConfigError, DataError, first_line
+from lirdrec_pyg.errors import ConfigError, DataError, first_line, shown
 
 Table = Any  # a pandas, polars or Arrow table
 
@@ -49,12 +58,13 @@ class DataConfig(ColumnConfig):
 
     data: str | None = field(
         None,
-        "A folder (MMRec layout, raw files of TikTok or LATTICE, or a table beside feature files), a table of "
-        "interactions, or 'synthetic' for generated data.",
+        "A folder (MMRec layout, raw files of TikTok or LATTICE, or a table, or a table per split, "
+        "beside feature files), a table of interactions, or 'synthetic' for generated data.",
     )
     features: dict[str, str] = field(
         {},
-        "MODALITY=FILE, once per modality: item features in .npy, .npz, .pt, .safetensors or .parquet. Or a folder, "
+        "MODALITY=FILE, once per modality: item features in .npy, .npz, .pt, .safetensors, .parquet, .csv, .tsv or "
+        ".jsonl. Or a folder, "
         "such as 'features' writes, with files named MODALITY_feat.*. By default those beside the table.",
     )
     item_ids: str | None = field(
@@ -107,7 +117,7 @@ class Dataset:
     new_items: Vocabulary | None = None
     catalog: ItemCatalog | None = None
     config: DataConfig | None = None
-    facts: dict[str, str | int] = dataclass_field(default_factory=dict)
+    facts: Facts = dataclass_field(default_factory=dict)
 
     @classmethod
     def from_path(cls, data: DataConfig | str | Path, *, seed: int = 999, **options: Any) -> "Dataset":
@@ -142,12 +152,13 @@ class Dataset:
             graph, users, items, facts = generate()
             return cls(graph, users, items, config=config, facts=facts)
         path = Path(config.data)
-        frame, source = read_layout(path, config, config.split)
+        found: Facts = {}
+        frame, source = read_layout(path, config, config.split, found)
         folder = path if path.is_dir() else path.parent
         files = {modality: Path(file) for modality, file in config.features.items()} or find_features(folder)
         catalog = None if config.items is None else _catalog(read_table(Path(config.items)), config)
-        dataset = assemble(frame, read_feature_files(files, config.item_column), config, seed, str(source))
-        facts = {**dataset.facts, **provenance_facts(files)}
+        dataset = assemble(frame, read_feature_files(files, config.item_column), config, seed)
+        facts = {"source": str(source), **found, **dataset.facts, **provenance_facts(files)}
         return replace(dataset, catalog=catalog, config=_absolute(config), facts=facts)
 
     @classmethod
@@ -185,19 +196,23 @@ class Dataset:
             ConfigError: if an option is invalid.
         """
         config = DataConfig(title=title, picture=picture, **options)
-        columns: ColumnConfig = config
+        if config.data is not None:
+            raise ConfigError("`data` is for `Dataset.from_path`. Pass tables or arrays.")
+        columns, facts = config, Facts(source="data in memory")
         if not isinstance(features, Mapping):
             raise ConfigError("`features` must be a mapping from modalities to features, such as {'image': x}.")
         if isinstance(interactions, tuple):
             ids = [as_series(role, x, f"the {role} IDs") for role, x in zip(("user", "item"), interactions)]
             if len(interactions) != 2 or len(ids[0]) != len(ids[1]):
                 raise DataError("A tuple of `interactions` must be two arrays of one length: user IDs and item IDs.")
-            interactions, columns = pl.DataFrame(ids), ColumnConfig()
-        frame = parse_interactions(to_polars(interactions), columns, config.split, "`interactions`")
+            interactions = pl.DataFrame(ids)
+            columns = replace(config, item_column=None)  # it may be one of the features
+        frame = parse_interactions(to_polars(interactions), columns, config.split, "`interactions`", facts)
         catalog = None if items is None else _catalog(to_polars(items).fill_nan(None), config)
         row_ids = None if catalog is None else catalog.frame["id"]
         tables = {m: _feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
-        return replace(assemble(frame, tables, config, seed, "data in memory"), catalog=catalog)
+        dataset = assemble(frame, tables, config, seed)
+        return replace(dataset, catalog=catalog, facts={**facts, **dataset.facts})
 
     @classmethod
     def from_graph(
@@ -246,28 +261,29 @@ class Dataset:
             "items": num_items,
             "interactions": total,
             **sizes,
-            "sparsity": f"{1 - total / (num_users * num_items):.4%}",
-            "interactions per user": _spread(user_degree),
-            "interactions per item": _spread(item_degree),
+            "sparsity": 1 - total / (num_users * num_items),
+            "training interactions per user": _spread(user_degree),
+            "training interactions per item": _spread(item_degree),
             "cold users": int((user_degree == 0).sum()),
             "cold items": int((item_degree == 0).sum()),
             "test pairs with cold items": int((item_degree[test[1]] == 0).sum()),
+            "modalities": {},
         }
         for modality in modalities(graph):
             x, mask = item_features(graph, modality), feature_mask(graph, modality)
             missing = 0 if mask is None else int((~mask).sum())
             dtype = str(x.dtype).removeprefix("torch.")
-            facts[f"modality {modality}"] = f"width {x.size(1)}, {dtype}, missing for {missing} items"
+            facts["modalities"][modality] = {"width": x.size(1), "type": dtype, "missing": missing}
         if self.catalog is not None:
-            facts["catalog"] = (
-                f"{len(self.catalog):,} items, title: {self.catalog.title}, picture: {self.catalog.picture}"
-            )
+            facts["catalog"] = {
+                "items": len(self.catalog),
+                "title": self.catalog.title,
+                "picture": self.catalog.picture,
+            }
         return facts
 
 
-def assemble(
-    frame: pl.DataFrame, features: Mapping[str, FeatureTable], config: DataConfig, seed: int, source: str
-) -> Dataset:
+def assemble(frame: pl.DataFrame, features: Mapping[str, FeatureTable], config: DataConfig, seed: int) -> Dataset:
     """Merge, filter and split the interactions, and join them with the features by item ID.
 
     The items are those of the interactions and of the feature tables, so they include items
@@ -275,31 +291,44 @@ def assemble(
     """
     if not features:
         raise DataError("The dataset has no item features. Pass `features` with at least one modality.")
-    num_rows = len(frame)
+    num_rows, lowest = len(frame), frame["item"].min()
     frame = merge_duplicates(frame)
-    facts: dict[str, str | int] = {"source": source, "duplicates merged": num_rows - len(frame)}
+    facts: Facts = {"duplicates merged": num_rows - len(frame)}
     if config.k_core:
         frame = k_core(frame, config.k_core)
         facts["k-core"] = config.k_core
-    row_ids = find_row_ids(features, frame["item"], config.item_ids)
+    row_ids = find_row_ids(features, frame["item"], lowest, config.item_ids)
+    if config.strip_ids:
+        row_ids = {m: canonical_ids(strip_ids(ids), features[m].source) for m, ids in row_ids.items()}
     # Some may look like integers only by chance: as text they can still be told apart.
     item, *by_row = same_type([frame["item"], *row_ids.values()])
     frame, row_ids = frame.with_columns(item), dict(zip(row_ids, by_row))
     users = Vocabulary(frame["user"].unique().sort(), "user")
     ids = [frame["item"].rename("id"), *(() if config.k_core else (s.rename("id") for s in row_ids.values()))]
     catalog = pl.concat(ids).unique().sort()
+    if config.missing_ids != "keep" and len(words := catalog.filter(missing_ids(catalog, words=True))):
+        if config.missing_ids == "error":
+            raise DataError(
+                f"The features have the item ID {shown(words[0])}, a word for a missing one. Leave out its row, or "
+                f"pass `missing_ids='drop'`, or `missing_ids='keep'` if it is an ID."
+            )
+        catalog = catalog.filter(~catalog.is_in(words.implode()))
     check_catalog(len(catalog))  # before the split, which a single item leaves empty
 
     strategy = resolve_split(frame) if config.split == "auto" else config.split
     frame = split_interactions(frame, strategy, seed, config.cold_fraction)
-    facts["split"] = f"{strategy}, seed {seed}" if strategy in ("random", "cold-items") else strategy
+    facts["split"] = strategy
+    if strategy in ("random", "cold-items"):
+        facts["seed"] = seed
     cold = frame.filter(pl.col("cold")) if "cold" in frame.columns else frame.clear()
     is_new = catalog.is_in(cold["item"].unique().implode())
     items, new_items = Vocabulary(catalog.filter(~is_new), "item"), Vocabulary(catalog.filter(is_new), "item")
 
     rows = {m: FeatureRows.of(table, row_ids[m], config.zero_features, True) for m, table in features.items()}
+    item = frame["item"].unique(maintain_order=True)
+    _warn_of_odd_ids(users.ids, item, pl.concat([catalog, *by_row]), rows)
     for modality, features_of in rows.items():
-        features_of.check_known(frame["item"])
+        features_of.check_known(item)
         if repeated := int((features_of.scan.duplicate & features_of.real).sum()):
             facts[f"duplicate rows of {modality}"] = repeated
     matrices, masks = select_features(items, rows)
@@ -312,6 +341,18 @@ def assemble(
     _, val, test = _pairs_by_label(cold, users, new_items)
     graph = set_checked_new_items(graph, *select_features(new_items, rows), {Split.VALID: val, Split.TEST: test})
     return Dataset(graph, users, items, new_items, facts=facts)
+
+
+def _warn_of_odd_ids(user: pl.Series, item: pl.Series, known: pl.Series, rows: Mapping[str, FeatureRows]) -> None:
+    """Warn of IDs that a spreadsheet rewrote, of users that look alike, and of items that look like ``known`` ones.
+
+    Items that differ only in capitals are in order if all of them have features.
+    """
+    warn_of_damaged_ids(user, "user")
+    warn_of_damaged_ids(item, "item")
+    warn_of_look_alikes(user, user, "user")
+    incomplete = np.any([features_of.rows.find(item) < 0 for features_of in rows.values()], axis=0)
+    warn_of_look_alikes(item.filter(pl.Series(incomplete) | (strip_ids(item) != item)), known, "item")
 
 
 def _pairs_by_label(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -> list[torch.Tensor]:
@@ -340,7 +381,12 @@ def to_polars(table: Table) -> pl.DataFrame:
 
 def _catalog(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
     id_column = config.item_column if config.item_column in frame.columns else None
-    return ItemCatalog.of(frame, id_column=id_column, title=config.title, picture=config.picture)
+    catalog = ItemCatalog.of(frame, id_column=id_column, title=config.title, picture=config.picture)
+    if not config.strip_ids:
+        return catalog
+    ids = canonical_ids(strip_ids(catalog.frame["id"]), "The item catalog")
+    check_ids(ids, "The item catalog")
+    return replace(catalog, frame=catalog.frame.with_columns(ids))
 
 
 def _feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_column: str | None) -> FeatureTable:
@@ -354,6 +400,8 @@ def _feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_c
         if row_ids is not None and len(values) != len(row_ids):
             raise DataError(f"{source} has {len(values)} rows, but `items` has {len(row_ids)}.")
         return FeatureTable.of(values, row_ids, source)
+    if getattr(getattr(values, "index", None), "name", None) is not None:  # pandas, indexed by items
+        values = values.reset_index()
     frame = to_polars(values)
     return FeatureTable.from_frame(frame, item_column if item_column in frame.columns else None, source)
 
@@ -385,5 +433,5 @@ def _vocabulary(kind: str, ids: Sequence[int | str] | pl.Series | None, graph: H
     return Vocabulary(series, kind)
 
 
-def _spread(count: Tensor) -> str:
-    return f"mean {count.float().mean():.1f}, median {int(count.median())}, largest {int(count.max())} in training"
+def _spread(count: Tensor) -> dict[str, float | int]:
+    return {"mean": count.double().mean().item(), "median": int(count.median()), "max": int(count.max())}

@@ -1,6 +1,9 @@
 """Item features of one modality: tables of them, and the one pass over a matrix that all checks share."""
 
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,15 +12,27 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from lirdrec_pyg.data.column_names import find_column
 from lirdrec_pyg.data.ids import as_series, canonical_ids, check_ids
-from lirdrec_pyg.data.tables import find_column
 from lirdrec_pyg.errors import DataError, listed, shortened, shown
 
 ZeroFeatures = Literal["error", "missing"]
 
 # Feature files beside a table are named MODALITY_feat.*, such as image_feat.npy.
 FEATURE_MARK = "_feat"
-FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", ".parquet")
+FEATURE_TABLES = (".parquet", ".csv", ".tsv", ".jsonl")
+FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", *FEATURE_TABLES)
+
+# Columns that number the rows, as pandas, Dask, R and databases name them.
+_ROW_NUMBER = re.compile(
+    r"|#|id|idx|index|level_\d+|__(index_level_\d+|null_dask_index)__|unnamed: \d+(\.\d+)*|row_?names?|"
+    r"rows?([ _]?(nr|num|number|no|id|idx|index))?",
+    re.IGNORECASE,
+)
+# From this length on, numbers that increase by one count the rows, whatever the name of their column.
+_MIN_COUNTER = 10
+# Vectors as text: [0.1, 0.2], (0.1; 0.2) or 0.1 0.2.
+_SEPARATORS, _BRACKETS = ",;|", "[]()"
 
 _BLOCK_BYTES = 64 * 2**20
 _BLANK_ADVICE = "Provide features of the item, leave out the row, or pass `zero_features='missing'`."
@@ -78,43 +93,54 @@ class FeatureTable:
         return cls(x, ids, source)
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame, id_column: str | None, source: str) -> "FeatureTable":
-        """Use a frame with an item-ID column and either a list column ``features``, one list column, or only numbers.
+    def from_frame(
+        cls, frame: pl.DataFrame, id_column: str | None, source: str, index: Collection[str] = ()
+    ) -> "FeatureTable":
+        """Use a frame with an item-ID column and either a column of vectors or only numbers.
+
+        Vectors are lists, or text such as ``[0.1, 0.2]``. A column of vectors named ``features`` may have any others
+        beside it. A warning names the columns beside vectors of another name, and index columns, which are not used.
 
         Args:
             frame: one row per item.
-            id_column: by default recognized by a usual name such as ``item_id``, or as the only text column,
-                or as the only other column beside a list column.
+            id_column: by default recognized by a usual name such as ``item_id``, as a named index of pandas, as the
+                only text column, or as the only other column beside the vectors.
             source: where the frame came from, for messages.
+            index: columns that were the index of a pandas table.
 
         Raises:
             DataError: naming the column or row that is wrong.
         """
         if frame.is_empty():
             raise DataError(f"{source} holds no rows.")
-        if frame.width < 2:
-            raise DataError(f"{source} must have an item-ID column and at least one column of features.")
+        if all(dtype == pl.String for dtype in frame.dtypes):
+            _check_header(frame.columns, source)
         if id_column is None:
-            id_column = _find_id_column(frame, source)
+            id_column = find_column("item", frame.columns)
         elif id_column not in frame.columns:
             raise DataError(f"No column {id_column!r} in {source} (columns: {listed(frame.columns)}).")
+        frame = frame.with_columns(_parsed_vectors(c, source) for c in frame.iter_columns() if c.name != id_column)
+        id_column = id_column or _find_id_column(frame, source, index)
         ids, rest = frame[id_column], frame.drop(id_column)
-        if isinstance(rest.schema.get("features"), (pl.List, pl.Array)):
-            rest = rest.select("features")
+        if all(dtype == pl.String for dtype in rest.dtypes):  # some programs write all numbers as text
+            numbers = rest.select(_numbers(c) for c in rest.iter_columns())
+            rest = rest.select(c if numbers[c.name].has_nulls() else numbers[c.name] for c in rest.iter_columns())
+        rest = _feature_columns(rest, source, index)
+        if not rest.width:
+            raise DataError(f"{source} must have an item-ID column and at least one column of features.")
         for column in rest.iter_columns():
             if column.null_count():
                 raise DataError(
                     f"{source} has no value in column {shown(column.name)}, row {column.is_null().arg_max()} "
                     "(rows count from 0). Fill it in, or leave out the row."
                 )
-        column = rest.to_series(0)
-        if rest.width == 1 and isinstance(column.dtype, (pl.List, pl.Array)):
+        if _is_vectors(column := rest.to_series(0)):
             return cls.of(_from_lists(column, source), ids, source)
         for column in rest.iter_columns():
             if not column.dtype.is_numeric():
                 raise DataError(
-                    f"{_type_of(column, source)}. Drop it: every column beside the item IDs (here {id_column!r}) is "
-                    "used as a feature."
+                    f"{_type_of(column, source)}. Store vectors as lists of numbers, and drop columns that are not "
+                    f"features (the item IDs are in {id_column!r})."
                 )
         numbers = rest.select(c if c.dtype.is_float() else c.cast(pl.Float32) for c in rest)
         return cls.of(numbers.to_numpy(), ids, source)
@@ -123,12 +149,18 @@ class FeatureTable:
 def _from_numpy(array: np.ndarray, source: str) -> Tensor:
     if np.ma.isMaskedArray(array):
         raise DataError(f"{source} is a masked array. Fill in the masked entries.")
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise DataError(f"{source} holds {getattr(array, 'dtype', type(array).__name__)}, not numbers.")
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{source} holds a {type(array).__name__}, not a matrix of numbers.")
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{source} holds {array.dtype}, not numbers.")
     # torch supports neither foreign byte orders, long doubles nor all unsigned integers.
     if not array.dtype.isnative or not array.flags.writeable or array.dtype.kind == "u" or array.dtype.itemsize > 8:
         array = array.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(array) if any(s < 0 for s in array.strides) else array)
+
+
+def _is_vectors(column: pl.Series) -> bool:
+    return isinstance(column.dtype, (pl.List, pl.Array))
 
 
 def _from_lists(column: pl.Series, source: str) -> np.ndarray:
@@ -141,20 +173,91 @@ def _from_lists(column: pl.Series, source: str) -> np.ndarray:
     return column.cast(pl.Array(inner if inner.is_float() else pl.Float32, widths.pop())).to_numpy()
 
 
+def _parsed_vectors(column: pl.Series, source: str) -> pl.Series:
+    """Return lists of numbers if ``column`` has them as text, which the first row decides; else ``column``."""
+    if _is_vectors(column) and column.dtype.inner == pl.String:  # type: ignore[attr-defined]
+        with suppress(pl.exceptions.PolarsError):
+            return column.cast(pl.List(pl.Float32))
+    if column.dtype != pl.String or column[0] is None:
+        return column
+    text = column[0].strip()
+    separator = next((mark for mark in _SEPARATORS if mark in text), " ")
+    around = f"{_BRACKETS}{separator} \t\r\n"
+    # Without brackets, 1,234 may be one number.
+    if not (text.startswith(tuple(_BRACKETS)) or "." in text.partition(separator)[2]):
+        return column
+    try:
+        [float(part) for part in text.strip(around).split(separator.strip() or None)]
+    except ValueError:
+        return column
+    parts = column.str.strip_chars(around)
+    if separator == " ":
+        parts = parts.str.replace_all(r"\s+", " ")
+    vectors = parts.str.split(separator).list.eval(pl.element().str.strip_chars().cast(pl.Float32, strict=False))
+    if (wrong := vectors.list.contains(None).fill_null(False)).any():
+        row = int(wrong.arg_max() or 0)
+        raise DataError(
+            f"{source} has {shown(column[row])} in column {shown(column.name)}, row {row} (rows count from 0), not a "
+            "vector of numbers."
+        )
+    return vectors
+
+
+def _check_header(names: list[str], source: str) -> None:
+    """Raise :class:`DataError` if the names of columns are features; they may count columns, as those of pandas do."""
+    data = [n for n, number in zip(names, _numbers(pl.Series(names))) if number is not None or n.startswith("[")]
+    if data and data not in ([str(n) for n in range(start, start + len(data))] for start in (0, 1)):
+        raise DataError(f"{source} has a column {shown(data[0])}: its header is missing. Add a line of column names.")
+
+
+def _numbers(texts: pl.Series) -> pl.Series:
+    """Return texts as numbers, and null for what is not a number."""
+    return texts.str.strip_chars().cast(pl.Float32, strict=False)
+
+
 def _type_of(column: pl.Series, source: str) -> str:
+    if column.dtype == pl.String:
+        text = column[int(_numbers(column).is_null().arg_max() or 0)]
+        return f"Column {shown(column.name)} of {source} holds text such as {shown(text)}, not numbers"
     return f"Column {shown(column.name)} of {source} has type {shortened(str(column.dtype))}, not numbers"
 
 
-def _find_id_column(frame: pl.DataFrame, source: str) -> str:
+def _is_row_number(column: pl.Series, index: Collection[str]) -> bool:
+    if column.name in index or _ROW_NUMBER.fullmatch(column.name):
+        return True
+    if len(column) < _MIN_COUNTER or not column.dtype.is_numeric():
+        return False
+    # The first ones rule out nearly all columns.
+    return all((part.diff() == 1).sum() == len(part) - 1 for part in (column.head(_MIN_COUNTER), column))
+
+
+def _feature_columns(frame: pl.DataFrame, source: str, index: Collection[str]) -> pl.DataFrame:
+    """Return the columns with features, and warn of others."""
+    vectors = [c.name for c in frame.iter_columns() if _is_vectors(c)]
+    if "features" in vectors:
+        return frame.select("features")
+    if len(vectors) > 1:
+        raise DataError(f"{source} has vectors in the columns {listed(vectors)}. Name those to use 'features'.")
+    kept = frame.select(vectors or [c.name for c in frame.iter_columns() if not _is_row_number(c, index)])
+    if others := frame.drop(kept.columns).columns:
+        text = f"vectors in column {shown(vectors[0])}, so others" if vectors else "index columns, which"
+        warnings.warn(f"{source} has {text} are not used as features: {listed(others)}.", stacklevel=3)
+    return kept
+
+
+def _find_id_column(frame: pl.DataFrame, source: str, index: Collection[str]) -> str:
     """Return the column of item IDs. Its position means nothing: a number of photos may well be the first."""
-    if usual := find_column("item", frame.columns):
-        return usual
-    texts = [c.name for c in frame.iter_columns() if c.dtype in (pl.String, pl.Categorical, pl.Enum)]
-    if len(texts) == 1:
-        return texts[0]
-    scalars = [c.name for c in frame.iter_columns() if not c.dtype.is_nested()]
-    if frame.width == 2 and len(scalars) == 1:
-        return scalars[0]
+    if len(named := [name for name in index if not _ROW_NUMBER.fullmatch(name)]) == 1:
+        return named[0]
+    for columns in ([c for c in frame.iter_columns() if not _is_row_number(c, index)], frame.get_columns()):
+        texts = [c for c in columns if c.dtype in (pl.String, pl.Categorical, pl.Enum)]
+        if len(texts) == len(columns) > 1:  # some may be numbers as text
+            texts = [c for c in texts if c.dtype != pl.String or _numbers(c).has_nulls()]
+        if len(texts) == 1:
+            return texts[0].name
+        scalars = [c.name for c in columns if not c.dtype.is_nested()]
+        if len(columns) == 2 and len(scalars) == 1:
+            return scalars[0]
     raise DataError(
         f"Cannot recognize the column of item IDs in {source} (columns: {listed(frame.columns)}). Name it 'item_id'."
     )

@@ -1,5 +1,8 @@
-"""IDs of users and items as files hold them: their types, missing and repeated ones, and lists of IDs."""
+"""IDs of users and items as files hold them: their types, missing, repeated and damaged ones, and lists of IDs."""
 
+import csv
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +10,37 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from lirdrec_pyg.data.column_names import find_column
 from lirdrec_pyg.errors import DataError, first_line, shortened, shown
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+
+# White space, with the invisible characters that Unicode does not count as such.
+_SPACE = r"[\s\x{200B}\x{FEFF}]"
+_BLANK = rf"^{_SPACE}*$"
+# Words of pandas, R, SQL, JavaScript, spreadsheets and Google Analytics for a missing value.
+_WORDS = r"-?nan|nat|na|n/a|#n/a|<na>|null|\(null\)|#null!|\\n|none|\(none\)|nil|undefined|\(not set\)|''|\"\""
+_MISSING = rf"(?i)^{_SPACE}*({_WORDS})?{_SPACE}*$"
+
+# Words that a spreadsheet or a table of floats makes of IDs.
+_MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
+_DAMAGED = (
+    "(?i)^("
+    + "|".join(
+        [
+            r"-?[0-9]([.,][0-9]+)?e\+[0-9]+|-?[0-9][.,][0-9]+e[0-9]+",  # 4.00638E+12
+            r"-?[0-9]{1,3}([.,'’\s][0-9]{3})+([.,]0+)?",  # 4,006,381 and 4.006.381
+            r"-?[0-9]+[.,]0+",  # 5.0
+            rf"[0-9]{{1,2}}-{_MONTH}|{_MONTH}-[0-9]{{2}}",  # 12-Mar
+            r"#+|#[a-z/0]+[!?]",  # #### and #REF!
+        ]
+    )
+    + ")$"
+)
+_DAMAGE = "A spreadsheet or a table of floats may have merged different ones. Export the IDs as text."
+
+# Names of a column of IDs: product_id, movieId, items, sku.
+_HEADER = re.compile(r"(?i:(.+[ _-])?ids?|(user|item|product|customer|article|sku)s?)|[a-z]+I[Dd]s?")
 
 # A device such as /dev/zero has no end.
 _MAX_LIST_BYTES = 2**29
@@ -54,11 +85,15 @@ def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
     if ids.dtype.is_integer():
         integers = ids.cast(pl.Int64, strict=False)
         return integers if integers.null_count() == ids.null_count() else ids.cast(pl.String)
-    if ids.dtype == pl.Categorical or isinstance(ids.dtype, pl.Enum):
-        ids = ids.cast(pl.String)
+    ids = as_text(ids)
     if ids.dtype != pl.String:
         raise DataError(f"{source} has type {shortened(str(ids.dtype))}. IDs must be integers or text: cast them.")
     return ids.cast(pl.Int64) if is_integer(ids).all() else ids
+
+
+def as_text(ids: pl.Series) -> pl.Series:
+    """Return categories as text, and others as they are."""
+    return ids.cast(pl.String) if ids.dtype == pl.Categorical or isinstance(ids.dtype, pl.Enum) else ids
 
 
 def same_type(lists: list[pl.Series]) -> list[pl.Series]:
@@ -71,9 +106,11 @@ def is_integer(ids: pl.Series) -> pl.Series:
     return ids.str.contains(_INTEGER)
 
 
-def missing_ids(ids: pl.Series) -> pl.Series:
-    """Return which of ``ids`` are null or the empty text."""
-    return ids.is_null() | (ids == "").fill_null(True) if ids.dtype == pl.String else ids.is_null()
+def missing_ids(ids: pl.Series, words: bool = False) -> pl.Series:
+    """Return which of ``ids`` are null, NaN or blank, or optionally ``words`` for these, such as ``NULL``."""
+    if ids.dtype == pl.String:
+        return ids.str.contains(_MISSING if words else _BLANK).fill_null(True)
+    return ids.is_null() | ids.is_nan().fill_null(True) if ids.dtype.is_float() else ids.is_null()
 
 
 def check_ids(ids: pl.Series, source: str) -> None:
@@ -81,12 +118,68 @@ def check_ids(ids: pl.Series, source: str) -> None:
     if (missing := missing_ids(ids)).any():
         raise DataError(f"{source} has no ID in row {missing.arg_max()} (rows count from 0).")
     if ids.n_unique() != len(ids):
-        repeated = ids.filter(ids.is_duplicated())[0]
-        raise DataError(f"{source} holds the ID {shown(repeated)} more than once. Keep one row of it.")
+        repeated = ids.filter(ids.is_duplicated())
+        advice = _DAMAGE if damaged_ids(repeated)[0] else "Keep one row of it."
+        raise DataError(f"{source} holds the ID {shown(repeated[0])} more than once. {advice}")
+
+
+def strip_ids(ids: pl.Series) -> pl.Series:
+    """Remove white space around IDs that are text."""
+    return ids.str.replace_all(f"^{_SPACE}+|{_SPACE}+$", "") if ids.dtype == pl.String else ids
+
+
+def plain_ids(ids: pl.Series) -> pl.Series:
+    """Return ``ids`` as text without what is easily overlooked: spaces around them, capitals, the code of accents."""
+    return strip_ids(ids.cast(pl.String)).str.to_lowercase().str.normalize("NFC")
+
+
+def bare_ids(ids: pl.Series) -> pl.Series:
+    """Return plain ``ids`` without leading zeros and a trailing ``.0``, which tables of numbers remove and add."""
+    return plain_ids(ids).str.replace(r"^(\d+)\.0+$", "$1").str.strip_chars_start("0")
+
+
+def damaged_ids(ids: pl.Series) -> pl.Series:
+    """Return which of ``ids`` look like numbers that a spreadsheet rewrote, such as ``4.00638E+12`` or ``5.0``."""
+    return ids.cast(pl.String).str.contains(_DAMAGED)
+
+
+def warn_of_damaged_ids(ids: pl.Series, kind: str) -> None:
+    """Warn if some of the unique ``ids`` look as if a spreadsheet rewrote them."""
+    if ids.dtype == pl.String and len(damaged := ids.filter(damaged_ids(ids))):
+        warnings.warn(
+            f"{len(damaged)} of the {len(ids)} {kind} IDs look rewritten, such as {shown(damaged[0])}. {_DAMAGE}",
+            stacklevel=4,
+        )
+
+
+def warn_of_look_alikes(
+    ids: pl.Series, among: pl.Series, kind: str, strip: str = "Pass `strip_ids=True` to remove these"
+) -> None:
+    """Warn if some of the unique ``ids`` differ from others only in spaces around them, capitals or accents."""
+    if ids.dtype != pl.String:
+        return
+    own, others = (pl.DataFrame({"id": x, "plain": plain_ids(x)}) for x in (ids, among.cast(pl.String)))
+    pairs = own.join(others, on="plain", maintain_order="left").filter(pl.col("id") != pl.col("id_right"))
+    if len(pairs):
+        spaced = strip_ids(pairs["id"]) == strip_ids(pairs["id_right"])
+        one, _, other = map(shown, pairs.row(int(spaced.arg_max() or 0)))
+        difference, advice = (
+            ("spaces around them", strip)
+            if spaced.any()
+            else ("capitals or accents", f"Write them alike if they mean the same {kind}")
+        )
+        warnings.warn(
+            f"{pairs['id'].n_unique()} {kind} IDs differ from others only in {difference}, such as {one} and {other}. "
+            f"{advice}.",
+            stacklevel=4,
+        )
 
 
 def read_ids(path: str | Path, name: str) -> pl.Series:
     """Read a text file with one ID per line.
+
+    A header is left out, with a warning, and so are other columns beside it. Quotes and separators at the end of lines
+    are removed.
 
     Args:
         path: the file.
@@ -103,11 +196,32 @@ def read_ids(path: str | Path, name: str) -> pl.Series:
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:  # another encoding, or a name with a null character
         raise DataError(f"`{name}` is {path}, which is not a readable text file ({error}).") from error
-    while lines and not lines[-1]:
+    while lines and not lines[-1].strip():
         lines.pop()
-    if "" in lines:
-        raise DataError(f"{path} has no ID in line {lines.index('') + 1}.")
-    return canonical_ids(pl.Series("id", lines, dtype=pl.String), source=str(path))
+    ids, header = _first_column(lines, "user" if name.startswith("user") else "item")
+    if header is not None:
+        warnings.warn(f"The first line of {path} is used as a header ({shown(header)}), not as an ID.", stacklevel=2)
+    series = pl.Series("id", ids, dtype=pl.String)
+    if (missing := missing_ids(series)).any():
+        raise DataError(f"{path} has no ID in line {int(missing.arg_max() or 0) + (1 if header is None else 2)}.")
+    return canonical_ids(series, source=str(path))
+
+
+def _first_column(lines: list[str], role: str) -> tuple[list[str], str | None]:
+    """Return the IDs in the lines of a list, and the name of their column if the first line is a header."""
+    delimiter = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
+    try:
+        rows = [*csv.reader(lines, delimiter=delimiter)]
+    except csv.Error:
+        return lines, None
+    head = rows[0] if rows else []
+    name = find_column(role, head) or next((x for x in head if _HEADER.fullmatch(x.strip())), None)
+    place = 0 if name is None else head.index(name)
+    # IDs without a header may contain the separator and quotes.
+    if len(rows) < len(lines) or (name is None and any(any(row[1:]) for row in rows)):
+        return lines, None
+    ids = [row[place] if place < len(row) else "" for row in rows]
+    return (ids, None) if name is None else (ids[1:], name)
 
 
 def read_unique_ids(path: str | Path, name: str) -> pl.Series:

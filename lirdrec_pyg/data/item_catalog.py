@@ -5,8 +5,10 @@ from pathlib import Path
 
 import polars as pl
 
+from lirdrec_pyg.data.column_names import find_column
 from lirdrec_pyg.data.ids import canonical_ids, check_ids
-from lirdrec_pyg.data.tables import find_column, read_parquet
+from lirdrec_pyg.data.tables import read_parquet
+from lirdrec_pyg.data.texts import cell_texts
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError, listed
 
@@ -20,7 +22,7 @@ class ItemCatalog:
     """What is known of the items beside their features, for people to read.
 
     Attributes:
-        frame: one row per item; the column ``id`` holds the item IDs, all others are as given.
+        frame: one row per item; the column ``id`` holds the item IDs; titles are text, all others are as given.
         title: column with the name of an item, ``None`` if there is none.
         picture: column with the path of its image, ``None`` if there is none.
     """
@@ -62,6 +64,8 @@ class ItemCatalog:
                 raise DataError(f"Column {name!r} of the item catalog has type {frame.schema[name]}, not text.")
         ids = canonical_ids(frame[id_column], source=f"Column {id_column!r} of the item catalog")
         check_ids(ids, source="The item catalog")
+        if title is not None:
+            frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
         others = frame.drop(id_column, *({"id"} & set(frame.columns)))
         return cls(
             others.insert_column(0, ids.alias("id")),

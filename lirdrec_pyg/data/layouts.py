@@ -1,21 +1,40 @@
 """Layouts of data sets on disk: which files of a folder hold the interactions and the features."""
 
 import os
+import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from lirdrec_pyg.data.features import FEATURE_MARK, FEATURE_SUFFIXES
-from lirdrec_pyg.data.interactions import ColumnConfig, is_table, read_interactions
-from lirdrec_pyg.data.lattice import is_lattice, read_lattice
+from lirdrec_pyg.data.ids import same_type
+from lirdrec_pyg.data.interactions import (
+    TABLE_SUFFIXES,
+    ColumnConfig,
+    Facts,
+    is_table,
+    parse_interactions,
+    read_interactions,
+)
 from lirdrec_pyg.data.pickled_matrices import is_tiktok_raw, read_tiktok_raw
 from lirdrec_pyg.data.provenance import PROVENANCE, REPORT
-from lirdrec_pyg.data.splits import SplitStrategy
+from lirdrec_pyg.data.splits import TEST, TRAIN, VAL, SplitStrategy
+from lirdrec_pyg.data.tables import table_suffix
+from lirdrec_pyg.data.user_lists import holds_user_lists, read_user_lists
 from lirdrec_pyg.errors import DataError, listed
 
+# Suffixes of tables that are only looked at if a folder has no others.
+_RARE_SUFFIXES = (".jsonl", ".data", ".dat")
+_PART_SUFFIXES = (*TABLE_SUFFIXES, *_RARE_SUFFIXES, ".json", ".txt")
+_LABELS = {"train": TRAIN, "training": TRAIN, "valid": VAL, "validation": VAL, "val": VAL, "dev": VAL, "test": TEST}
+_PART = re.compile(rf"(.*?[._-])?({'|'.join(_LABELS)})([._-].*)?")
 
-def read_layout(path: Path, columns: ColumnConfig, split: SplitStrategy) -> tuple[pl.DataFrame, Path]:
+
+def read_layout(
+    path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None = None
+) -> tuple[pl.DataFrame, Path]:
     """Read the interactions of a folder or file in any layout.
 
     A new layout needs a function that recognizes its folder, one that reads it, and a branch here.
@@ -26,21 +45,77 @@ def read_layout(path: Path, columns: ColumnConfig, split: SplitStrategy) -> tupl
     if not os.path.exists(path):  # unlike Path.exists, also for a name that is too long
         raise DataError(f"{path} does not exist. Pass a file or folder as `data`, or `data='synthetic'`.")
     if path.is_dir() and is_tiktok_raw(path):
-        frame, source = read_tiktok_raw(path), path
-    elif path.is_dir() and is_lattice(path):
-        frame, source = read_lattice(path), path
-    else:
-        source = find_table(path) if path.is_dir() else path
-        frame = read_interactions(source, columns, split)
-    if frame.is_empty():
-        raise DataError(f"{source} holds no interactions.")
-    return frame, source
+        return _parse(read_tiktok_raw(path), path, columns, split, facts), path
+    if path.is_dir() and (parts := find_parts(path)):
+        return _read_parts(parts, columns, split, facts), path
+    source = find_table(path) if path.is_dir() else path
+    beside = find_parts(source.parent)
+    if source.name in (file.name for file in beside.values()):
+        others = listed(file.name for file in beside.values() if file.name != source.name)
+        warnings.warn(
+            f"{source} is split as if {others} were not beside it. Pass the folder {source.parent} to use all of them.",
+            stacklevel=2,
+        )
+    return _read_file(source, columns, split, facts), source
+
+
+def _read_file(path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None) -> pl.DataFrame:
+    if columns.user_column is None and holds_user_lists(path):
+        return _parse(read_user_lists(path), path, columns, split, facts)
+    return read_interactions(path, columns, split, facts)
+
+
+def _parse(
+    frame: pl.DataFrame, path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None
+) -> pl.DataFrame:
+    """Parse a table of ``user``, ``item`` and, if present, ``label``."""
+    # The column of items may be one of the features.
+    columns = replace(columns, item_column=None, separator=None, header=True)
+    return parse_interactions(frame.rename({"label": "x_label"}, strict=False), columns, split, str(path), facts)
+
+
+def _read_parts(
+    parts: dict[int, Path], columns: ColumnConfig, split: SplitStrategy, facts: Facts | None
+) -> pl.DataFrame:
+    """Read one file per split."""
+    frames = []
+    for label, path in parts.items():
+        # The labels are those of the files.
+        frame = _read_file(path, columns, "none" if split in ("auto", "labels") else split, facts)
+        if "label" in frame.columns and (frame["label"] != label).any():
+            warnings.warn(f"The labels in {path} are not used, as its name tells the split.", stacklevel=2)
+        frames.append(frame.with_columns(label=pl.lit(label, pl.Int8)))
+    shared = [name for name in frames[0].columns if all(name in frame.columns for frame in frames)]
+    ids = {role: same_type([frame[role] for frame in frames]) for role in ("user", "item")}
+    frames = [frame.select(shared).with_columns(user, item) for frame, user, item in zip(frames, *ids.values())]
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def find_parts(folder: Path) -> dict[int, Path]:
+    """Return the files of a folder that hold one split each, by label; ``{}`` if there are none.
+
+    Their names differ in the name of the split only: ``train.csv``, ``valid.csv`` and ``test.csv``, or
+    ``ml.train.inter`` and ``ml.test.inter``.
+    """
+    tables = _tables(folder, _PART_SUFFIXES)
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for path in tables:
+        suffix = table_suffix(path)
+        if found := _PART.fullmatch(path.name.lower().removesuffix(".gz").removesuffix(suffix)):
+            others = f"{found[1] or ''}*{found[3] or ''}"
+            # A text such as train_users.txt beside a table is a list of IDs.
+            if suffix != ".txt" or others == "*" or not any(map(is_table, tables)):
+                groups.setdefault(others, []).append((_LABELS[found[2]], path))
+    parts = {others: dict(sorted(group)) for others, group in groups.items() if len(dict(group)) == len(group) > 1}
+    parts = {others: group for others, group in parts.items() if TRAIN in group}
+    chosen = parts.get("*") or (next(iter(parts.values())) if len(parts) == 1 else {})
+    # MMRec's table holds all splits.
+    return {} if any(path.suffix == ".inter" and path not in chosen.values() for path in tables) else chosen
 
 
 def find_table(folder: Path) -> Path:
     """Return the one table of interactions in a folder."""
-    report = {REPORT} if (folder / PROVENANCE).is_file() else set()
-    tables = [p for p in _visible(folder) if is_table(p) and not p.stem.endswith(FEATURE_MARK) and p.name not in report]
+    tables = _tables(folder, TABLE_SUFFIXES) or _tables(folder, _RARE_SUFFIXES) or _tables(folder, (".txt",))
     inters = [p for p in tables if p.suffix == ".inter"]
     # MMRec gives a folder and its table the same name.
     found = [p for p in inters if p.stem == folder.resolve().name] or inters or tables
@@ -52,6 +127,16 @@ def find_table(folder: Path) -> Path:
             "as `data`."
         )
     raise DataError(f"{folder} has {len(found)} tables ({', '.join(p.name for p in found)}). Pass one as `data`.")
+
+
+def _tables(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return the files of a folder with one of ``suffixes``, except those of features."""
+    own = {PROVENANCE, REPORT} if (folder / PROVENANCE).is_file() else set()
+    return [
+        path
+        for path in _visible(folder)
+        if table_suffix(path) in suffixes and not path.stem.endswith(FEATURE_MARK) and path.name not in own
+    ]
 
 
 def _visible(folder: Path) -> list[Path]:

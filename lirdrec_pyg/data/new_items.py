@@ -1,8 +1,10 @@
 """Features of items that are added after the training."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 from lirdrec_pyg.data.alignment import FeatureRows, check_listed, select_features
 from lirdrec_pyg.data.feature_files import read_feature_files
 from lirdrec_pyg.data.features import ZeroFeatures
-from lirdrec_pyg.data.ids import read_unique_ids, same_type
+from lirdrec_pyg.data.ids import missing_ids, read_unique_ids, same_type
+from lirdrec_pyg.data.provenance import check_same_origin, provenance_facts
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError, shown
 
@@ -37,8 +40,10 @@ def read_new_items(
     ids: str | Path | None = None,
     zero_features: ZeroFeatures = "error",
     item_column: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    allow_other_features: bool = False,
 ) -> NewItems:
-    """Read features of new items.
+    """Read features of new items; a warning names the modalities that are missing for some of them.
 
     Args:
         features: a file for each modality, see :func:`~lirdrec_pyg.data.read_features`. An omitted modality
@@ -47,7 +52,9 @@ def read_new_items(
         ids: text file with one item ID per line, for feature files without IDs; if given,
             these are the items, else those of any of the files.
         zero_features: whether a row of zeros or of NaN is an error, or stands for missing features.
-        item_column: name of the ID column in Parquet; by default it is recognized as in training.
+        item_column: name of the ID column of a table; by default it is recognized as in training.
+        facts: facts about the data of the training, which may tell how their features were made.
+        allow_other_features: whether to accept features that were made by another model or setting.
 
     Raises:
         DataError: naming the file, row or parameter that is wrong.
@@ -57,7 +64,10 @@ def read_new_items(
     if unknown := [m for m in features if m not in widths]:
         raise DataError(f"`features` has {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
     listed = None if ids is None else read_unique_ids(ids, "ids")
-    tables = read_feature_files({modality: Path(path) for modality, path in features.items()}, item_column)
+    files = {modality: Path(path) for modality, path in features.items()}
+    tables = read_feature_files(files, item_column)
+    if facts and not allow_other_features:
+        check_same_origin(facts, provenance_facts(files))
     row_ids = {}
     for modality, table in tables.items():
         if table.values.size(1) != widths[modality]:
@@ -71,15 +81,36 @@ def read_new_items(
             raise DataError(f"{table.source} has no item IDs. List them in a file, and pass it as `ids`.")
         else:
             row_ids[modality] = check_listed(table, listed, "ids")
-    found = [*([] if listed is None else [listed]), *row_ids.values()]
-    found = same_type(found)
+    found = same_type([*([] if listed is None else [listed]), *row_ids.values()])
+    if listed is not None:
+        for table, own in zip(tables.values(), found[1:]):
+            _check_overlap(found[0], own, table.source)
     new = Vocabulary(found[0] if listed is not None else pl.concat(found).unique(maintain_order=True), "item")
+    if (words := missing_ids(new.ids, words=True)).any():
+        warnings.warn(
+            f"A new item is called {shown(new.ids.filter(words)[0])}. Remove its row if that is a missing ID.",
+            stacklevel=2,
+        )
     rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}
     matrices, masks = select_features(new, rows)
-    for modality in widths.keys() - features.keys():
+    for modality in [modality for modality in widths if modality not in features]:
         matrices[modality] = torch.zeros(len(new), widths[modality])
         masks[modality] = torch.zeros(len(new), dtype=torch.bool)
     # A modality without a mask has features of all items.
     if len(masks) == len(widths) and (bare := ~torch.stack([*masks.values()]).any(dim=0)).any():
         raise DataError(f"The new item {shown(new.ids[int(bare.int().argmax())])} has no features in any modality.")
+    for modality, mask in masks.items():
+        count = int((~mask).sum())
+        number = f"all {count}" if count == len(new) else f"{count} of the {len(new)}"
+        warnings.warn(f"Features of {modality} are missing for {number} new items.", stacklevel=2)
     return NewItems(new, matrices, masks)
+
+
+def _check_overlap(listed: pl.Series, own: pl.Series, source: str) -> None:
+    """Raise :class:`DataError` if neither the list of IDs nor the IDs of a file include the others."""
+    extra, lost = own.filter(~own.is_in(listed.implode())), listed.filter(~listed.is_in(own.implode()))
+    if len(extra) and len(lost):
+        raise DataError(
+            f"{source} has item IDs of its own, and `ids` lists others: {shown(extra[0])} is only in the file, "
+            f"{shown(lost[0])} only in the list. Leave out `ids`, or list items of the file."
+        )

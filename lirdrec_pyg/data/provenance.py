@@ -1,5 +1,6 @@
 """Provenance of features: how each modality was made, and which items have no vector."""
 
+import hashlib
 import json
 import platform
 import warnings
@@ -21,6 +22,9 @@ PROVENANCE_FORMAT = 1
 
 # These affect the vectors of every encoder.
 _PACKAGES = ("torch", "numpy", "polars")
+# Settings of an encoder that its user may choose.
+_SETTINGS = ("pooling", "prompt", "max_length", "seconds")
+_AXES = "axes of catalog"
 _REPORT_SCHEMA = {"item_id": pl.String, "modality": pl.String, "reason": pl.String}
 
 
@@ -126,17 +130,61 @@ def provenance_facts(files: Mapping[str, Path]) -> dict[str, str]:
                 stacklevel=3,
             )
             continue
-        facts[f"features of {modality}"] = _summary(record)
+        facts[f"features of {modality}"] = _summary(record, records)
     return facts
 
 
-def _summary(record: Mapping[str, Any]) -> str:
-    encoder = record.get("encoder")
-    encoder = encoder if isinstance(encoder, dict) else {}
-    parts = [str(encoder.get("model", "?"))]
+def check_same_origin(trained: Mapping[str, Any], new: Mapping[str, str]) -> None:
+    """Raise :class:`DataError` if features of new items were made by another model or setting than in the training.
+
+    Args:
+        trained: :func:`provenance_facts` of the training.
+        new: those of the new items.
+    """
+    for name, after in new.items():
+        if before := trained.get(name):
+            was, now = (_without_name(_origin(str(fact))) for fact in (before, after))
+            # Earlier releases did not record the settings.
+            if was != (now if "(" in was else now.partition(" (")[0]):
+                advice = (
+                    "Train on features without PCA and whitening, which depend on the catalog"
+                    if _AXES in was
+                    else "Encode them as for the training"
+                )
+                raise DataError(
+                    f"The {name} were made by {_origin(str(before))} for the training, but by {_origin(after)} for the "
+                    f"new items. {advice}, or pass `allow_other_features=True`."
+                )
+
+
+def _origin(fact: str) -> str:
+    return fact.rpartition("; made ")[0] or fact
+
+
+def _without_name(origin: str) -> str:
+    """Leave out the name of a model that is identified by its revision."""
+    return origin.partition(", revision ")[2] or origin
+
+
+def _summary(record: Mapping[str, Any], records: Mapping[str, Any]) -> str:
+    encoder, catalog, steps = (_entries(record.get(key)) for key in ("encoder", "catalog", "postprocessing"))
+    parts = [shortened(str(encoder.get("model", "?")), 100)]
     if revision := encoder.get("revision"):
-        parts.append(f"revision {shortened(str(revision).removeprefix('sha256:'), 12).removesuffix('...')}")
-    postprocessing = record.get("postprocessing")
-    if isinstance(postprocessing, dict) and postprocessing:
-        parts.append(", ".join(map(str, postprocessing)))
-    return shortened(f"{', '.join(parts)}; made {str(record.get('date', '?'))[:10]}")
+        parts.append(f"revision {_digits(revision)}")
+    settings = [f"{name} {encoder[name]}" for name in _SETTINGS if isinstance(encoder.get(name), (str, int, float))]
+    if captioners := _entries(catalog.get("captions")).keys() - {"by hand"}:
+        settings.append(f"captions by {', '.join(sorted(captioners))}")
+    if prompt := _entries(records.get(str(catalog.get("file")))).get("prompt"):
+        settings.append(f"prompt {_digits(hashlib.sha256(str(prompt).encode()).hexdigest())}")
+    if steps.keys() & {"pca", "whiten"}:
+        settings.append(f"{_AXES} {_digits(catalog.get('sha256'))}")
+    details = f" ({shortened(', '.join(settings))})" if settings else ""
+    return f"{', '.join([*parts, *map(str, steps)])}{details}; made {str(record.get('date', '?'))[:10]}"
+
+
+def _entries(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _digits(checksum: object) -> str:
+    return str(checksum).removeprefix("sha256:")[:12]

@@ -48,7 +48,7 @@ def split_interactions(
         frame: interactions, each (user, item) once.
         strategy:
 
-            * ``labels``: the labels of the table.
+            * ``labels``: the labels of the table, in which validation or test may be missing.
             * ``random``: 8:1:1 per user. A user with n >= 3 interactions gives
               max(1, round(n / 10)) to validation and as many to test, others give none.
             * ``leave-last-out``: the last interaction of a user is for test, the one before for
@@ -85,13 +85,14 @@ def split_interactions(
     else:
         time = _column(frame, "time", strategy).rank("dense").to_numpy()
         labels = _last_out_labels(frame, time) if strategy == "leave-last-out" else _time_labels(time)
-    for split in Split:
-        if not ((labels == split.label) & ~cold).any():
-            rule = ", of users with three or more" if strategy in ("random", "leave-last-out") else ""
-            raise DataError(
-                f"The {split.title} split is empty (`split='{strategy}'`{rule}, {len(frame)} interactions). "
-                "Provide more data, or choose another `split`."
-            )
+    empty = [split for split in Split if not ((labels == split.label) & ~cold).any()]
+    may_be_empty = strategy == "labels" and len(empty) == 1 and empty != [Split.TRAIN]
+    if empty and not may_be_empty:
+        rule = ", of users with three or more" if strategy in ("random", "leave-last-out") else ""
+        raise DataError(
+            f"The {empty[0].title} split is empty (`split='{strategy}'`{rule}, {len(frame)} interactions). "
+            "Provide more data, or choose another `split`."
+        )
     return frame.with_columns(pl.Series("label", labels, dtype=pl.Int8))
 
 

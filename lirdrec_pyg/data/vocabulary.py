@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from lirdrec_pyg.data.ids import check_ids, same_type
+from lirdrec_pyg.data.ids import bare_ids, check_ids, same_type
 from lirdrec_pyg.data.tables import read_parquet
 from lirdrec_pyg.errors import DataError, shortened, shown
+
+_EXAMPLES = 100_000
 
 
 class Vocabulary:
@@ -66,8 +68,19 @@ class Vocabulary:
         """
         found = self.find(ids)
         if (unknown := found < 0).any():
-            raise DataError(f"There is no {self.kind} with the ID {shown(ids[int(unknown.argmax())])}.")
+            first = ids[int(unknown.argmax()) :][:1]
+            raise DataError(f"There is no {self.kind} with the ID {shown(first[0])}. {self.hint(first)}")
         return found
+
+    def hint(self, unknown: pl.Series) -> str:
+        """Return a sentence about known IDs, if possible one that is written differently, as ``5.0`` for ``5``."""
+        known = self.ids[:_EXAMPLES].filter(self._bare.is_in(bare_ids(unknown).implode()))
+        return "".join(f"Known {self.kind}s look like {shown(example)}." for example in [*known[:1], *self.ids[:1]][:1])
+
+    @cached_property
+    def _bare(self) -> pl.Series:
+        """The first IDs as :func:`bare_ids` returns them: enough for examples, however often one is unknown."""
+        return bare_ids(self.ids[:_EXAMPLES])
 
     def extended(self, ids: pl.Series) -> "Vocabulary":
         """Return a vocabulary with ``ids`` appended; all as text unless both are integers."""

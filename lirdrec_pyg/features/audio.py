@@ -1,9 +1,8 @@
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,21 +10,14 @@ from torch import Tensor
 
 from lirdrec_pyg.errors import ConfigError, DataError, first_line
 from lirdrec_pyg.features.encoder import PretrainedEncoder
-from lirdrec_pyg.features.pretrained import torch_dtype
 
 _MODELS = ("whisper", "clap")
 # Range of real recordings; a header may claim any rate.
 _MIN_RATE, _MAX_RATE = 1000, 768_000
 
 
-@dataclass(frozen=True)
-class _Windows:
-    """A recording in windows of the length that the model expects.
-
-    Attributes:
-        features: input features, one row per window.
-        samples: number of samples per window, without padding.
-    """
+class _Windows(NamedTuple):
+    """Input features of windows of the length that the model expects, and their numbers of samples without padding."""
 
     features: Tensor
     samples: Tensor
@@ -57,13 +49,11 @@ class AudioEncoder(PretrainedEncoder):
         self._seconds, pretrained = seconds, self._pretrained
         with pretrained.loading():
             self._extractor = AutoFeatureExtractor.from_pretrained(model, **pretrained.arguments)
-            whole, report = AutoModel.from_pretrained(
-                model, dtype=torch_dtype(self._dtype), output_loading_info=True, **pretrained.arguments
-            )
+            whole, missing = pretrained.load(AutoModel, self._dtype)
         self._kind = whole.config.model_type
         if self._kind not in _MODELS:
             raise ConfigError(f"The audio model {model} is of type {self._kind}. Pass a Whisper or CLAP model.")
-        pretrained.check_complete(report["missing_keys"])
+        pretrained.check_complete(missing)
         self._architecture, self._revision = type(whole).__name__, pretrained.revision(whole.config)
         self._model = (whole.get_encoder() if self._kind == "whisper" else whole).eval().to(self._device)
         self._rate = int(self._extractor.sampling_rate)
@@ -116,7 +106,7 @@ class AudioEncoder(PretrainedEncoder):
         return torch.stack([windows.sum(dim=0) / lengths.sum() for windows, lengths in weighted])
 
     def _encode_windows(self, features: Tensor, samples: Tensor) -> Tensor:
-        features = features.to(self._device, torch_dtype(self._dtype))
+        features = features.to(self._device, self._dtype)
         if self._kind == "clap":
             # No window is longer than the model expects; the extractor marks one at random.
             longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self._device)
@@ -131,14 +121,11 @@ class AudioEncoder(PretrainedEncoder):
     def describe(self) -> dict[str, Any]:
         clap = self._kind == "clap"
         return {
-            "library": "transformers",
-            "model": self._name,
-            "revision": self._revision,
+            **super().describe(),
             "architecture": self._architecture,
             "pooling": "projection, mean of pieces" if clap else "mean of the encoder's states, without padding",
             "seconds": self._seconds,
             "preprocessing": {
                 name: value for name, value in self._extractor.to_dict().items() if isinstance(value, (str, int, float))
             },
-            "dtype": self._dtype,
         }

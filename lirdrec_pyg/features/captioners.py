@@ -17,7 +17,7 @@ from lirdrec_pyg.errors import ConfigError, DataError, RunError, first_line, sho
 from lirdrec_pyg.features.config import EncoderDtype
 from lirdrec_pyg.features.image_files import SHOWN, as_shown, opened_image
 from lirdrec_pyg.features.openai_client import OpenAIClient, RequestError
-from lirdrec_pyg.features.pretrained import Pretrained, check_installed, torch_dtype
+from lirdrec_pyg.features.pretrained import Pretrained, check_installed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,10 +79,10 @@ class ServerCaptioner(Captioner):
 
     packages: ClassVar[tuple[str, ...]] = ("pillow",)
 
-    def __init__(self, client: OpenAIClient, model: str, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    def __init__(self, client: OpenAIClient, model: str) -> None:
         check_installed("pillow")
-        self._client, self._model, self._max_new_tokens = client, model, max_new_tokens
-        self._parameters: dict[str, Any] = {"temperature": 0, "max_tokens": max_new_tokens}
+        self._client, self._model = client, model
+        self._parameters: dict[str, Any] = {"temperature": 0, "max_tokens": MAX_NEW_TOKENS}
 
     def caption(self, tasks: Iterable[Task], on_outcome: Callable[[Outcome], None]) -> None:
         pool = ThreadPoolExecutor(self._client.concurrency)
@@ -137,7 +137,7 @@ class ServerCaptioner(Captioner):
             # Replaced, not changed: other threads use the earlier dictionary.
             supported = {name: value for name, value in parameters.items() if name != error.parameter}
             if error.parameter == "max_tokens":
-                supported["max_completion_tokens"] = self._max_new_tokens
+                supported["max_completion_tokens"] = MAX_NEW_TOKENS
             self._parameters = supported
             return self._request(messages)
 
@@ -147,7 +147,7 @@ class ServerCaptioner(Captioner):
             "url": self._client.url,
             "model": self._model,
             "preprocessing": {**SHOWN, "max_side": MAX_SIDE},
-            "max_new_tokens": self._max_new_tokens,
+            "max_new_tokens": MAX_NEW_TOKENS,
         }
 
 
@@ -186,11 +186,8 @@ class LocalCaptioner(Captioner):
         self._dtype, self._max_new_tokens = dtype, max_new_tokens
         with pretrained.loading():
             self._processor = AutoProcessor.from_pretrained(model, backend="pil", **pretrained.arguments)
-            auto: Any = AutoModelForImageTextToText
-            loaded, info = auto.from_pretrained(
-                model, dtype=torch_dtype(dtype), output_loading_info=True, **pretrained.arguments
-            )
-        pretrained.check_complete(info["missing_keys"])
+            loaded, missing = pretrained.load(AutoModelForImageTextToText, getattr(torch, dtype))
+        pretrained.check_complete(missing)
         self._tokenizer: Any = getattr(self._processor, "tokenizer", None)
         if self._tokenizer is None:
             raise ConfigError(f"The model {model} has no tokenizer. Pass a model of type image-text-to-text.")
@@ -242,7 +239,7 @@ class LocalCaptioner(Captioner):
             padding=True,
             return_tensors="pt",
         )
-        inputs = inputs.to(self._device, torch_dtype(self._dtype))
+        inputs = inputs.to(self._device, getattr(torch, self._dtype))
         tokens = self._model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=self._max_new_tokens)
         given = inputs["input_ids"]
         # Encoder-decoder models return only new tokens.

@@ -49,7 +49,7 @@ class CaptionFile:
     def _read(self) -> None:
         self._lines: dict[str, bytes] = {}
         self._has_duplicates = False
-        self._stamp = self._current_stamp()
+        self._stamp = _stamp(self.path)
         try:
             content = b"" if self._stamp is None else self.path.read_bytes()
         except OSError as error:
@@ -70,24 +70,24 @@ class CaptionFile:
                     f"Line {number} of {self.path} is invalid ({error}). Fix it, or delete it to describe the image "
                     "again."
                 ) from error
-            key = str(parsed["id"])
-            self._has_duplicates |= key in self._lines
-            if (earlier := self._lines.get(key)) is None or by_hand(parsed) or not by_hand(_parse(earlier)):
+            earlier = self._lines.get(key := str(parsed["id"]))
+            self._has_duplicates |= earlier is not None
+            if earlier is None or by_hand(parsed) or not by_hand(_parse(earlier)):
                 self._insert(key, line)
         self._end = len(content)
         self._missing_newline = b"\n" if content and not content.endswith(b"\n") else b""
 
     def _insert(self, key: str, line: bytes) -> None:
-        self._has_duplicates |= self._lines.pop(key, None) is not None
+        self._lines.pop(key, None)  # the last line of the file is the last here
         self._lines[key] = line
 
-    def _current_stamp(self) -> list[int] | None:
-        return _stamp(self.path) if self.path.exists() else None
+    def _refresh(self) -> None:
+        if self._stamp != _stamp(self.path):
+            self._read()
 
     def get(self, item: int | str) -> dict[str, Any] | None:
         """Return the line of an item."""
-        if self._current_stamp() != self._stamp:
-            self._read()
+        self._refresh()
         line = self._lines.get(str(item))
         return None if line is None else _parse(line)
 
@@ -96,13 +96,11 @@ class CaptionFile:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Write a line to the disk."""
-        if self._current_stamp() != self._stamp:
-            self._read()
+        self._refresh()
         encoded = json.dumps(line, ensure_ascii=False).encode()
         try:
-            with self.path.open("r+b" if self._stamp else "wb") as file:
+            with self.path.open("ab") as file:
                 file.truncate(self._end)
-                file.seek(self._end)
                 self._end += file.write(self._missing_newline + encoded + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -110,7 +108,7 @@ class CaptionFile:
             raise RunError(f"Cannot write {self.path} ({error}).") from error
         self._missing_newline = b""
         self._insert(str(line["id"]), encoded)
-        self._stamp = self._current_stamp()
+        self._stamp = _stamp(self.path)
 
     def compact(self) -> None:
         """Remove lines that were replaced."""
@@ -140,8 +138,12 @@ def by_hand(line: Mapping[str, Any]) -> bool:
     return line.get("caption_hash") != _hash(line["caption"])
 
 
-def _stamp(path: Path) -> list[int]:
-    found = path.stat()
+def _stamp(path: Path) -> list[int] | None:
+    """Return what changes with the content of a file; ``None`` if it does not exist."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
     return [found.st_ino, found.st_size, found.st_mtime_ns]
 
 
@@ -178,7 +180,7 @@ def make_captions(
         texts: texts by item, for each placeholder of the prompt.
         prompt: prompt of the model.
         captioner: model that describes the images.
-        file: file of the captions, which are written one by one.
+        file: file of the captions.
         recaption: whether to replace captions whose image, prompt or model has changed.
         callback: follows the tasks ``"images, compared"`` and ``"captions"``.
         on_first: called before the first new caption is written.
@@ -258,14 +260,12 @@ def make_captions(
 
 def _changes(line: Mapping[str, Any], made_by: Mapping[str, Any], prompt: str, image: Path) -> list[str]:
     """Return what has changed since a caption was made."""
-    image_hash = line.get("image_hash")
-    try:
-        # Read only if it may have changed.
-        new_image_hash = image_hash if line.get("image_stamp") == _stamp(image) else checksum(image)
+    try:  # read the image only if it may have changed
+        is_same = line.get("image_stamp") == _stamp(image) or checksum(image) == line.get("image_hash")
     except OSError:  # the image is gone
-        new_image_hash = image_hash
+        is_same = True
     changed = {
-        "image": new_image_hash != image_hash,
+        "image": not is_same,
         "prompt": _hash(prompt) != line.get("prompt_hash"),
         "model": _model(made_by) != _model(line),
     }
@@ -278,14 +278,8 @@ def _model(made_by: Mapping[str, Any]) -> Any:
 
 
 def caption_entries(ids: pl.Series, file: CaptionFile) -> Entries:
-    """Return the captions of the items ``ids`` as entries of a text encoder.
-
-    Raises:
-        DataError: if none of the items has a caption.
-    """
-    by_item = {}
-    models: Counter[str] = Counter()
-    known = set(ids.cast(pl.String))
+    """Return the captions of items as entries of a text encoder; raise :class:`DataError` if none has any."""
+    by_item, models, known = {}, Counter[str](), set(ids.cast(pl.String))
     for line in file:
         if (key := str(line["id"])) in known and (caption := in_one_line(line["caption"])):
             by_item[key] = caption

@@ -1,7 +1,7 @@
 """From the settings of a user to features of a catalog."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,9 @@ def encode_catalog(
         records = {task.source.modality: task.run(callback) for task in tasks}
         if captions.embed_captions is not None:
             source = Source(CAPTION, caption_entries(table.ids, job.file), job.load_encoder())
-            replaces = overwrite or (not update and job.is_outdated(source))
+            made = folder.partial(CAPTION).settings() or folder.record(CAPTION)
+            # Captions that have changed since are encoded again.
+            replaces = overwrite or (not update and bool(made) and made.get("catalog") != source.entries.facts)
             records[CAPTION] = EncodingTask.plan(folder, source, postprocessing, replaces, update).run(callback)
             job.write_report()
     return records
@@ -102,14 +104,13 @@ def catalog_sources(path: str | Path, config: FeaturesConfig, device: str = "cpu
 
 
 def _sources(catalog: Catalog, config: FeaturesConfig, device: str) -> list[Source]:
-    root = None if config.root is None else Path(config.root)
     entries = {}
     if config.text_cols is not None:
         entries["text"] = catalog.texts(split_columns(config.text_cols))
     if config.image_col is not None:
-        entries["image"] = catalog.files(config.image_col, root)
+        entries["image"] = catalog.files(config.image_col, config.root)
     if config.audio_col is not None:
-        entries["audio"] = catalog.files(config.audio_col, root)
+        entries["audio"] = catalog.files(config.audio_col, config.root)
     kwargs: dict[str, Any] = {"batch_size": config.batch_size, "device": device, "dtype": config.dtype}
     encoders: dict[str, Callable[[], Encoder]] = {
         "text": lambda: TextEncoder(config.text_model, config.max_length, **kwargs),
@@ -135,12 +136,7 @@ def _check_settings(config: FeaturesConfig, captions: CaptionConfig, out: Path) 
 
 
 class _CaptionJob:
-    """Captions of a catalog's images and their encoding.
-
-    Raises:
-        ConfigError: if a prompt, model or server cannot be used.
-        DataError: if the catalog has no images.
-    """
+    """Captions of a catalog's images and their encoding; raises the errors of :func:`encode_catalog`."""
 
     def __init__(
         self, catalog: Catalog, config: FeaturesConfig, captions: CaptionConfig, folder: FeatureFolder, device: str
@@ -152,7 +148,7 @@ class _CaptionJob:
         self._failures: dict[str, str] = {}
         if captions.caption is not None:
             assert config.image_col is not None
-            self._images = catalog.files(config.image_col, None if config.root is None else Path(config.root))
+            self._images = catalog.files(config.image_col, config.root)
             self._texts = self._prompt.texts(catalog)
             is_local = captions.caption_url is None and os.path.isdir(captions.caption)
             if captions.caption_url is not None or (os.environ.get(URL_VARIABLE) and not is_local):
@@ -175,19 +171,16 @@ class _CaptionJob:
         return OpenAIClient(url, config.api_key_env, config.caption_concurrency, config.caption_timeout)
 
     def describe_images(self, model: str, callback: Callback) -> None:
-        """Make missing captions.
-
-        Raises:
-            DataError: if there are no captions at all.
-        """
+        """Make missing captions; raise :class:`DataError` if there are none at all."""
+        captions = self._captions
         captioner: Captioner
         if self._client is not None:
             captioner = ServerCaptioner(self._client, model)
         else:
-            captioner = LocalCaptioner(model, self._captions.caption_concurrency, self._device, self._config.dtype)
+            captioner = LocalCaptioner(model, captions.caption_concurrency, self._device, self._config.dtype)
         # Written before the first caption, so that a kill leaves none of unknown origin.
         report = make_captions(
-            *(self._images, self._texts, self._prompt, captioner, self.file, self._captions.recaption, callback),
+            *(self._images, self._texts, self._prompt, captioner, self.file, captions.recaption, callback),
             on_first=lambda: self._write_provenance(captioner),
         )
         self._failures = {str(item): f"{_NO_CAPTION}: {reason}" for item, reason in report.failures.items()}
@@ -211,17 +204,12 @@ class _CaptionJob:
             return CausalEncoder(model, method, config.max_length, **kwargs)
         return TextEncoder(model, config.max_length, **kwargs)
 
-    def is_outdated(self, source: Source) -> bool:
-        """Return whether captions have changed since they were encoded."""
-        made = self._folder.partial(CAPTION).settings() or self._folder.record(CAPTION)
-        return made is not None and made.get("catalog") != source.entries.facts
-
     def write_report(self) -> None:
         """Report why items have no caption; the encoder only knows that they have none."""
         if self._captions.caption is None:
             return
         reasons = {}
-        if self._folder.record(CAPTION) is not None:
+        if self._folder.record(CAPTION):
             lines = read_report(self._folder.path).filter(pl.col("modality") == CAPTION)
             for item, reason in lines.select("item_id", "reason").iter_rows():
                 is_new = reason.startswith(_NO_CAPTION) and self.file.get(item) is not None
@@ -232,9 +220,9 @@ class _CaptionJob:
 
     def _write_provenance(self, captioner: Captioner) -> None:
         """Record how captions are made from now on, and how earlier ones were."""
-        before: dict[str, Any] = dict(self._folder.record(CAPTIONS) or {})
+        before = self._folder.record(CAPTIONS)
         earlier = before.pop("earlier", [])
-        record: Mapping[str, Any] = {
+        record: dict[str, Any] = {
             "file": CAPTIONS,
             "captioner": captioner.describe(),
             "prompt": self._prompt.template,
@@ -242,5 +230,5 @@ class _CaptionJob:
         }
         if before and any(before.get(key) != value for key, value in record.items()):
             earlier = [*earlier, before]
-        record = {**record, "date": now(), **({"earlier": earlier} if earlier else {})}
+        record |= {"date": now(), **({"earlier": earlier} if earlier else {})}
         write_provenance(self._folder.path, CAPTIONS, record)

@@ -13,18 +13,16 @@ CaptionEncoding = Literal["sentence", "last-token", "mean", "endpoint"]
 class FeaturesConfig(Config):
     """Columns of a catalog, the models that encode them, and postprocessing."""
 
-    id_col: str | None = field(
-        None, "Column of item IDs; by default one with a usual name, such as item_id or itemID, or id."
-    )
+    id_col: str | None = field(None, "Column of item IDs; by default one with a usual name, such as item_id or id.")
     text_cols: str | None = field(
-        None,
-        "Columns of texts, separated by commas: the modality 'text'. The texts of an item are joined by line breaks, "
-        "in this order.",
+        None, "Columns of texts, separated by commas: the modality 'text'. Their texts are joined by line breaks."
     )
     image_col: str | None = field(None, "Column with the path of each item's image: the modality 'image'.")
     audio_col: str | None = field(None, "Column with the path of each item's audio: the modality 'audio'.")
-    root: str | None = field(None, "Folder that the paths are relative to; by default that of the catalog.")
-    separator: str | None = field(None, "Separator of a text table; by default a comma in .csv, else a tab.")
+    root: str | None = field(None, "Folder that contains the files of these paths; by default that of the catalog.")
+    separator: str | None = field(
+        None, "Separator of a text table, also several characters; by default detected."
+    )
     text_model: str = field(
         "sentence-transformers/all-MiniLM-L6-v2",
         "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub. The "
@@ -36,9 +34,7 @@ class FeaturesConfig(Config):
         "DINO or ViT.",
     )
     audio_model: str = field("laion/clap-htsat-unfused", "Audio model: CLAP, or Whisper, of which the encoder is used.")
-    max_length: int | None = field(
-        None, "Maximum number of tokens per text; by default as many as the model supports.", min=1
-    )
+    max_length: int | None = field(None, "Maximum number of tokens per text; by default that of the model.", min=1)
     image_pooling: ImagePooling = field(
         "auto",
         "Output of the image model to use: the vector that it compares with texts, its own pooling, the first token, "
@@ -51,9 +47,7 @@ class FeaturesConfig(Config):
     dtype: EncoderDtype = field("float32", "Data type of the models; half precision is for GPUs.")
     device: Device = field("auto", "Device of the models.")
     pca: int | None = field(None, "Keep this many principal components of each modality.", min=1)
-    whiten: bool = field(
-        False, "Rotate the vectors to their principal axes, and scale each axis to standard deviation 1."
-    )
+    whiten: bool = field(False, "Rotate the vectors to their principal axes, each scaled to standard deviation 1.")
     normalize: bool = field(False, "Scale each vector to length 1, after all other steps.")
 
 
@@ -88,10 +82,7 @@ class CaptionConfig(Config):
     caption_timeout: float = field(
         120.0, "Seconds to wait for a server's response, before the request is retried.", min=0, min_open=True, max=3600
     )
-    recaption: bool = field(
-        False,
-        "Replace captions whose image, prompt or model has changed since; those that were corrected by hand are kept.",
-    )
+    recaption: bool = field(False, "Replace captions whose image, prompt or model has changed, but no corrected ones.")
     embed_captions: str | None = field(
         None,
         "Model that encodes the captions: the modality 'caption'. A local folder, or a name on the hub or of a server. "

@@ -1,26 +1,12 @@
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.features.config import EncoderDtype
 from lirdrec_pyg.features.pretrained import Pretrained
-
-
-class UnusableEntries(DataError):
-    """Some entries of a batch cannot be encoded.
-
-    Attributes:
-        reasons: reason by position in the batch, as in :meth:`Encoder.load`.
-        vectors: the result of :meth:`Encoder.encode`, with arbitrary values in the rows of these entries.
-    """
-
-    def __init__(self, reasons: Mapping[int, str], vectors: Tensor) -> None:
-        super().__init__("; ".join(reasons.values()))
-        self.reasons = reasons
-        self.vectors = vectors
 
 
 class Encoder(ABC):
@@ -42,16 +28,13 @@ class Encoder(ABC):
         """
         return entry
 
-    def length(self, entry: str) -> int:
-        """Estimate the cost of an entry; entries of similar length are batched together."""
-        return 0
-
     @abstractmethod
-    def encode(self, batch: Sequence[Any]) -> Tensor:
-        """Encode what :meth:`load` returned into float32 vectors on the CPU, of shape ``[len(batch), width]``.
+    def encode(self, batch: Sequence[Any]) -> Tensor | list[Tensor | str]:
+        """Encode what :meth:`load` returned.
 
-        Raises:
-            UnusableEntries: if some of the entries cannot be encoded; holds the vectors of the others.
+        Returns:
+            float32 vectors on the CPU, of shape ``[len(batch), width]``; or a list of vectors, with the reason in place
+            of each that cannot be made, as in :meth:`load`.
         """
 
     @abstractmethod
@@ -75,7 +58,13 @@ class PretrainedEncoder(Encoder):
         ConfigError: if the model cannot be found.
     """
 
+    _revision: str | None
+
     def __init__(self, model: str, batch_size: int = 32, device: str = "cpu", dtype: EncoderDtype = "float32") -> None:
         self.batch_size = batch_size
-        self._name, self._device, self._dtype = model, device, dtype
+        self._name, self._device, self._dtype = model, device, getattr(torch, dtype)
         self._pretrained = Pretrained.find(model, self.packages)
+
+    def describe(self) -> dict[str, Any]:
+        dtype = str(self._dtype).removeprefix("torch.")
+        return {"library": "transformers", "model": self._name, "revision": self._revision, "dtype": dtype}

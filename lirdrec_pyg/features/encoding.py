@@ -44,15 +44,14 @@ def make_features(
     ``report.csv``                ``item_id``, ``modality`` and ``reason`` of each item that has none
     ============================  ==================================================================
 
-    A call that was interrupted or killed is resumed by the same call; the result is the same, to the last byte. Other
+    An interrupted or killed call is resumed by the same call; the result is the same, to the last byte. Other
     modalities in the folder are left alone.
 
     With ``update``, items whose text or file is unchanged keep their vectors, and only new and changed ones are
-    encoded, and those that could not be used before. Texts and files are recognized by their SHA-256, independent of
-    the item. The result equals that of encoding everything, up to rounding (some 1e-6) due to other batches. The record
-    has the number of vectors that were kept (``taken_over``), and the versions of the libraries that made them if they
-    differ (``earlier``). An update may also follow an interrupted call after the catalog has changed again: nothing is
-    encoded twice.
+    encoded, and those that could not be used before. Texts and files are recognized by their SHA-256. The result equals
+    that of encoding everything, up to rounding (some 1e-6) due to other batches. The record has the number of vectors
+    that were kept (``taken_over``), and the versions of the libraries that made them if they differ (``earlier``). An
+    update may also follow an interrupted call: nothing is encoded twice.
 
     The vectors of a modality are in memory, as they are in ``fit``.
 
@@ -72,9 +71,9 @@ def make_features(
             postprocessed and cannot be updated.
         DataError: if none of the entries of a modality can be used.
     """
-    folder = FeatureFolder(Path(out))
+    folder, steps = FeatureFolder(Path(out)), postprocessing or Postprocessing()
     with folder.locked():
-        tasks = [EncodingTask.plan(folder, source, postprocessing, overwrite, update) for source in sources]
+        tasks = [EncodingTask.plan(folder, source, steps, overwrite, update) for source in sources]
         return {task.source.modality: task.run(callback or Callback()) for task in tasks}
 
 
@@ -104,23 +103,12 @@ class EncodingTask:
 
     @classmethod
     def plan(
-        cls,
-        folder: FeatureFolder,
-        source: Source,
-        postprocessing: Postprocessing | None = None,
-        overwrite: bool = False,
-        update: bool = False,
+        cls, folder: FeatureFolder, source: Source, postprocessing: Postprocessing, overwrite: bool, update: bool
     ) -> "EncodingTask":
-        """Find out what exists and what has to be done; change nothing.
-
-        Raises:
-            RunError: if features exist, or were begun, with other settings.
-        """
-        modality = source.modality
+        """Determine what exists and what is left to do; raise :class:`RunError` for other settings; write nothing."""
+        modality, settings = source.modality, _settings(source, postprocessing)
         folder.check_own(modality)
-        postprocessing = postprocessing or Postprocessing()
-        settings = _settings(source, postprocessing)
-        begun, record = folder.partial(modality).settings() or {}, folder.record(modality) or {}
+        begun, record = folder.partial(modality).settings(), folder.record(modality)
         begun_with = _difference(begun, settings, "postprocessing", *(["catalog"] if update else []))
         resumes = bool(begun) and begun_with is None
         task = cls(folder, source, postprocessing, settings, resumes=resumes, overwrite=overwrite)
@@ -151,7 +139,7 @@ class EncodingTask:
             return self.finished
         if not self.resumes:
             partial.clear()
-        partial.save_settings({**(partial.settings() or {}), **self.settings, "update": self.kept is not None})
+        partial.add_settings({**self.settings, "update": self.kept is not None})
         keys, kept = self._keys(callback), self._kept_vectors()
         try:
             outcomes = self._encode(keys, kept, callback)
@@ -181,8 +169,7 @@ class EncodingTask:
     def _kept_vectors(self) -> dict[str, Outcome]:
         if self.kept is None:
             return {}
-        columns = ["sha256", "features"]
-        before = pl.read_parquet(self.folder.file(self.source.modality), columns=columns, glob=False)
+        before = pl.read_parquet(self.folder.file(self.source.modality), glob=False)
         return dict(zip(before["sha256"], before["features"].to_numpy(), strict=True))
 
     def _encode(self, keys: list[str], kept: dict[str, Outcome], callback: Callback) -> dict[str, Outcome]:
@@ -235,8 +222,8 @@ class EncodingTask:
                 f"None of the {len(failures)} entries of {modality} can be used. Reason for item {shown(item)}: "
                 f"{reason}."
             )
-        record = self._unchanged_record(encoded)
-        if record is None:
+        record = self.kept
+        if record is None or not self._is_unchanged(encoded):
             x = torch.from_numpy(np.stack([one for one in found if not isinstance(one, str)]))
             record = self._write_features(encoded, x, len(failures), num_kept)
         nothing = f"there is nothing in {' and '.join(entries.facts['columns'])}"
@@ -245,13 +232,15 @@ class EncodingTask:
         partial.clear()
         return record
 
-    def _unchanged_record(self, encoded: pl.DataFrame) -> dict[str, Any] | None:
-        """Return the earlier record if an update found no changes."""
-        if self.kept is None or _difference(self.kept, self.settings, "versions"):
-            return None
+    def _is_unchanged(self, encoded: pl.DataFrame) -> bool:
+        """Return whether an update found no changes."""
         file = self.folder.file(self.source.modality)
-        same_file = checksum(file) == self.kept["sha256"]
-        return self.kept if same_file and encoded.equals(pl.read_parquet(file, columns=encoded.columns)) else None
+        return (
+            self.kept is not None
+            and not _difference(self.kept, self.settings, "versions")
+            and checksum(file) == self.kept["sha256"]
+            and encoded.equals(pl.read_parquet(file, columns=encoded.columns))
+        )
 
     def _write_features(self, encoded: pl.DataFrame, x: Tensor, num_failures: int, num_kept: int) -> dict[str, Any]:
         modality, file, partial = self.source.modality, self.folder.file(self.source.modality), self._partial
@@ -263,7 +252,7 @@ class EncodingTask:
             sha256 = checksum(unfinished)
             if not self.settings["postprocessing"]:
                 # A call that is killed before the record is written recognizes its file by this.
-                partial.save_settings({**(partial.settings() or {}), "result": sha256})
+                partial.add_settings({"result": sha256})
         record = {
             "file": file.name,
             "sha256": sha256,
@@ -291,14 +280,14 @@ def _width(outcomes: Mapping[str, Outcome]) -> int | None:
 
 
 def _settings(source: Source, postprocessing: Postprocessing) -> dict[str, Any]:
-    """Return all settings of the features of ``source``, as JSON returns them."""
-    settings = {
-        **source.settings(),
+    """Return everything that determines the features of ``source``, up to rounding, as JSON returns it."""
+    settings: dict[str, Any] = {
+        "encoder": source.encoder.describe(),
+        "catalog": source.entries.facts,
         "postprocessing": postprocessing.describe(),
         "versions": versions(source.encoder.packages),
     }
-    read: dict[str, Any] = json.loads(json.dumps(settings))
-    return read
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _flatten(settings: Any, name: str = "") -> dict[str, Any]:

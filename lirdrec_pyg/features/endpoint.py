@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.errors import first_line
-from lirdrec_pyg.features.encoder import Encoder, UnusableEntries
+from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.features.openai_client import MAX_FAILURES, OpenAIClient, RequestError, ServerError
 
 
 class EndpointEncoder(Encoder):
     """Text embeddings by a server that speaks OpenAI's protocol.
 
-    If the server refuses a request, or fails to answer it, its texts are sent one by one; those that fail are
-    unusable. ``batch_size`` is the number of texts per request.
+    If the server refuses a request, or fails to answer it, its texts are sent one by one; those that fail get no
+    vector. ``batch_size`` is the number of texts per request.
     """
 
     def __init__(self, client: OpenAIClient, model: str, batch_size: int = 32) -> None:
@@ -25,24 +25,16 @@ class EndpointEncoder(Encoder):
         self._width: int | None = None
         self._failures = 0  # texts in a row
 
-    def length(self, entry: str) -> int:
-        return len(entry)
-
-    def encode(self, batch: Sequence[str]) -> Tensor:
+    def encode(self, batch: Sequence[str]) -> list[Tensor | str]:
         parts = [list(batch[start : start + self._request_size]) for start in range(0, len(batch), self._request_size)]
         with ThreadPoolExecutor(self._client.concurrency) as pool:
-            answers = [answer for part in pool.map(self._embed_each, parts) for answer in part]
-        reasons = {position: answer for position, answer in enumerate(answers) if isinstance(answer, str)}
-        nothing = torch.full((self._width or 1,), torch.nan)
-        vectors = torch.stack([nothing if isinstance(answer, str) else answer for answer in answers])
-        if reasons:
-            raise UnusableEntries(reasons, vectors)
-        return vectors
+            return [answer for part in pool.map(self._embed_each, parts) for answer in part]
 
     def _embed_each(self, texts: list[str]) -> list[Tensor | str]:
         """Return the vector of each text, or the reason why it has none."""
+        body = {"model": self._model, "input": texts, "encoding_format": "float"}
         try:
-            return list(self._embed(texts))
+            vectors = self._client.post("embeddings", body, lambda answer: self._read(answer, len(texts)))
         except RequestError as error:
             if len(texts) > 1:
                 return [answer for text in texts for answer in self._embed_each([text])]
@@ -50,12 +42,8 @@ class EndpointEncoder(Encoder):
             if self._failures >= MAX_FAILURES and (self._width is None or not error.refused):
                 raise ServerError(f"{error} It failed for {self._failures} texts in a row.") from error
             return [str(error).rstrip(".")]
-
-    def _embed(self, texts: list[str]) -> Tensor:
-        body = {"model": self._model, "input": texts, "encoding_format": "float"}
-        vectors = self._client.post("embeddings", body, lambda answer: self._read(answer, len(texts)))
         self._width, self._failures = vectors.size(1), 0
-        return vectors
+        return list(vectors)
 
     def _read(self, answer: dict[str, Any], count: int) -> Tensor:
         rows = answer["data"]

@@ -14,11 +14,7 @@ from lirdrec_pyg.files import LOCK, UNFINISHED, checksum
 
 
 class FeatureFolder:
-    """Folder of features, written by :func:`~lirdrec_pyg.features.make_features`.
-
-    Args:
-        path: folder, which need not exist.
-    """
+    """Folder of features, which need not exist, written by :func:`~lirdrec_pyg.features.make_features`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -31,26 +27,24 @@ class FeatureFolder:
         """Return the unfinished encoding of a modality."""
         return PartialEncoding(self.path / UNFINISHED / modality)
 
-    def record(self, modality: str) -> dict[str, Any] | None:
-        """Return the provenance of a modality; ``None`` if it does not exist."""
-        record = read_provenance(self.path).get(modality)
-        return record if record and (self.path / record["file"]).is_file() else None
+    def record(self, modality: str) -> dict[str, Any]:
+        """Return the provenance of a modality; empty if it does not exist."""
+        record = read_provenance(self.path).get(modality, {})
+        return record if record and (self.path / record["file"]).is_file() else {}
 
     def check_own(self, modality: str) -> None:
         """Raise :class:`RunError` if another program made features of ``modality``."""
         for suffix in FEATURE_SUFFIXES:
             file = self.path / f"{modality}{FEATURE_MARK}{suffix}"
-            if file.exists() and self.record(modality) is None and self.partial(modality).settings() is None:
+            if file.exists() and not self.record(modality) and not self.partial(modality).settings():
                 raise RunError(f"{file} was made by another program. Pass another folder as `out`.")
 
     def check_reusable(self, modality: str, written: str | None = None) -> None:
         """Raise :class:`RunError` if vectors of ``modality`` are not stored as they were encoded.
 
-        Args:
-            modality: name of the modality.
-            written: checksum of a file that a killed call has written, but not yet recorded.
+        A file with the checksum ``written`` was written by a killed call, but not yet recorded.
         """
-        record, file = self.record(modality) or {}, self.file(modality)
+        record, file = self.record(modality), self.file(modality)
         if steps := record.get("postprocessing"):
             problem = f"was postprocessed ({', '.join(steps)})"
         elif checksum(file) not in (record.get("sha256"), written):
@@ -63,11 +57,7 @@ class FeatureFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder, and keep other programs from writing into it.
-
-        Raises:
-            RunError: if another program writes there, or the folder cannot be written.
-        """
+        """Create the folder, and keep other programs from writing into it; raise :class:`RunError` if that fails."""
         existing = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
         if not existing.is_dir():
             raise RunError(f"Cannot create {self.path}: {existing} is a file. Pass another folder as `out`.")

@@ -8,7 +8,6 @@ from lirdrec_pyg.errors import ConfigError, DataError, first_line
 from lirdrec_pyg.features.config import ImagePooling
 from lirdrec_pyg.features.encoder import PretrainedEncoder
 from lirdrec_pyg.features.image_files import SHOWN, as_shown, opened_image
-from lirdrec_pyg.features.pretrained import torch_dtype
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -54,17 +53,15 @@ class ImageEncoder(PretrainedEncoder):
         with pretrained.loading():
             # The other backend needs torchvision.
             self._processor = AutoImageProcessor.from_pretrained(model, backend="pil", **pretrained.arguments)
-            self._model, report = AutoModel.from_pretrained(
-                model, dtype=torch_dtype(self._dtype), output_loading_info=True, **pretrained.arguments
-            )
+            self._model, missing = pretrained.load(AutoModel, self._dtype)
             self._model.eval().to(self._device)
         self._kind = self._model.config.model_type
         if self._kind == "vit_mae":
             self._model.config.mask_ratio = 0.0  # by default it drops three quarters of an image, at random
         has_projection = hasattr(self._model, "get_image_features")
         # A model that was saved for another task has no weights of the pooler.
-        pooler = {key for key in report["missing_keys"] if "pooler" in key and not has_projection}
-        pretrained.check_complete(report["missing_keys"] - pooler)
+        pooler = {key for key in missing if "pooler" in key and not has_projection}
+        pretrained.check_complete(missing - pooler)
         if pooling == "projection" and not has_projection:
             raise self._unsupported("projection")
         if pooling == "pooled":
@@ -115,18 +112,18 @@ class ImageEncoder(PretrainedEncoder):
             return torch.cat([self.encode([inputs]) for inputs in batch])
         return self._pool(self._stack(batch)).flatten(1).float().cpu()
 
-    def _stack(self, batch: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        stacked = {name: torch.cat([inputs[name] for inputs in batch]).to(self._device) for name in batch[0]}
-        for name, value in stacked.items():
-            if value.is_floating_point():
-                stacked[name] = value.to(torch_dtype(self._dtype))
+    def _stack(self, batch: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        from transformers import BatchFeature
+
+        stacked = BatchFeature({name: torch.cat([inputs[name] for inputs in batch]) for name in batch[0]})
+        stacked = stacked.to(self._device, self._dtype)  # casts floats only
         if self._kind == "vit_mae":
             # It orders the patches by this noise.
             count = self._model.embeddings.patch_embeddings.num_patches
             stacked["noise"] = torch.arange(count, device=self._device).expand(len(batch), -1)
         return stacked
 
-    def _pool(self, inputs: dict[str, Tensor]) -> Tensor:
+    def _pool(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self._pooling == "projection":
             output = self._model.get_image_features(**inputs)
             return output if isinstance(output, Tensor) else output.pooler_output
@@ -143,17 +140,14 @@ class ImageEncoder(PretrainedEncoder):
                 raise self._unsupported("cls")
         return states[:, 0] if self._pooling == "cls" else states.mean(dim=1)
 
-    def _run(self, inputs: dict[str, Tensor]) -> Any:
+    def _run(self, inputs: Mapping[str, Tensor]) -> Any:
         # Only the image tower of a model of images and texts.
         return getattr(self._model, "vision_model", self._model)(**inputs)
 
     def describe(self) -> dict[str, Any]:
         return {
-            "library": "transformers",
-            "model": self._name,
-            "revision": self._revision,
+            **super().describe(),
             "architecture": type(self._model).__name__,
             "pooling": self._pooling,
             "preprocessing": {**SHOWN, **self._processor.to_dict()},
-            "dtype": self._dtype,
         }

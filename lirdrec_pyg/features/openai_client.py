@@ -86,8 +86,7 @@ class OpenAIClient:
 
     def _refusal(self, error: Any, model: str) -> LIRDRecError:
         """Return what to raise for a response with an error status."""
-        status = error.status_code
-        answer = error.body if isinstance(error.body, dict) else {}
+        status, answer = error.status_code, error.body if isinstance(error.body, dict) else {}
         reason = f"status {status}: {self._shown(answer.get('message') or answer.get('detail') or error.message)}"
         if status in (401, 403):
             problem = f"refuses the key in {self._key_variable}" if self._key else "requires a key"

@@ -2,7 +2,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lirdrec_pyg.errors import DataError, LIRDRecError, RunError, first_line
 from lirdrec_pyg.features.catalog import Entries
-from lirdrec_pyg.features.encoder import Encoder, UnusableEntries
+from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.files import save_tensors, whole_file
 
 # Texts of similar length are batched together within so many entries.
@@ -37,10 +37,6 @@ class Source:
     entries: Entries
     encoder: Encoder
 
-    def settings(self) -> dict[str, Any]:
-        """Return everything that determines the vectors, up to rounding."""
-        return {"encoder": self.encoder.describe(), "catalog": self.entries.facts}
-
 
 class PartialEncoding:
     """Folder with the outcomes of encoded entries: one file per batch, so that a killed program loses at most one.
@@ -51,19 +47,19 @@ class PartialEncoding:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def settings(self) -> dict[str, Any] | None:
-        """Return the settings of the saved outcomes; ``None`` if there are none."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the saved outcomes; empty if there are none."""
         try:
             settings: dict[str, Any] = json.loads((self.path / _SETTINGS).read_text("utf-8"))
         except (FileNotFoundError, ValueError):
-            return None
-        return settings if any(self.path.glob(f"*{_SUFFIX}")) or "result" in settings else None
+            return {}
+        return settings if any(self.path.glob(f"*{_SUFFIX}")) or "result" in settings else {}
 
-    def save_settings(self, settings: Mapping[str, Any]) -> None:
-        """Write the settings, creating the folder if necessary."""
+    def add_settings(self, settings: Mapping[str, Any]) -> None:
+        """Write settings, creating the folder if necessary."""
         self.path.mkdir(parents=True, exist_ok=True)
         with whole_file(self.path / _SETTINGS) as unfinished:
-            unfinished.write_text(json.dumps(settings), "utf-8")
+            unfinished.write_text(json.dumps({**self.settings(), **settings}), "utf-8")
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -92,20 +88,17 @@ class PartialEncoding:
 def encode_entries(
     source: Source, entries: Mapping[str, str], known: Mapping[str, Outcome]
 ) -> Iterator[dict[str, Outcome]]:
-    """Yield the outcomes of each batch by checksum.
+    """Yield the outcomes of ``entries`` by checksum, batch by batch; raise :class:`RunError` if the model fails.
 
-    Args:
-        source: source of the modality.
-        entries: entries by checksum.
-        known: entries to skip. A batch is the same without them, so that a resumed call returns the same vectors.
-
-    Raises:
-        RunError: if the model fails, or runs out of memory.
+    Entries that are ``known`` are skipped in batches that are formed with them, so that a resumed call returns the same
+    vectors.
     """
     encoder, keys = source.encoder, [*entries]
     batches = []
     for start in range(0, len(keys), BLOCK_ROWS):
-        block = sorted(keys[start : start + BLOCK_ROWS], key=lambda key: encoder.length(entries[key]))
+        block = keys[start : start + BLOCK_ROWS]
+        if not source.entries.are_files:
+            block.sort(key=lambda key: len(entries[key]))
         for first in range(0, len(block), encoder.batch_size):
             batches.append([key for key in block[first : first + encoder.batch_size] if key not in known])
     pool = ThreadPoolExecutor(min(_MAX_LOADERS, os.cpu_count() or 1))
@@ -129,25 +122,19 @@ def _encode_batch(source: Source, loading: "Mapping[str, Future[Any]]") -> dict[
         except DataError as error:
             outcomes[key] = str(error)
     if loaded:
-        x, reasons = _run_encoder(source, [*loaded.values()])
-        usable = x.isfinite().all(dim=1) & x.any(dim=1)
-        for position, key in enumerate(loaded):
-            if position in reasons:
-                outcomes[key] = reasons[position]
-            elif usable[position]:
-                outcomes[key] = x[position].numpy()
+        for key, x in zip(loaded, _run_encoder(source, [*loaded.values()]), strict=True):
+            if isinstance(x, str):
+                outcomes[key] = x
+            elif x.isfinite().all() and x.any():
+                outcomes[key] = x.numpy()
             else:
                 outcomes[key] = "the model returns a vector of zeros, or one with NaN or infinity"
     return outcomes
 
 
-def _run_encoder(source: Source, batch: Sequence[Any]) -> tuple[Tensor, Mapping[int, str]]:
-    """Return a vector per entry, and the reasons of those that the encoder cannot use."""
-    reasons: Mapping[int, str] = {}
+def _run_encoder(source: Source, batch: Sequence[Any]) -> Iterable[Tensor | str]:
     try:
         x = source.encoder.encode(batch)
-    except UnusableEntries as error:
-        x, reasons = error.vectors, error.reasons
     except torch.OutOfMemoryError as error:
         raise RunError(
             f"The device has too little memory for {len(batch)} entries of {source.modality}. Resume with a smaller "
@@ -159,9 +146,9 @@ def _run_encoder(source: Source, batch: Sequence[Any]) -> tuple[Tensor, Mapping[
         raise RunError(
             f"The model of {source.modality} fails ({first_line(error)}). Pass a model that is made for this modality."
         ) from error
-    if x.shape[:1] != (len(batch),) or x.dim() != 2:
+    if isinstance(x, Tensor) and (x.shape[:1] != (len(batch),) or x.dim() != 2):
         raise RunError(
             f"The model of {source.modality} returned the shape {tuple(x.shape)} for {len(batch)} entries. Pass one "
             "that returns a vector per entry."
         )
-    return x, reasons
+    return x

@@ -32,14 +32,10 @@ class Postprocessing:
         return {name: value for name, value in vars(self).items() if value}
 
     def apply(self, x: Tensor, modality: str) -> Tensor:
-        """Return the processed vectors; principal components come from the covariance in double precision.
-
-        Args:
-            x: vectors of shape ``[num_rows, width]``.
-            modality: name of the modality, for messages.
+        """Process vectors of shape ``[num_rows, width]``; the covariance is computed in double precision.
 
         Raises:
-            DataError: if fewer directions have variance than are to be kept.
+            DataError: naming ``modality``, if fewer directions have variance than are to be kept.
         """
         if self.pca or self.whiten:
             center, axes = self._projection(x, modality)

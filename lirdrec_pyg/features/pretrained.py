@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from lirdrec_pyg.errors import ConfigError, LIRDRecError, first_line
-from lirdrec_pyg.features.config import EncoderDtype
 from lirdrec_pyg.files import checksum
 
 # A model folder may also hold documents, and copies of the model for other runtimes.
@@ -46,11 +45,7 @@ class Pretrained:
 
     @classmethod
     def find(cls, name: str, packages: Iterable[str] = ()) -> "Pretrained":
-        """Locate a model without loading it.
-
-        Args:
-            name: local folder, or name on the hub.
-            packages: libraries that it needs.
+        """Locate a model that needs ``packages``, without loading it.
 
         Raises:
             ConfigError: if the folder does not exist, the hub has no such model, or a library is missing.
@@ -84,11 +79,7 @@ class Pretrained:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Silence the libraries while the model is loaded.
-
-        Raises:
-            ConfigError: if that fails.
-        """
+        """Silence the libraries while the model is loaded, and raise :class:`ConfigError` if that fails."""
         from transformers.utils import logging
 
         verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -111,6 +102,11 @@ class Pretrained:
             if bars:
                 logging.enable_progress_bar()
 
+    def load(self, kind: Any, dtype: torch.dtype) -> tuple[Any, set[str]]:
+        """Load a model by a class such as ``AutoModel``; return it, and the names of weights that are missing."""
+        model, report = kind.from_pretrained(self.name, dtype=dtype, output_loading_info=True, **self.arguments)
+        return model, set(report["missing_keys"])
+
     def check_complete(self, missing: Iterable[str]) -> None:
         """Raise :class:`ConfigError` if weights are missing, which would be initialized at random."""
         if missing := sorted(missing):
@@ -121,8 +117,7 @@ class Pretrained:
     def revision(self, config: Any = None) -> str | None:
         """Return the commit on the hub, or the checksum of a local folder.
 
-        Args:
-            config: configuration of the loaded model, which knows the commit of an earlier download.
+        The ``config`` of the loaded model knows the commit of an earlier download.
         """
         if not os.path.isdir(self.name):
             return self.commit or getattr(config, "_commit_hash", None)
@@ -133,8 +128,3 @@ class Pretrained:
             if path.suffix in _MODEL_SUFFIXES and path.is_file() and not ignored:
                 digest.update(f"{checksum(path)}  {'/'.join(parts)}\n".encode())
         return f"sha256:{digest.hexdigest()}"
-
-
-def torch_dtype(dtype: EncoderDtype) -> torch.dtype:
-    """Return the torch type of a given name."""
-    return getattr(torch, dtype)

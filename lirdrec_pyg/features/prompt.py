@@ -16,10 +16,7 @@ _MAX_VALUE = 2000
 
 
 class Prompt:
-    """Prompt with placeholders for columns of the catalog, such as ``{title}``.
-
-    Args:
-        template: text of the prompt; ``{{`` and ``}}`` stand for braces.
+    """Prompt with placeholders for columns of the catalog, such as ``{title}``; ``{{`` and ``}}`` stand for braces.
 
     Attributes:
         template: text of the prompt.
@@ -45,11 +42,7 @@ class Prompt:
 
     @classmethod
     def read(cls, path: Path) -> "Prompt":
-        """Read a prompt from a text file.
-
-        Raises:
-            ConfigError: if it cannot be read, or is invalid.
-        """
+        """Read a prompt from a text file, and raise :class:`ConfigError` if it cannot be read, or is invalid."""
         try:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -57,11 +50,7 @@ class Prompt:
         return cls(text)
 
     def texts(self, catalog: Catalog) -> dict[str, dict[int | str, str]]:
-        """Read the texts by item for each placeholder.
-
-        Raises:
-            ConfigError: if a placeholder is not a column with texts.
-        """
+        """Read the texts by item for each placeholder, and raise :class:`ConfigError` if a column has none."""
         try:
             return {name: dict(catalog.texts([name]).frame.iter_rows()) for name in self.columns}
         except DataError as error:

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.features.encoder import PretrainedEncoder
-from lirdrec_pyg.features.pretrained import torch_dtype
 
 CausalPooling = Literal["last-token", "mean"]
 
@@ -36,7 +35,7 @@ class TextEncoder(PretrainedEncoder):
         with self._pretrained.loading():
             self._model: Any = self._load()
         for module in list(self._model)[1:]:
-            module.to(dtype=torch_dtype(self._dtype))
+            module.to(dtype=self._dtype)
         config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
         self._revision = self._pretrained.revision(config)
         if max_length is not None:
@@ -51,12 +50,9 @@ class TextEncoder(PretrainedEncoder):
         return SentenceTransformer(
             self._name,
             device=self._device,
-            model_kwargs={"dtype": torch_dtype(self._dtype)},
+            model_kwargs={"dtype": self._dtype},
             **self._pretrained.arguments,
         ).eval()
-
-    def length(self, entry: str) -> int:
-        return len(entry)
 
     @torch.inference_mode()
     def encode(self, batch: Sequence[str]) -> Tensor:
@@ -69,15 +65,13 @@ class TextEncoder(PretrainedEncoder):
         modules = list(self._model)
         pooling = [module.get_config_dict() for module in modules if type(module).__name__ == "Pooling"]
         return {
+            **super().describe(),
             "library": "sentence-transformers",
-            "model": self._name,
-            "revision": self._revision,
             "modules": [type(module).__name__ for module in modules],
             "pooling": pooling[0] if pooling else None,
             "preprocessing": self._describe_tokenizer(),
             "prompt": self._model.default_prompt_name,
             "max_length": self._model.max_seq_length,
-            "dtype": self._dtype,
         }
 
     def _describe_tokenizer(self) -> dict[str, Any]:
@@ -116,7 +110,7 @@ class CausalEncoder(TextEncoder):
         arguments = self._pretrained.arguments
         transformer = Transformer(
             self._name,
-            model_kwargs={"dtype": torch_dtype(self._dtype), **arguments},
+            model_kwargs={"dtype": self._dtype, **arguments},
             # Tokens before the padding do not attend to it, so vectors do not depend on the batch.
             processor_kwargs={"padding_side": "right", **arguments},
             config_kwargs=arguments,
@@ -130,12 +124,9 @@ class CausalEncoder(TextEncoder):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "library": "transformers",
-            "model": self._name,
-            "revision": self._revision,
+            **PretrainedEncoder.describe(self),
             "architecture": type(self._model[0].auto_model).__name__,
             "preprocessing": self._describe_tokenizer(),
             "pooling": self._pooling,
             "max_length": self._model.max_seq_length,
-            "dtype": self._dtype,
         }

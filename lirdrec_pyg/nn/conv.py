@@ -1,11 +1,11 @@
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv import MessagePassing
-from torch_geometric.typing import Adj, OptTensor, SparseTensor, torch_sparse
+from torch_geometric.typing import Adj, OptPairTensor, OptTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import degree, is_sparse, spmm
 
 from lirdrec_pyg.nn.sparse import SparseOperator, is_half_on_cpu
@@ -52,6 +52,8 @@ class _WeightedSumConv(MessagePassing):
     ``torch.compile`` and ``torch.export`` trace it for a plain ``edge_index``. Any other adjacency breaks the graph.
     """
 
+    propagate_type: ClassVar[dict[str, Any]] = {"x": OptPairTensor, "edge_weight": OptTensor}
+
     def __init__(self) -> None:
         super().__init__(aggr="sum")
 
@@ -62,7 +64,6 @@ class _WeightedSumConv(MessagePassing):
             return edge_index @ x_source
         if isinstance(edge_index, (EdgeIndex, SparseTensor)) or is_sparse(edge_index):
             return self._sum_untraced(edge_index, x_source, x_target, edge_weight)
-        # propagate_type: (x: OptPairTensor, edge_weight: OptTensor)
         return self.propagate(
             edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
         )

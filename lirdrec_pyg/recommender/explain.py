@@ -20,8 +20,8 @@ class Explanation(NamedTuple):
         score: dot product of their vectors.
         branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, and the ``part`` of the score,
             which sum to it.
-        nearest: the user's training items that are most similar to the item by raw features: ``modality``, ``item``,
-            ``cosine``.
+        nearest: the user's other training items that are most similar to the item by raw features: ``modality``,
+            ``item``, ``cosine``.
     """
 
     score: float

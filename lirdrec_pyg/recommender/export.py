@@ -13,13 +13,17 @@ import torch
 
 from lirdrec_pyg.config import check_choice
 from lirdrec_pyg.errors import ConfigError, RunError
-from lirdrec_pyg.files import save_tensors, whole_file
+from lirdrec_pyg.files import locked, replaced, save_tensors, whole_file
 from lirdrec_pyg.recommender.recommender import Recommender
 
 ExportFormat = Literal["safetensors", "parquet", "npy"]
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 _PART_ROWS = 1_000_000
+
+# Of two formats that share the files of IDs.
+_VECTORS = ("vectors.safetensors", "user_vectors.npy", "item_vectors.npy")
+_NAMES = ("users.parquet", "items.parquet", "user_ids.npy", "item_ids.npy", *_VECTORS)
 
 
 def check_table_path(path: Path) -> None:
@@ -88,7 +92,7 @@ def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-def export_vectors(recommender: Recommender, out: Path, format: ExportFormat) -> list[Path]:
+def export_vectors(recommender: Recommender, out: Path, format: ExportFormat, overwrite: bool = False) -> list[Path]:
     """Write the vectors of all users and items, with their IDs, for other programs.
 
     ==================  ======================================================================
@@ -104,6 +108,8 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat) ->
         recommender: recommender with vectors.
         out: folder, created if it does not exist.
         format: format of the files.
+        overwrite: whether to replace files of an earlier export. They are set aside together and restored if one of the
+            new ones cannot be written, so old and new files are never mixed.
 
     Returns:
         The written files.
@@ -130,17 +136,23 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat) ->
         tensors = {f"{name}_vectors": torch.tensor(vectors) for name, (_, vectors) in sides.items()}
         writers["vectors.safetensors"] = lambda path: save_tensors(tensors, path)
 
-    if existing := [name for name in writers if (out / name).exists()]:
-        raise RunError(f"{out / existing[0]} exists. Pass another folder as `out`.")
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file. Pass a folder as `out`.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"Cannot create {out} ({error}).") from error
-    with ExitStack() as files:  # all of them appear at the end, or none
+    if (out / "versions.json").exists():
+        raise RunError(f"{out} is the folder of a run. Pass another folder as `out`.")
+    with locked(out, _NAMES), ExitStack() as files:
+        existing = [name for name in _NAMES if (out / name).exists()]
+        if not overwrite and (same := [name for name in existing if name in writers]):
+            raise RunError(f"{out / same[0]} exists. Pass another folder as `out`, or `overwrite=True`.")
+        if format != "parquet" and (stale := [name for name in existing if name in _VECTORS and name not in writers]):
+            raise RunError(
+                f"{out / stale[0]} is of an earlier export, whose IDs would be replaced. Delete it, or pass another "
+                "folder as `out`."
+            )
         for name, write in writers.items():
             write(files.enter_context(whole_file(out / name)))
+        with replaced(out, tuple(writers)):
+            files.close()  # all of them appear, or none
     return [out / name for name in writers]
 
 

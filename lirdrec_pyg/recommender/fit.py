@@ -224,8 +224,7 @@ def _train(
     if model_config.supports_new_items:
         neighborhood = Neighborhood.of(model, trainer.data, vectors)
         if has_new_items(trainer.data):
-            k = model_config.knn_k  # type: ignore[attr-defined]
-            vectors = attach_items(model, trainer.data, vectors, neighborhood, k)
+            vectors = attach_items(model, trainer.data, vectors, neighborhood)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
     recommender = Recommender(
         dataset,

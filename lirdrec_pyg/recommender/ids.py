@@ -1,13 +1,12 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import polars as pl
 
-from lirdrec_pyg.data.ids import canonical_ids, missing_ids
-from lirdrec_pyg.errors import DataError, first_line
+from lirdrec_pyg.data.ids import as_series, canonical_ids, missing_ids
+from lirdrec_pyg.errors import DataError
 
-IDs = pl.Series | Sequence[int | str]
-
-_SHOWN = 10
+IDs = pl.Series | Iterable[int | str]
 
 
 def as_ids(ids: IDs, kind: str) -> pl.Series:
@@ -16,17 +15,17 @@ def as_ids(ids: IDs, kind: str) -> pl.Series:
     Raises:
         DataError: if they are not a list of IDs, or one is missing.
     """
-    if isinstance(ids, str):
-        raise DataError(f"The {kind} IDs are the text {ids!r}. Pass a list of IDs.")
-    try:
-        series = pl.Series("id", ids, dtype=pl.String if not len(ids) else None)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"The {kind} IDs are not a list of integers or of text ({first_line(error)}).") from error
+    if isinstance(ids, (str, bytes, Mapping)) or is_table(ids) or not isinstance(ids, Iterable):
+        raise DataError(f"The {kind} IDs are of type {type(ids).__name__}. Pass a list, an array or a column of IDs.")
+    is_listed = hasattr(ids, "__len__") and hasattr(ids, "__getitem__")  # unlike a set or a generator
+    series = as_series("id", ids if is_listed else list(ids), f"the {kind} IDs")
+    if series.is_empty():
+        series = series.cast(pl.String)
     if (missing := missing_ids(series)).any():
         raise DataError(f"The {kind} ID at position {missing.arg_max()} of the list is missing.")
     return canonical_ids(series, f"The list of {kind} IDs")
 
 
-def first_ids(ids: pl.Series) -> str:
-    """Format the first of some IDs for a message."""
-    return ", ".join(map(str, ids.head(_SHOWN))) + (", ..." if len(ids) > _SHOWN else "")
+def is_table(values: Any) -> bool:
+    """Return whether ``values`` is a pandas, polars or Arrow table."""
+    return hasattr(type(values), "columns")  # of the type, since a lazy table would compute its own

@@ -27,8 +27,11 @@ from lirdrec_pyg.data import (
     modalities,
     set_new_items,
 )
+from lirdrec_pyg.data.column_names import find_column
+from lirdrec_pyg.data.dataset import Table, to_polars
+from lirdrec_pyg.data.ids import same_type, warn_of_look_alikes
 from lirdrec_pyg.devices import resolve_device
-from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.errors import ConfigError, DataError, listed, shown
 from lirdrec_pyg.models import (
     ModelConfig,
     Neighborhood,
@@ -41,11 +44,16 @@ from lirdrec_pyg.models import (
 from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems, top_k
 from lirdrec_pyg.recommender.evaluate import Evaluator
 from lirdrec_pyg.recommender.explain import Explanation, cosine_with_all, feature_rows, largest, nearest_of
-from lirdrec_pyg.recommender.ids import IDs, as_ids, first_ids
+from lirdrec_pyg.recommender.ids import IDs, as_ids, is_table
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import TrainingConfig
 
 Fallback = Literal["skip", "popular", "error"]
+
+NEW_USER = "new user"
+
+# Cosines of vectors that all point in one direction differ by rounding only.
+_SAME_COSINE = 1e-5
 
 Value = TypeVar("Value")
 
@@ -76,7 +84,8 @@ class Recommender:
         training_config: settings of the training.
         vectors: representations of the users and of all items, on the CPU; without columns if scores are not dot
             products of vectors.
-        neighborhood: what new items are attached by; ``None`` if the model does not support them.
+        neighborhood: what new items are attached by; ``None`` if the model does not support them or was not trained to
+            the end, in which case :meth:`add_items` computes it.
         metrics: validation and test metrics, time and memory; ``None`` for an unfinished run.
         device: device on which items are ranked; everything else is computed on the CPU.
         path: run folder it was read from or written to.
@@ -112,12 +121,10 @@ class Recommender:
         checksums = run.check() if verify else None
         config, training, metrics = run.model_config(), run.training_config(), run.metrics()
         dataset, vectors = run.dataset(), run.vectors()
-        model, neighborhood = run.model(dataset.graph), run.neighborhood()
+        model = run.model(dataset.graph)
         if vectors is None:
             vectors = _computed_vectors(config, model, dataset.graph)
-        if neighborhood is None and config.supports_new_items:
-            neighborhood = Neighborhood.of(model, dataset.graph, vectors.items_until(dataset.graph["item"].num_nodes))
-        return cls(dataset, model, config, training, vectors, neighborhood, metrics, device, run.path, checksums)
+        return cls(dataset, model, config, training, vectors, run.neighborhood(), metrics, device, run.path, checksums)
 
     def save(self, path: str | Path, overwrite: bool = False) -> "Recommender":
         """Write a run folder, which :meth:`load` reads.
@@ -180,7 +187,7 @@ class Recommender:
         if not self.model_config.has_vectors:
             raise ConfigError(
                 f"`model={self.model_config.model!r}` has no vectors, since it scores by the items of a user. It "
-                "can only recommend and be evaluated."
+                "can recommend, be evaluated, and list similar items by a modality."
             )
 
     @_Once
@@ -237,7 +244,8 @@ class Recommender:
             users: user IDs; duplicates count once; by default all users.
             k: items per user; a user with fewer candidates gets all of them.
             exclude_seen: whether to leave out training interactions of the user.
-            candidates: IDs of the items to choose from; by default all, including new ones.
+            candidates: IDs of the items to choose from; by default all, including new ones. Unknown ones are skipped,
+                with a warning.
             fallback: what users get who are unknown or have no training interactions, and so no meaningful vector:
                 nothing (``"skip"``), the items with the most training interactions (``"popular"``), or an error
                 (``"error"``). In the first two cases a warning names such users.
@@ -246,7 +254,7 @@ class Recommender:
             ``user``, ``item``, ``rank`` (from 1) and ``score``, which is null for a popular item.
 
         Raises:
-            DataError: if a candidate is unknown, no user is left, or because of ``fallback``.
+            DataError: if no user or candidate is known, or because of ``fallback``.
         """
         return pl.concat(self.recommend_blocks(users, k, exclude_seen, candidates, fallback))
 
@@ -260,7 +268,7 @@ class Recommender:
     ) -> Iterator[pl.DataFrame]:
         """Do the same as :meth:`recommend` in portions that fit into memory. The call itself raises all errors."""
         check_choice("fallback", fallback, Fallback)
-        _check_k(k)
+        _check_count("k", k)
         asked = self.users.ids if users is None else as_ids(users, "user").unique(maintain_order=True)
         if not len(asked):
             raise DataError("The list of users is empty.")
@@ -268,24 +276,33 @@ class Recommender:
         known = (position >= 0) & self._has_history[position]
         others = asked.filter(~pl.Series(known))
         if len(others):
-            self._report(others, fallback, nobody=not known.any())
+            self._report(others, asked.filter(pl.Series(position < 0)), len(asked), fallback)
         allowed = None if candidates is None else self._candidates(candidates)
         index = torch.from_numpy(position[known])
         return self._blocks(index, k, self._seen if exclude_seen else None, allowed, others, fallback)
 
-    def _report(self, others: pl.Series, fallback: Fallback, nobody: bool) -> None:
-        text = f"{len(others)} users are unknown or have no training interactions ({first_ids(others)})."
+    def _report(self, others: pl.Series, unknown: pl.Series, num_asked: int, fallback: Fallback) -> None:
+        text = f"{len(others)} of {num_asked} users are unknown or have no training interactions ({listed(others)})."
+        hint = f" {self.users.hint(unknown)}" if len(unknown) else ""
         if fallback == "error":
-            raise DataError(f"{text} Leave them out, or pass `fallback='skip'` or `fallback='popular'`.")
-        if fallback == "skip" and nobody:
-            raise DataError(f"{text} No other user is left. Pass `fallback='popular'` to recommend popular items.")
-        warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.", stacklevel=4)
+            raise DataError(f"{text}{hint} Leave them out, or pass `fallback='skip'` or `fallback='popular'`.")
+        if fallback == "skip" and len(others) == num_asked:
+            raise DataError(f"{text}{hint} Pass `fallback='popular'` to recommend popular items.")
+        warnings.warn(
+            f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=4
+        )
 
     def _candidates(self, candidates: IDs) -> Tensor:
-        position = self._positions(self.items, candidates).unique().to(self.device)
-        if not len(position):
+        ids = as_ids(candidates, "candidate")
+        if not len(ids):
             raise DataError("The list of candidates is empty.")
-        return position
+        position = self.items.find(ids)
+        if len(unknown := ids.filter(pl.Series(position < 0))):
+            text = f"{len(unknown)} of {len(ids)} candidates are unknown ({listed(unknown)})."
+            if len(unknown) == len(ids):
+                raise DataError(f"{text} {self.items.hint(unknown)}")
+            warnings.warn(f"{text} They are skipped. {self.items.hint(unknown)}", stacklevel=4)
+        return torch.from_numpy(position[position >= 0]).unique().to(self.device)
 
     def _blocks(
         self,
@@ -325,7 +342,7 @@ class Recommender:
 
     def recommend_for_history(
         self,
-        history: Mapping[str, IDs] | pl.DataFrame,
+        history: Mapping[Any, IDs] | IDs | Table,
         *,
         k: int = 20,
         exclude_seen: bool = True,
@@ -336,20 +353,26 @@ class Recommender:
         New users are folded in, see :func:`~lirdrec_pyg.models.fold_in_users`.
 
         Args:
-            history: names of users with the IDs of their items; or a frame with the columns ``user`` and ``item``.
-                Unknown items are left out, with a warning.
+            history: one of
+
+                * item IDs of one user, who is called "new user" in the result;
+                * a mapping from users to the IDs of their items;
+                * a pandas, polars or Arrow table with columns of users and items that have usual names, such as
+                  ``user`` and ``item``.
+
+                Unknown items, and users without a known item, are skipped, with a warning.
             k: items per user.
             exclude_seen: whether to leave out the items of the history.
-            candidates: IDs of the items to choose from; by default all.
+            candidates: IDs of the items to choose from; by default all. Unknown ones are skipped, with a warning.
 
         Returns:
             As :meth:`recommend`.
 
         Raises:
-            DataError: if no item of a user is known.
+            DataError: if no item of any user is known.
             ConfigError: if the model does not support new users.
         """
-        _check_k(k)
+        _check_count("k", k)
         self.model_config.require("new_users")
         users, pairs = self._history_pairs(history)
         folded = fold_in_users(self.model, self.graph, self.vectors, pairs, len(users))
@@ -361,29 +384,25 @@ class Recommender:
             for block in top_k(folded.user.to(self.device), self._ranked[1], index, k, seen, allowed)
         )
 
-    def _history_pairs(self, history: Mapping[str, IDs] | pl.DataFrame) -> tuple[pl.Series, Tensor]:
+    def _history_pairs(self, history: Mapping[Any, IDs] | IDs | Table) -> tuple[pl.Series, Tensor]:
         """Return names of the users, and pairs (place of the user among these, position of the item)."""
-        if isinstance(history, pl.DataFrame):
-            users = history["user"].unique(maintain_order=True)
-            row, items = Vocabulary(users, "user").find(history["user"]), as_ids(history["item"], "item")
-        else:
-            users = pl.Series("user", [str(name) for name in history], dtype=pl.String)
-            per_user = [as_ids(ids, "item") for ids in history.values()]
-            row = np.repeat(np.arange(len(per_user)), [len(ids) for ids in per_user])
-            mixed = len({ids.dtype for ids in per_user}) > 1
-            parts = [ids.cast(pl.String) if mixed else ids for ids in per_user]
-            items = pl.concat(parts) if parts else pl.Series([])
-        if not len(users):
+        frame = _history_frame(history)
+        if not frame["item"].count():
             raise DataError("The history is empty. Pass at least one user with one item.")
-        position = self.items.find(items) if len(items) else np.empty(0, dtype=np.int64)
-        known = position >= 0
-        unknown = items.filter(pl.Series(~known)) if len(items) else items
-        if (lost := np.bincount(row[known], minlength=len(users)) == 0).any():
-            because = f" (unknown items: {first_ids(unknown)})" if len(unknown) else ""
-            raise DataError(f"The history of {users[int(lost.argmax())]} holds no item of the catalog{because}.")
+        position = self.items.find(frame["item"])
+        known = pl.Series(position >= 0)
+        users = frame["user"].filter(known).unique(maintain_order=True)
+        unknown = frame["item"].filter(~known).unique(maintain_order=True).drop_nulls()
+        if not len(users):
+            raise DataError(f"No item of the history is in the catalog ({listed(unknown)}). {self.items.hint(unknown)}")
         if len(unknown):
-            warnings.warn(f"Unknown items are left out of the history: {first_ids(unknown)}.", stacklevel=3)
-        return users, torch.from_numpy(np.stack([row[known], position[known]]))
+            hint = self.items.hint(unknown)
+            warnings.warn(f"Unknown items are left out of the history: {listed(unknown)}. {hint}", stacklevel=3)
+        lost = frame["user"].unique(maintain_order=True)
+        if len(lost := lost.filter(~lost.is_in(users.implode()))):
+            warnings.warn(f"Users without a known item are skipped: {listed(lost)}.", stacklevel=3)
+        row = Vocabulary(users, "user").find(frame["user"].filter(known))
+        return users, torch.from_numpy(np.stack([row, position[known.to_numpy()]]))
 
     def similar_items(self, item: int | str, k: int = 10, by: str = "vectors") -> pl.DataFrame:
         """Rank the items most similar to one item.
@@ -397,13 +416,19 @@ class Recommender:
             ``item``, ``rank`` (from 1) and ``cosine``.
 
         Raises:
-            DataError: if the item is unknown, or has no features in that modality.
+            DataError: if the item is unknown, has no features in that modality, or is equally similar to all others.
             ConfigError: if there is no such modality.
         """
-        _check_k(k)
+        _check_count("k", k)
         position = int(self._positions(self.items, [item])[0])
         cosine = self._cosine(position, by)
         cosine[position] = -torch.inf
+        others = cosine[cosine > -torch.inf]
+        if len(others) > 1 and others.max() - others.min() < _SAME_COSINE:
+            raise DataError(
+                f"By {by}, all items are equally similar to {shown(self.items.ids[position])} (cosine "
+                f"{others[0]:.4f}), so there is nothing to rank. Pass another `by`."
+            )
         best, values = largest(cosine, k)
         return pl.DataFrame(
             {
@@ -426,7 +451,7 @@ class Recommender:
         return cosine_with_all(self.graph, by, own)
 
     def explain(self, user: int | str, item: int | str, nearest: int = 3) -> Explanation:
-        """Split the score of a pair by branch, and find the user's items nearest to the item.
+        """Split the score of a pair by branch, and find the user's other items nearest to the item.
 
         Args:
             user: user ID.
@@ -438,8 +463,7 @@ class Recommender:
             ConfigError: if the model does not support explanations.
         """
         self.model_config.require("explanations")
-        if nearest < 0:
-            raise ConfigError(f"`nearest` is {nearest}. It must be at least 0.")
+        _check_count("nearest", nearest, least=0)
         row, column = int(self._positions(self.users, [user])[0]), int(self._positions(self.items, [item])[0])
         u, v = (self.model.split_branches(x) for x in (self.vectors.user[row], self.vectors.item[column]))
         parts = (u.double() * v.double()).sum(dim=-1).flatten()
@@ -451,6 +475,7 @@ class Recommender:
             }
         )
         seen = self._seen.pairs(torch.tensor([row], device=self.device))[1].cpu()
+        seen = seen[seen != column]
         found = []
         for modality in self.model.in_channels:
             best, cosine = nearest_of(self.graph, column, seen, modality, nearest)
@@ -473,26 +498,55 @@ class Recommender:
             ConfigError: if the model does not support new items.
         """
         self.model_config.require("new_items")
-        if (known := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
-            raise DataError(f"{len(known)} of the new items are in the catalog already, such as {known[0]!r}.")
+        if (present := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
+            raise DataError(f"{len(present)} of the new items are in the catalog already, such as {present[0]!r}.")
+        warn_of_look_alikes(new.ids.ids, self.items.ids, "new item", strip="Remove these in the files")
         added = set_new_items(self.graph, new.features, new.masks)
         if added[NEW_ITEM].num_nodes != len(new.ids):
             raise DataError(f"There are {len(new.ids)} new item IDs for {added[NEW_ITEM].num_nodes} rows of features.")
-        assert self.neighborhood is not None
         first = self.num_trained_items
-        k = self.model_config.knn_k  # type: ignore[attr-defined]
-        attached = attach_items(self.model, added, self.vectors.items_until(first), self.neighborhood, k)
+        known = self.vectors.items_until(first)
+        neighborhood = self.neighborhood or Neighborhood.of(self.model, self.graph, known)
+        attached = attach_items(self.model, added, known, neighborhood)
         ids = self.items.extended(new.ids.ids).ids[first:]
         dataset = replace(self.dataset, graph=append_new_items(self.graph, added), new_items=Vocabulary(ids, "item"))
         return replace(
             self,
             dataset=dataset,
             vectors=self.vectors.append_items(attached.item[first:], attached.item_layers[:, first:]),
+            neighborhood=neighborhood,
         )
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`."""
         return Evaluator(self).metrics(split)
+
+
+def _history_frame(history: Mapping[Any, IDs] | IDs | Table) -> pl.DataFrame:
+    """Return users and items of a history; the item of a user with an empty one is null."""
+    if is_table(history):
+        frame = to_polars(history)
+        found = {}
+        for role in ("user", "item"):
+            if (name := find_column(role, frame.columns)) is None:
+                columns = listed(frame.columns)
+                raise DataError(f"No column of {role}s in the history (columns: {columns}). Name it {role!r}.")
+            found[role] = as_ids(frame[name], role)
+        return pl.DataFrame(found)
+    if not isinstance(history, Mapping):
+        try:
+            history = {NEW_USER: as_ids(history, "item")}
+        except DataError as error:
+            raise DataError(
+                "The history is not a list of item IDs, a mapping from users to such lists, or a table of users and "
+                f"items. {error}"
+            ) from error
+    items = same_type([as_ids(ids, "item") for ids in history.values()])
+    lists = pl.Series(
+        [ids if len(ids) else None for ids in items], dtype=pl.List(items[0].dtype if items else pl.String)
+    )
+    users = pl.Series([str(user) for user in history], dtype=pl.String)
+    return pl.DataFrame({"user": users, "item": lists}).explode("item")
 
 
 def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vectors:
@@ -501,14 +555,14 @@ def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vec
         return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
     prepared = model_class(config).input_transform(config)(copy.copy(graph))
     if has_new_items(prepared):
-        return model_vectors(model, prepared, config.knn_k)  # type: ignore[attr-defined]
+        return model_vectors(model, prepared)
     vectors: Vectors = model.vectors(prepared)
     return vectors
 
 
-def _check_k(k: int) -> None:
-    if not isinstance(k, (int, np.integer)) or k < 1:
-        raise ConfigError(f"`k` is {k}. It must be at least 1.")
+def _check_count(name: str, value: int, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ConfigError(f"`{name}` is {value}. It must be an integer of at least {least}.")
 
 
 def _rows(x: Tensor, position: Tensor | None) -> np.ndarray:

@@ -120,7 +120,8 @@ class Run:
         """Raise :class:`RunError` if a run, made from that in ``source``, cannot be written to ``path``."""
         if source is not None and source.exists() and path.exists() and path.samefile(source):
             raise RunError(f"{path} is the folder of the run itself. Pass another folder as `out`.")
-        hint = " To continue the training in it, use `resume`." if (path / CHECKPOINT).exists() else ""
+        is_training = source is None and (path / CHECKPOINT).exists()
+        hint = " To continue the training in it, use `resume`." if is_training else ""
         files.check_output_folder(path, _FILES, _FILES[0], overwrite, hint)
 
     @staticmethod
@@ -143,12 +144,19 @@ class Run:
         Raises:
             RunError: if the folder is in use, not free or cannot be written.
         """
-        with cls.locked(path):
-            cls.check_free(path, overwrite)  # another training may have finished there since the first check
-            run = cls(path)
+        run = cls(path)
+        with run._reserved(overwrite):
             with files.replaced(path, _FILES):
                 run._write_start(dataset, model_config, training_config)
             yield run
+
+    @contextmanager
+    def _reserved(self, overwrite: bool, source: Path | None = None) -> Iterator[None]:
+        """Keep other programs from writing into this folder, if it is free; see :meth:`check_free`."""
+        self.check_free(self.path, overwrite, source)  # first, since a lock changes the folder
+        with self.locked(self.path):
+            self.check_free(self.path, overwrite, source)  # another program may have finished there meanwhile
+            yield
 
     def _write_start(
         self, dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, skip: Mapping[str, str] = {}
@@ -177,9 +185,8 @@ class Run:
         Raises:
             RunError: if the folder is in use or cannot be written.
         """
-        self.check_free(self.path, overwrite, recommender.path)
         linked = _unchanged_files(recommender)
-        with self.locked(self.path), files.replaced(self.path, _FILES):
+        with self._reserved(overwrite, recommender.path), files.replaced(self.path, _FILES):
             for name in linked:
                 assert recommender.path is not None
                 write_file(self.path, name, partial(_link, recommender.path / name))

@@ -10,6 +10,8 @@ from filelock import FileLock
 from runs import change_settings, contents, reseal
 
 from lirdrec_pyg import Recommender
+from lirdrec_pyg.data.provenance import write_provenance
+from lirdrec_pyg.files import checksum
 
 WIDTHS = {"image": 80, "text": 64}
 
@@ -69,6 +71,7 @@ def test_more_can_be_added_to_the_second_run(noon: Path, tmp_path: Path, feature
 def test_modality_may_be_omitted(run: Path, tmp_path: Path, features: list[str]) -> None:
     result = lirdrec("add-items", run, *features[2:], "--out", tmp_path / "noon")
     assert result.exit_code == 0, result.output
+    assert result.stderr == "Warning: Features of image are missing for all 3 new items.\n"
     assert_refused(lirdrec("similar", tmp_path / "noon", "--item", "7", "--by", "image"), "no features in image")
 
 
@@ -138,9 +141,11 @@ def test_each_mistake_in_the_options_is_one_error_and_writes_nothing(
 def test_overwrite(run: Path, tmp_path: Path, features: list[str]) -> None:
     out = tmp_path / "noon"
     assert lirdrec("add-items", run, *features, "--out", out).exit_code == 0
-    before = contents(out)
-    assert_refused(lirdrec("add-items", run, *features, "--out", out), "--overwrite")
-    assert contents(out) == before
+    for folder in (out, Path(shutil.copytree(run, tmp_path / "trained"))):  # another training is not to be resumed
+        before = contents(folder)
+        message = f"{folder} is not empty. Pass another folder as --out, or --overwrite.\n"
+        assert lirdrec("add-items", run, *features, "--out", folder).output == f"Error: {message}"
+        assert contents(folder) == before
     (tmp_path / "ids.txt").write_text("x\ny\nz\n")
     assert lirdrec("add-items", run, *features, "--out", out, "--overwrite").exit_code == 0
     assert Recommender.load(out).items.ids.to_list()[60:] == ["x", "y", "z"]
@@ -169,6 +174,49 @@ def test_column_of_item_ids_can_be_named(run: Path, tmp_path: Path) -> None:
     result = lirdrec("add-items", run, *options, "--item-column", "sku")
     assert result.exit_code == 0, result.output
     assert Recommender.load(tmp_path / "noon").items.ids.to_list()[-2:] == ["100", "200"]
+
+
+def test_ids_in_a_file_win_or_contradict_the_list(run: Path, tmp_path: Path, features: list[str]) -> None:
+    x, by_list = np.load(tmp_path / "image.npy"), tmp_path / "by-list"
+    assert lirdrec("add-items", run, *features, "--out", by_list).exit_code == 0
+    expected = Recommender.load(by_list).similar_items("new-b", by="image")
+    order = [2, 0, 1]
+    np.savez(tmp_path / "image.npz", features=x[order], asins=np.array(["new-a", "new-b", "7"])[order])
+    options = ("--features", f"image={tmp_path / 'image.npz'}", *features[2:])
+    assert lirdrec("add-items", run, *options, "--out", tmp_path / "noon").exit_code == 0
+    assert Recommender.load(tmp_path / "noon").similar_items("new-b", by="image").equals(expected)
+    np.savez(tmp_path / "image.npz", features=x, asins=np.array(["new-a", "new-b", "new-c"]))
+    refused = lirdrec("add-items", run, *options, "--out", tmp_path / "other")
+    assert_refused(refused, "image.npz", "--ids lists others: 'new-c' is only in the file, '7' only in the list")
+    np.savez(tmp_path / "image.npz", features=x, order=np.arange(3))
+    assert_refused(lirdrec("add-items", run, *options, "--out", tmp_path / "other"), "'features', 'order'", "'ids'")
+
+
+def test_features_of_another_model_are_refused_unless_allowed(shop: Path, tmp_path: Path) -> None:
+    def made_by(folder: Path, model: str) -> None:
+        file = folder / "text_feat.npy"
+        encoder = {"model": model, "revision": "sha256:" + str(len(model)) * 32}
+        write_provenance(folder, "text", {"file": file.name, "sha256": checksum(file), "encoder": encoder})
+
+    made_by(shop, "small-model")
+    run, new = tmp_path / "run", tmp_path / "new"
+    result = lirdrec("fit", "--data", shop, "--out", run, "--epochs", 1, "--embedding-dim", 8)
+    assert result.exit_code == 0, result.output
+    new.mkdir()
+    np.save(new / "text_feat.npy", np.random.default_rng(0).standard_normal((2, 7)))
+    (new / "ids.txt").write_text("100\n101\n")
+    command = ("add-items", run, "--features", new, "--ids", new / "ids.txt", "--out", tmp_path / "more")
+    made_by(new, "large-model-2")
+    assert_refused(
+        lirdrec(*command),
+        "The features of text were made by small-model, revision 111111111111 for the training",
+        "but by large-model-2, revision 131313131313 for the new items",
+        "--allow-other-features",
+    )
+    assert not (tmp_path / "more").exists()
+    assert "2 items were added" in lirdrec(*command, "--allow-other-features").output
+    made_by(new, "other-name!")  # of the same revision
+    assert "2 items were added" in lirdrec(*command, "--overwrite").output
 
 
 def test_modality_may_be_named_only_once(run: Path, tmp_path: Path, features: list[str]) -> None:

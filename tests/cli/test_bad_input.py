@@ -74,6 +74,21 @@ def all_in_training(rows: list[str]) -> list[str]:
     return [rows[0], *(row.rsplit("\t", 1)[0] + "\t0" for row in rows[1:])]
 
 
+def table(change: Callable[[list[list[str]]], list[list[str]]]) -> Change:
+    """Replace the table by a CSV of users, items and ``change``."""
+
+    def apply(folder: Path) -> None:
+        rows = [row.split("\t")[:2] for row in (folder / "shop.inter").read_text().splitlines()[1:]]
+        (folder / "shop.inter").unlink()
+        (folder / "shop.csv").write_text("\n".join(map(",".join, [["user_id", "item_id", "date"], *change(rows)])))
+
+    return apply
+
+
+def dated(written: Callable[[int], object]) -> Change:
+    return table(lambda rows: [[*row, str(written(n))] for n, row in enumerate(rows)])
+
+
 def duplicate_ids(folder: Path) -> None:
     (folder / "ids.txt").write_text("\n".join(map(str, [*range(29), 0])))
 
@@ -86,6 +101,42 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
     "wrong column": (lambda f: None, ["--user-column", "who"], "'who'"),
     "broken line": (lines(lambda r: [*r[:5], "x\ty\tz\tz\tz\tz", *r[5:]]), [], "shop.inter"),
     "missing ID": (lines(lambda r: [*r[:5], "\t3\t0", *r[6:]]), [], "line 6"),
+    "word for a missing ID": (
+        lines(lambda r: [*r[:5], "nan\t3\t0", *r[6:], "NULL\t4\t0"]),
+        [],
+        "no 'userID' in line 6, where it is 'nan' (2 in total). Fill it in, or pass --missing-ids drop to drop such "
+        "rows, or --missing-ids keep if 'nan' is an ID.",
+    ),
+    "header again": (lines(lambda r: [*r[:161], r[0], *r[161:]]), [], "repeats its header in line 162"),
+    "no header": (lines(lambda r: r[1:]), [], "or --no-header if the first line holds data"),
+    "header that is none": (
+        lines(lambda r: r),
+        ["--no-header"],
+        "line 1 ('userID', 'itemID'; 1 in total). Leave out --no-header",
+    ),
+    "month or day first": (
+        dated(lambda n: f"{n % 12 + 1:02}/{n % 11 + 1:02}/2020 10:00"),
+        ["--split", "time"],
+        "Pass --time-format as '%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M'",
+    ),
+    "seconds and milliseconds": (
+        dated(lambda n: 1_600_000_000 * (1000 if n % 2 else 1)),
+        ["--split", "time"],
+        "mixes units of time, such as 1600000000 and 1600000000000",
+    ),
+    "wrong format of times": (
+        dated(lambda n: "25/12/2020"),
+        ["--split", "time", "--time-format", "%m/%d/%Y"],
+        "'25/12/2020' in column 'date', line 2. It does not fit --time-format, '%m/%d/%Y'",
+    ),
+    "format without times": (lambda f: None, ["--time-format", "%Y"], "no column of times"),
+    "rating that is no number": (lambda f: None, ["--min-rating", "x_label>=1,5"], "--min-rating is 'x_label>=1,5'"),
+    "no such rating": (lambda f: None, ["--min-rating", "stars>=4"], "No column 'stars' for --min-rating"),
+    "IDs from 1": (
+        table(lambda rows: [[user, str(int(item) + 1), ""] for user, item in rows]),
+        [],
+        "IDs seem to count from 1: list the item IDs of the rows in a file, one per line, and pass it as --item-ids",
+    ),
     "wrong label": (lines(lambda r: [*r[:5], "1\t3\t7", *r[6:]]), [], "line 6"),
     "binary noise": (lambda f: (f / "shop.inter").write_bytes(bytes(range(256)) * 9) and None, [], "shop.inter"),
     "fewer feature rows than items": (features(lambda x: x[:20]), [], "image_feat.npy has 20"),

@@ -36,10 +36,21 @@ def test_vectors_are_written_with_their_ids(run: Path, tmp_path: Path) -> None:
 def test_existing_files_are_not_overwritten(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert lirdrec("export", run, "--out", out).exit_code == 0
-    for folder, form in ((out, "parquet"), (run, "parquet"), (run, "safetensors")):
+    for folder, form, *options in ((out, "parquet"), (run, "parquet"), (run, "safetensors", "--overwrite")):
         before = contents(folder)
-        assert_refused(lirdrec("export", run, "--format", form, "--out", folder), "exists", "--out")
+        named = "exists. Pass another folder as --out, or --overwrite." if folder == out else "is the folder of a run"
+        assert_refused(lirdrec("export", run, "--format", form, "--out", folder, *options), named)
         assert contents(folder) == before
+
+
+def test_an_earlier_export_is_replaced_on_request(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert lirdrec("export", run, "--out", out).exit_code == 0
+    before = contents(out)
+    (out / "items.parquet").write_text("earlier")
+    result = lirdrec("export", run, "--out", out, "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert contents(out) == before
 
 
 def test_each_mistake_is_one_error_and_writes_nothing(run: Path, tmp_path: Path) -> None:

@@ -176,6 +176,31 @@ def test_an_update_follows_a_catalog_that_has_grown(shop: Path, models: tuple[st
     assert (out / "report.csv").read_bytes() == (tmp_path / "new" / "report.csv").read_bytes()
 
 
+def test_texts_and_paths_of_other_programs(shop: Path, models: tuple[str, ...], tmp_path: Path) -> None:
+    frame = pl.read_csv(shop / "shop" / "catalog.csv").head(4)
+    paths = [f"C:\\Users\\me\\shop\\{path}".replace("/", "\\") for path in frame["image"]]
+    titles = pl.Series(["['A chair', 'in red']", "nan", "", "A chair"])
+    other = frame.with_columns(title=titles, description=pl.lit("None"), image=pl.Series(paths))
+    other.write_ndjson(tmp_path / "other.json")
+    command = ("features", tmp_path / "other.json", *ALL[:6], *models)
+    result = lirdrec(*command, "--root", shop / "shop" / "media", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Warning: 1 of 4 cells in column 'title' of " in result.output
+    assert "Warning: 4 of 4 cells in column 'description' of " in result.output
+    assert "Warning: 4 of 4 paths in column 'image' of " in result.output
+    assert rf"such as '{paths[0]}'. The files at their trailing parts are used, such as item-00.png." in result.output
+    assert "text: 2 vectors of width 384; 2 items have none" in result.output
+    assert pl.read_csv(tmp_path / "out/report.csv")["item_id"].to_list() == ["item-01", "item-02"]
+    plain = frame.with_columns(title=pl.Series(["A chair\nin red", "", "", "A chair"]))
+    plain.write_csv(tmp_path / "plain.csv")
+    options = (*ALL[:3], "title", *ALL[4:6], "--root", shop / "shop", *models)
+    assert lirdrec("features", tmp_path / "plain.csv", *options, "--out", tmp_path / "plain").exit_code == 0
+    for name in ("text_feat.parquet", "image_feat.parquet"):
+        assert pl.read_parquet(tmp_path / "out" / name).equals(pl.read_parquet(tmp_path / "plain" / name))
+    refused = lirdrec(*command, "--out", tmp_path / "none")
+    assert_refused(refused, "None of the files", paths[0], "Pass the folder that contains the files as --root")
+
+
 def test_mistakes_are_one_line_before_any_work(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ("--id-col", "sku", "--text-cols", "title")
     cases: list[tuple[tuple[str, ...], list[str]]] = [

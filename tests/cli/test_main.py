@@ -8,12 +8,18 @@ import warnings
 from pathlib import Path
 
 import click
+import numpy as np
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from commands import help_of, lirdrec
 
+from lirdrec_pyg import Dataset, fit
 from lirdrec_pyg.cli import COMMANDS, _Log, main
+from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.parameters import as_options
+from lirdrec_pyg.data import build_graph
+from lirdrec_pyg.models import EASEConfig
 
 
 def test_every_command_loads_and_shows_its_options() -> None:
@@ -75,6 +81,34 @@ def test_parameters_become_options() -> None:
         "-k is 0, --fallback skip, --split time"
     )
     assert as_options("`exclude_seen=False`", recommend) == "--include-seen"
+    info = main.get_command(click.Context(main), "info")
+    assert info is not None
+    assert as_options("Pass `data`, or `data='synthetic'`.", info) == "Pass DATA, or 'synthetic'."
+
+
+def test_a_console_shows_stand_ins_for_what_it_cannot_print(tmp_path: Path) -> None:
+    names = ["Стул", "椅子", "Café", "chair"]
+    graph = build_graph(np.array([[0, 0, 1, 1], [0, 1, 2, 3]]), {"text": np.eye(4)})
+    fit(Dataset.from_graph(graph, ["Анна", "ben"], names), EASEConfig(), out=tmp_path / "run")
+    out = tmp_path / "стол.csv"
+    for encoding, shown in (
+        ("cp1252", ["\\u0421\\u0442\\u0443\\u043b", "\\u6905\\u5b50", "Café"]),
+        ("ascii", ["\\u0421\\u0442\\u0443\\u043b", "\\u6905\\u5b50", "Caf\\xe9"]),
+        ("utf-8", names[:3]),
+    ):
+        command = ["recommend", str(tmp_path / "run"), "--users", "Анна,ж", "--include-seen", "--device", "cpu"]
+        result = CliRunner(charset=encoding).invoke(main, command)
+        assert result.exit_code == 0, result.output
+        assert "Warning: 1 of 2 users are unknown" in result.stderr
+        assert {line.split()[1] for line in result.stdout.splitlines()} == {"item", *shown, "chair"}
+        result = CliRunner(charset=encoding).invoke(main, [*command, "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        assert set(pl.read_csv(out)["item"]) == {*names}
+
+
+def test_columns_are_aligned_and_one_line_each() -> None:
+    rows = [["user", "item"], ["a\nb", "日本"], ["u\t1", "e\u0301"], ["x", "\x1b[31m"]]
+    assert table(rows).splitlines() == ["user      item", "a\\nb      日本", "u\\t1         e\u0301", "x     \\x1b[31m"]
 
 
 def test_logging_is_restored_after_a_command(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_users_and_candidates_come_from_files(run: Path, tmp_path: Path) -> None
 def test_new_user_gets_recommendations_by_a_history(run: Path) -> None:
     result = lirdrec("recommend", run, "--history", "item-3,item-4,gone", "-k", 60)
     assert result.exit_code == 0, result.output
-    assert "Warning: Unknown items are left out of the history: gone." in result.output
+    assert "Warning: Unknown items are left out of the history: 'gone'." in result.output
     shown = [line for line in result.output.splitlines() if line.startswith("new user ")]
     assert len(shown) == 58
     assert not [line for line in shown if line.split()[2] in ("item-3", "item-4")]
@@ -63,20 +63,50 @@ def test_new_users_get_recommendations_by_a_table(run: Path, tmp_path: Path) -> 
     table.write_text('user_id,item_id\n"anna, the great",item-3\nben,item-5\n"anna, the great",item-4\nben,gone\n')
     result = lirdrec("recommend", run, "--history-file", table, "-k", 2, "--out", tmp_path / "out.csv")
     assert result.exit_code == 0, result.output
-    assert "Warning: Unknown items are left out of the history: gone." in result.output
+    assert "Warning: Unknown items are left out of the history: 'gone'." in result.output
     written = pl.read_csv(tmp_path / "out.csv")
     assert written["user"].to_list() == ["anna, the great"] * 2 + ["ben"] * 2
     one = lirdrec("recommend", run, "--history", "item-4,item-3", "-k", 2).output.splitlines()
     assert [line.split()[2] for line in one if line.startswith("new user ")] == written["item"].to_list()[:2]
-    table.write_text("user_id,item_id\nanna,item-3\nben,gone\n")
-    assert_refused(lirdrec("recommend", run, "--history-file", table), "ben", "gone")
+
+
+def test_new_users_without_a_known_item_are_skipped(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "today.csv"
+    table.write_text("user_id,item_id\nanna,item-3\nben,gone\ncem,item-5\n")
+    result = lirdrec("recommend", run, "--history-file", table, "-k", 1)
+    assert result.exit_code == 0, result.output
+    assert "Warning: Users without a known item are skipped: 'ben'." in result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["anna", "cem"]
+    table.write_text("user_id,item_id\nben,gone\n")
+    assert_refused(lirdrec("recommend", run, "--history-file", table), "'gone'", "Known items look like 'item-")
+
+
+def test_a_table_of_new_users_has_the_options_of_columns(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text(
+        "customer,sku,rating\nanna, item-3,5\nben,item-4,1\nanna,item-4,4\nNULL,item-9,5\n"
+    )
+    (tmp_path / "bare.txt").write_text("anna;item-3\nanna;item-4\n")
+    assert_refused(lirdrec("recommend", run, "--history-file", tmp_path / "names.csv"), "--user-column")
+    expected = [
+        line.split()[2] for line in lirdrec("recommend", run, "--history", "item-3,item-4").stdout.splitlines()[1:]
+    ]
+    names = ("--user-column", "customer", "--item-column", "sku")
+    for table, *options in (
+        ("names.csv", *names, "--strip-ids", "--min-rating", "rating>=4", "--missing-ids", "drop"),
+        ("bare.txt", "--no-header", "--separator", ";"),
+    ):
+        result = lirdrec("recommend", run, "--history-file", tmp_path / table, *options)
+        assert result.exit_code == 0, result.output
+        rows = [line.split() for line in result.stdout.splitlines()[1:]]
+        assert [row[:2] for row in rows] == [["anna", item] for item in expected]
 
 
 def test_unknown_users_are_skipped_or_get_the_popular_items(run: Path) -> None:
     result = lirdrec("recommend", run, "--users", "nobody,user-1", "-k", 3)
     assert result.exit_code == 0, result.output
     assert [line for line in result.output.splitlines() if line.startswith("Warning:")] == [
-        "Warning: 1 users are unknown or have no training interactions (nobody). They are skipped."
+        "Warning: 1 of 2 users are unknown or have no training interactions ('nobody'). They are skipped. "
+        "Known users look like 'user-0'."
     ]
     result = lirdrec("recommend", run, "--users", "nobody,user-1", "-k", 3, "--fallback", "popular")
     popular = [line.split() for line in result.output.splitlines() if line.startswith("nobody")]
@@ -115,7 +145,8 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("--users-file", "{tmp}/blank.txt"): "line 2",
     ("--users", "user-1", "--candidates", "{tmp}/empty.txt"): "candidates is empty",
     ("--users", "user-1", "--candidates", "{tmp}/users.txt"): "'user-1'",
-    ("--users", "nobody,noone"): "nobody, noone",
+    ("--users", "nobody,noone"): "'nobody', 'noone'",
+    ("--users", "user-1", "--user-column", "customer"): "--history-file",
     ("--users", "nobody"): "--fallback popular",
     ("--users", "user-1,noone", "--fallback", "error"): "noone",
     ("--users", "user-1,,user-2"): "--users",

@@ -1,3 +1,6 @@
+import warnings
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -125,7 +128,129 @@ def test_graphs_made_by_hand_are_sorted() -> None:
     assert shuffled[INTERACTS].edge_index.size(1) == 4
 
 
+def noted(**changes: Any) -> tuple[Dataset, list[str]]:
+    """Return the data set of users and items as given, or as in USERS and ITEMS, and its warnings."""
+    options: dict[str, Any] = {"user": USERS, "item": ITEMS, "text": dict(zip(IDS, X)), **changes}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pair = options.pop("user"), options.pop("item")
+        dataset = Dataset.from_frames(pair, {"text": options.pop("text")}, **options)
+    return dataset, [str(warning.message) for warning in caught]
+
+
+def test_ids_with_spaces_are_named_and_can_be_stripped() -> None:
+    plain = Dataset.from_frames((USERS, ITEMS), {"text": dict(zip(IDS, X))})
+    odd = np.arange(len(USERS)) % 2 == 0
+    user, item = np.where(odd, USERS + " ", USERS), np.where(odd, "\u00a0" + ITEMS, ITEMS)
+    dataset, messages = noted(user=user, item=item)
+    spaced = len(dataset.items) - len(IDS)
+    assert len(dataset.users) == 16
+    assert [message.split(",")[0] for message in messages[:2]] == [
+        "16 user IDs differ from others only in spaces around them",
+        f"{spaced} item IDs differ from others only in spaces around them",
+    ]
+    assert all("Pass `strip_ids=True`" in message for message in messages[:2])
+    for features in (dict(zip(IDS, X)), {f" {name}\t": x for name, x in zip(IDS, X)}):
+        dataset, messages = noted(user=user, item=item, text=features, strip_ids=True)
+        assert same(dataset, plain)
+        assert messages == []
+    # IDs of a catalog, and integers.
+    rows = [f"{IDS.index(name)} " for name in ITEMS]
+    catalog = {"item_id": [f" {row}" for row in range(len(IDS))], "title": IDS}
+    dataset, messages = noted(item=rows, text=X, items=pl.DataFrame(catalog), strip_ids=True)
+    assert dataset.items.ids.to_list() == list(range(len(IDS)))
+    assert dataset.catalog is not None
+    assert dataset.catalog.titles(pl.Series([3])).to_list() == ["i03"]
+    with pytest.raises(DataError, match=r"text IDs such as '.* '. Pass `strip_ids=True`"):
+        noted(item=rows, text=X)
+
+
+def test_capitals_are_named_unless_both_spellings_have_features() -> None:
+    item = np.where(np.arange(len(ITEMS)) % 2 == 0, np.char.upper(ITEMS), ITEMS)
+    count = len(set(item[item != ITEMS]))
+    dataset, messages = noted(item=item)
+    assert dataset.facts["items without text"] == count
+    assert messages[0].startswith(f"{count} item IDs differ from others only in capitals or accents, such as 'I")
+    both = {**dict(zip(IDS, X)), **{name.upper(): x for name, x in zip(IDS, X + 1)}}
+    assert noted(item=item, text=both)[1] == []
+    assert noted(user=np.where(np.arange(len(USERS)) < 3, "U0", USERS))[1] == [
+        "2 user IDs differ from others only in capitals or accents, such as 'U0' and 'u0'. "
+        "Write them alike if they mean the same user."
+    ]
+
+
+def test_ids_that_a_spreadsheet_rewrote_cause_a_warning() -> None:
+    _, (message,) = noted(user=["4.00638E+12"] * len(USERS))
+    assert message.startswith("1 of the 1 user IDs look rewritten, such as '4.00638E+12'.")
+    decimal = [f"{name[1:]}.0" for name in ITEMS]
+    _, (message,) = noted(item=decimal, text={f"{name[1:]}.0": x for name, x in zip(IDS, X)})
+    assert message.startswith("12 of the 12 item IDs look rewritten")
+    with pytest.raises(DataError, match=r"Write integers without \.0"):
+        noted(item=decimal, text=X)
+
+
+def test_words_for_missing_ids_in_features_are_refused_dropped_or_kept() -> None:
+    known = ITEMS != "i00"
+    clicks = {
+        "user": USERS[known],
+        "item": ITEMS[known],
+        "text": {"NA" if k == "i00" else k: x for k, x in zip(IDS, X)},
+    }
+    with pytest.raises(DataError, match=r"features have the item ID 'NA'.*`missing_ids='drop'`.*`missing_ids='keep'`"):
+        noted(**clicks)
+    assert noted(**clicks, missing_ids="drop")[0].items.ids.to_list() == IDS[1:]
+    assert noted(**clicks, missing_ids="keep")[0].items.ids.to_list() == ["NA", *IDS[1:]]
+
+
+def test_ids_from_one_do_not_fit_rows_from_zero() -> None:
+    rows = np.random.default_rng(0).integers(1, len(IDS) - 1, len(USERS))
+    _, (message,) = noted(item=rows, text=X)
+    assert "lowest item ID is 1" in message
+    assert "pass it as `item_ids`" in message
+    with pytest.raises(DataError, match=r"IDs seem to count from 1: list .* `item_ids`"):
+        noted(item=np.append(rows[1:], len(IDS)), text=X)
+    # In order are: a click on item 0, also of a user that a k-core removes, and a first row for padding.
+    assert noted(item=np.append(rows[1:], 0), text=X)[1] == []
+    alone = np.append(USERS, "other"), np.append(rows, 0)
+    assert noted(user=alone[0], item=alone[1], text=X, k_core=2)[1] == []
+    assert noted(item=rows, text=np.vstack([np.zeros_like(X[:1]), X[1:]]), zero_features="missing")[1] == []
+
+
+def test_facts_name_dropped_rows_and_unused_columns() -> None:
+    rating, user = np.arange(len(USERS)) % 5, np.where(np.arange(len(USERS)) == 1, "null", USERS)
+    clicks = pd.DataFrame({"user": user, "item": ITEMS, "rating": rating, "age": 7})
+    features = {"text": dict(zip(IDS, X))}
+    facts = Dataset.from_frames(clicks, features, missing_ids="drop", min_rating="rating>=1").facts
+    wanted = {"rows without an ID": 1, "rows below min_rating": 10, "columns not used": "'age'"}
+    assert {name: facts[name] for name in wanted} == wanted
+
+
 BAD = {
+    "a path beside tables": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, data="x"), ConfigError, "`data`"),
+    "a separator of tables": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, separator=";"),
+        ConfigError,
+        "`separator` and `header` are for files",
+    ),
+    "a column of arrays": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, min_rating="stars>2"),
+        DataError,
+        "No column 'stars' for `min_rating`",
+    ),
+    "a format without times": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, time_format="%Y"),
+        ConfigError,
+        "no column of times.*`time_format`.*`time_column`",
+    ),
+    "dates that read both ways": (
+        lambda: Dataset.from_frames(
+            pd.DataFrame({"user": USERS, "item": ITEMS, "time": "09/01/2020"}),
+            {"text": dict(zip(IDS, X))},
+            split="time",
+        ),
+        DataError,
+        "`time_format` as '%d/%m/%Y' or '%m/%d/%Y'",
+    ),
     "no features": (lambda: Dataset.from_frames((USERS, ITEMS), {}), DataError, "features"),
     "rows do not match the catalog": (
         lambda: Dataset.from_frames((USERS, ITEMS), {"text": X[:5]}, pl.DataFrame(CATALOG), item_column="sku"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -46,6 +47,11 @@ def save_parquet(path: Path, **columns: Any) -> Path:
     return path
 
 
+def save_text(path: Path, frame: pl.DataFrame, **options: Any) -> Path:
+    frame.write_csv(path, **options)
+    return path
+
+
 def mapped_file(x: torch.Tensor) -> str:
     """Return the file that the memory of ``x`` is a view of, or an empty text."""
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -75,6 +81,13 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], list[Any] | None]] = {
         lambda d: save_safetensors(d / "x.safetensors", features=TENSOR, ids=torch.arange(5)),
         [*range(5)],
     ),
+    "npz of one vector per ID": (lambda d: save_npz(d / "x.npz", **dict(zip(IDS, MATRIX))), IDS),
+    "pt of one vector per ID": (lambda d: save_pt(d / "x.pt", dict(zip(range(7, 12), TENSOR))), [*range(7, 12)]),
+    "pt of one matrix of one row per ID": (lambda d: save_pt(d / "x.pt", dict(zip(IDS, TENSOR[:, None]))), IDS),
+    "safetensors of one vector per ID": (
+        lambda d: save_safetensors(d / "x.safetensors", **{i: x.clone() for i, x in zip(IDS, TENSOR)}),
+        IDS,
+    ),
     "parquet of columns": (lambda d: save_parquet(d / "x.parquet", item=IDS, **COLUMNS), IDS),
     "parquet of lists": (lambda d: save_parquet(d / "x.parquet", item=IDS, vector=MATRIX.tolist()), IDS),
     "parquet of arrays": (lambda d: save_parquet(d / "x.parquet", item=IDS, vector=MATRIX), IDS),
@@ -83,6 +96,19 @@ FORMATS: dict[str, tuple[Callable[[Path], Path], list[Any] | None]] = {
         IDS,
     ),
     "parquet with leading zeros": (lambda d: save_parquet(d / "x.parquet", item=ZEROS, vector=MATRIX), ZEROS),
+}
+
+TABLE = pl.DataFrame({"item": ZEROS, **COLUMNS})
+# Formats of text, of which a part is a smaller table.
+TEXT_FORMATS: dict[str, Callable[[Path], Path]] = {
+    "csv of columns": lambda d: save_text(d / "x.csv", TABLE),
+    "csv with Windows line ends": lambda d: save_text(d / "x.csv", TABLE, line_terminator="\r\n"),
+    "csv of vectors": lambda d: save_text(d / "x.csv", pl.DataFrame({"item": ZEROS, "v": map(str, MATRIX.tolist())})),
+    "tsv of columns": lambda d: save_text(d / "x.tsv", TABLE, separator="\t"),
+    "gzipped csv": lambda d: save_text(d / "x.csv.gz", TABLE, compression="gzip"),
+    "jsonl of vectors": lambda d: (
+        pl.DataFrame({"item": ZEROS, "v": MATRIX}).write_ndjson(d / "x.jsonl") or d / "x.jsonl"
+    ),
 }
 
 
@@ -104,6 +130,14 @@ def test_contract(name: str, tmp_path: Path, refuses: Any) -> None:
             path.write_bytes(damaged)
             with refuses(path):
                 read_features(path)
+
+
+@pytest.mark.parametrize("name", TEXT_FORMATS)
+def test_text_is_read(name: str, tmp_path: Path) -> None:
+    table = read_features(TEXT_FORMATS[name](tmp_path))
+    np.testing.assert_allclose(table.values, MATRIX, rtol=1e-6)
+    assert table.ids is not None
+    assert table.ids.to_list() == ZEROS
 
 
 @settings(max_examples=100, deadline=None)
@@ -174,6 +208,131 @@ def test_the_id_column_can_be_passed(tmp_path: Path, refuses: Any) -> None:
     assert table.values.tolist() == [[1.5], [2.5]]
     with refuses(path, "'isbn'", "'price', 'sku'"):
         read_features(path, id_column="isbn")
+
+
+def test_an_entry_of_ids_is_recognized_by_its_usual_names(tmp_path: Path, refuses: Any) -> None:
+    for name in ("ids", "item_ids", "ItemID", "item-ids", "ASIN", "parent_asins", "keys", "names", "index", "SKU"):
+        numbers = np.arange(5)[::-1].copy()
+        for path, ids in (
+            (save_npz(tmp_path / "x.npz", features=MATRIX, **{name: np.array(IDS)}), IDS),
+            (save_pt(tmp_path / "x.pt", {"embeddings": TENSOR, name: IDS}), IDS),
+            (save_safetensors(tmp_path / "x.safetensors", x=TENSOR, **{name: torch.from_numpy(numbers)}), [*numbers]),
+            (save_npz(tmp_path / "y.npz", items=MATRIX, **{name: numbers}), [*numbers]),
+        ):
+            table = read_features(path)
+            assert table.values.tolist() == MATRIX.tolist()
+            assert table.ids is not None
+            assert table.ids.to_list() == ids
+    for other in ("titles", "order", "user_ids", "sku_codes"):
+        for path in (
+            save_npz(tmp_path / "x.npz", features=MATRIX, **{other: np.array(IDS)}),
+            save_pt(tmp_path / "x.pt", {"features": TENSOR, other: IDS}),
+            save_safetensors(tmp_path / "x.safetensors", features=TENSOR, **{other: torch.arange(5)}),
+            save_npz(tmp_path / "y.npz", features=MATRIX, ids=np.arange(5), **{other: np.array(IDS)}),
+        ):
+            with refuses(path, repr(other), "the item IDs of its rows 'ids', and leave out everything else"):
+                read_features(path)
+
+
+PANDAS = pd.DataFrame(MATRIX, columns=["d0", "d1", "d2"])
+ORDER = [3, 1, 4, 0, 2]
+SHUFFLED = PANDAS.assign(item_id=IDS).iloc[ORDER]
+
+
+@pytest.mark.parametrize(
+    ("table", "ids", "left_out"),
+    [
+        (SHUFFLED, list("dbeac"), ["__index_level_0__"]),
+        (SHUFFLED.rename(columns={"item_id": "sku"}), list("dbeac"), ["__index_level_0__"]),
+        (SHUFFLED.reset_index(), list("dbeac"), ["index"]),
+        (SHUFFLED.reset_index().reset_index(), list("dbeac"), ["level_0", "index"]),
+        (
+            SHUFFLED.assign(**{"Unnamed: 0": ORDER, "Unnamed: 0.1": ORDER}),
+            list("dbeac"),
+            ["Unnamed: 0", "Unnamed: 0.1", "__index_level_0__"],
+        ),
+        (SHUFFLED.assign(row=ORDER, ID=ORDER).reset_index(drop=True), list("dbeac"), ["row", "ID"]),
+        (SHUFFLED.set_index([ORDER, "item_id"]), list("dbeac"), ["__index_level_0__"]),
+        (SHUFFLED.set_index("item_id"), list("dbeac"), []),
+        (SHUFFLED.set_index("item_id").rename_axis(None), list("dbeac"), []),
+        (PANDAS.set_index(pd.Index([50, 7, 9, 8, 1], name="product")), [50, 7, 9, 8, 1], []),
+        (PANDAS.set_index(pd.RangeIndex(20, 30, 2, name="asin")), [20, 22, 24, 26, 28], []),
+    ],
+)
+def test_an_index_of_pandas_is_no_feature(
+    table: pd.DataFrame, ids: list[Any], left_out: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    table.to_parquet(tmp_path / "x.parquet")
+    read = read_features(tmp_path / "x.parquet")
+    assert read.values.tolist() == (MATRIX[ORDER] if "d" in ids else MATRIX).tolist()
+    assert read.ids is not None
+    assert read.ids.to_list() == ids
+    named = [str(warning.message) for warning in recwarn]
+    assert [text.partition("not used as features: ")[2] for text in named] == (
+        [", ".join(map(repr, left_out)) + "."] if left_out else []
+    )
+
+
+def test_columns_that_count_rows_are_no_features(tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal(12)
+    columns = {"item": [*"abcdefghijkl"], "n": np.arange(100, 112), "f0": x}
+    for path in (
+        save_parquet(tmp_path / "x.parquet", **columns),
+        save_parquet(tmp_path / "x.parquet", **{**columns, "n": columns["n"].astype("f4")}),
+        save_text(tmp_path / "x.csv", pl.DataFrame(columns)),
+    ):
+        with pytest.warns(UserWarning, match="index columns, which are not used as features: 'n'"):
+            assert read_features(path).values.shape == (12, 1)
+
+
+def test_row_numbers_are_no_ids(tmp_path: Path, refuses: Any) -> None:
+    for table in (PANDAS, PANDAS.iloc[ORDER], PANDAS.assign(product=ORDER).iloc[ORDER]):
+        table.to_parquet(tmp_path / "x.parquet")
+        with refuses("x.parquet", "Name it 'item_id'"):
+            read_features(tmp_path / "x.parquet")
+
+
+def test_metadata_of_pandas_may_be_wrong(tmp_path: Path) -> None:
+    for metadata in (
+        "{", "5", "[]", '{"index_columns": 5}', '{"index_columns": [[], 5, null, "gone", {"kind": "range"}]}',
+        '{"index_columns": [{"name": "sku", "start": 0, "stop": 1e30, "step": 1}]}',
+        f'{{"index_columns": [{{"name": "sku", "start": 0, "stop": {10**30}, "step": 1}}]}}',
+        '{"index_columns": [{"name": "sku", "start": 0, "stop": 4, "step": 1}]}',
+    ):  # fmt: skip
+        pl.DataFrame({"item": IDS, **COLUMNS}).write_parquet(tmp_path / "x.parquet", metadata={"pandas": metadata})
+        assert read_features(tmp_path / "x.parquet").values.tolist() == MATRIX.tolist()
+
+
+def test_vectors_beside_other_columns_are_used(tmp_path: Path, refuses: Any) -> None:
+    path = save_parquet(tmp_path / "x.parquet", item=IDS, title=IDS, look=MATRIX.tolist(), price=[1] * 5)
+    with pytest.warns(UserWarning, match="vectors in column 'look', so others are not used as features: 'title', 'pri"):
+        assert read_features(path).values.tolist() == MATRIX.tolist()
+    path = save_parquet(tmp_path / "x.parquet", item=IDS, look=MATRIX, sound=MATRIX)
+    with refuses(path, "'look', 'sound'", "'features'"):
+        read_features(path)
+
+
+@pytest.mark.parametrize("form", ["[{}]", "({})", " {} "])
+@pytest.mark.parametrize("separator", [", ", ",", " ", "\n  ", ";", " | "])
+def test_vectors_may_be_text(form: str, separator: str, tmp_path: Path) -> None:
+    texts = [form.format(separator.join(map(str, row))) for row in MATRIX.tolist()]
+    for columns in ({"item": IDS, "v": texts}, {"product": [5, 3, 9, 1, 2], "v": texts}):
+        table = read_features(save_parquet(tmp_path / "x.parquet", **columns))
+        np.testing.assert_allclose(table.values, MATRIX, rtol=1e-6)
+        assert table.ids is not None
+        assert table.ids.to_list() == next(iter(columns.values()))
+
+
+def test_numbers_may_be_text(tmp_path: Path) -> None:
+    for columns in (
+        {name: [*map(str, column.tolist())] for name, column in COLUMNS.items()},
+        {"v": [[*map(str, row)] for row in MATRIX.tolist()]},
+    ):
+        for name in ("item_id", "sku"):
+            table = read_features(save_parquet(tmp_path / "x.parquet", **{name: IDS}, **columns))
+            np.testing.assert_allclose(table.values, MATRIX, rtol=1e-6)
+            assert table.ids is not None
+            assert table.ids.to_list() == IDS
 
 
 def test_a_number_before_the_ids_is_a_feature(tmp_path: Path) -> None:
@@ -262,7 +421,19 @@ def parquet_of(**columns: Any) -> Callable[[Path], Path]:
 UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda d: d / "none.npy", "does not exist"),
     "a folder": (lambda d: d, "does not exist"),
-    "unknown suffix": (lambda d: save_npy(d / "x.npy").rename(d / "x.csv"), "unknown suffix"),
+    "unknown suffix": (lambda d: save_npy(d / "x.npy").rename(d / "x.pkl"), "unknown suffix"),
+    "no header in csv": (
+        lambda d: save_text(d / "x.csv", TABLE, include_header=False),
+        "has a column '007': its header is missing. Add a line",
+    ),
+    "no header in csv of integers": (
+        lambda d: save_text(d / "x.csv", pl.DataFrame([["a", "b"], [5, 7], [3, 4]]), include_header=False),
+        "has a column '5': its header is missing",
+    ),
+    "no header in csv of vectors": (
+        lambda d: save_text(d / "x.csv", pl.DataFrame([["a", "b"], ["[1, 2]", "[3, 4]"]]), include_header=False),
+        "has a column '[1, 2]': its header is missing",
+    ),
     **{
         f"shape {shape}": (lambda d, shape=shape: save_npy(d / "x.npy", np.ones(shape)), f"shape is {shape}")
         for shape in [(), (6,), (1, 2, 3), (0, 3), (3, 0)]
@@ -274,7 +445,7 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "complex numbers in npy": (lambda d: save_npy(d / "x.npy", MATRIX.astype(complex)), "not numbers"),
     "npz named npy": (lambda d: save_npz(d / "x.npz", x=MATRIX).rename(d / "x.npy"), "not a readable .npy"),
     "npy named npz": (lambda d: save_npy(d / "x.npy").rename(d / "x.npz"), "not a readable .npz"),
-    "two matrices in npz": (lambda d: save_npz(d / "x.npz", a=MATRIX, b=MATRIX), "['a', 'b']"),
+    "two matrices in npz": (lambda d: save_npz(d / "x.npz", a=MATRIX, b=MATRIX), "holds 'a', 'b'. Name"),
     "only IDs in npz": (lambda d: save_npz(d / "x.npz", ids=np.arange(5)), "'features'"),
     "nothing in npz": (lambda d: save_npz(d / "x.npz"), "'features'"),
     "objects as IDs in npz": (with_ids(np.array(IDS, dtype=object)), "IDs by astype(str)"),
@@ -286,8 +457,12 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "matrix of IDs in npz": (with_ids(np.ones((5, 2))), "IDs must be"),
     "list in pt": (lambda d: save_pt(d / "x.pt", [TENSOR]), "holds a list"),
     "list in the dictionary of a pt": (lambda d: save_pt(d / "x.pt", {"features": [1.0]}), "holds a list"),
-    "no matrix in pt": (lambda d: save_pt(d / "x.pt", {1: TENSOR}), "'features'"),
-    "two matrices in pt": (lambda d: save_pt(d / "x.pt", {"a": TENSOR, "b": TENSOR}), "['a', 'b']"),
+    "no matrix in pt": (lambda d: save_pt(d / "x.pt", {"ids": IDS}), "'features'"),
+    "dictionary in the dictionary of a pt": (lambda d: save_pt(d / "x.pt", {"image": {"ids": IDS}}), "holds a dict"),
+    "vectors of two lengths in pt": (lambda d: save_pt(d / "x.pt", {"a": TENSOR[0], "b": TENSOR[0, :2]}), "'a', 'b'"),
+    "repeated vectors in pt": (lambda d: save_pt(d / "x.pt", dict.fromkeys("ab", torch.ones(1).expand(10**9))), "'a'"),
+    "text per ID in npz": (lambda d: save_npz(d / "x.npz", a=np.array(IDS), b=np.array(IDS)), "'a', holds <U1"),
+    "two matrices in pt": (lambda d: save_pt(d / "x.pt", {"a": TENSOR, "b": TENSOR}), "holds 'a', 'b'. Name"),
     "sparse tensor in pt": (lambda d: save_pt(d / "x.pt", TENSOR.to_sparse()), "not a plain matrix"),
     "complex tensor in pt": (lambda d: save_pt(d / "x.pt", TENSOR + 1j), "not a plain matrix"),
     "tensor without data in pt": (lambda d: save_pt(d / "x.pt", TENSOR.to("meta")), "not a plain matrix"),
@@ -299,7 +474,7 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty ID in pt": (pt_with_ids([*"abcd", ""]), "no ID in row 4"),
     "two matrices in safetensors": (
         lambda d: save_safetensors(d / "x.safetensors", a=TENSOR, b=TENSOR.clone()),
-        "['a', 'b']",
+        "holds 'a', 'b'. Name",
     ),
     "bfloat16 IDs in safetensors": (
         lambda d: save_safetensors(d / "x.safetensors", x=TENSOR, ids=torch.arange(5).bfloat16()),
@@ -309,7 +484,17 @@ UNFIT: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no rows in parquet": (parquet_of(item=pl.Series([], dtype=pl.String), x=[]), "no rows"),
     "no number in parquet": (parquet_of(item=["a", "b"], x=[1.0, None]), "no value in column 'x', row 1"),
     "no vector in parquet": (parquet_of(item=["a", "b"], x=[None, [1.0]]), "no value in column 'x', row 0"),
-    "text in parquet": (parquet_of(item_id=[1, 2], title=["a", "b"], f0=[1.0, 2.0]), "not numbers. Drop it"),
+    "text in parquet": (parquet_of(item_id=[1, 2], title=["a", "b"], f0=[1.0, 2.0]), "such as 'a', not numbers. Store"),
+    "text beside numbers as text in parquet": (parquet_of(item=["a", "b"], x=["1", "n/a"]), "such as 'n/a', not num"),
+    "codes beside numbers in parquet": (parquet_of(item=["a", "b"], code=["1", "2"], x=[1.0, 2.0]), "such as '1', not"),
+    "cut vectors as text in parquet": (parquet_of(item=["a"], x=["[0. 1. ... 2. 3.]"]), "such as '[0. 1. ... 2. 3.]'"),
+    "decimal commas in parquet": (parquet_of(item=["a"], x=["0,34 0,82"]), "such as '0,34 0,82'"),
+    "one number with a comma in parquet": (parquet_of(item=["a"], x=["1,234"]), "such as '1,234'"),
+    "no vector as text in parquet": (
+        parquet_of(item=["a", "b"], x=["[1, 2]", "[1, x]"]),
+        "has '[1, x]' in column 'x', row 1 (rows count from 0), not a vector of numbers",
+    ),
+    "bytes in parquet": (parquet_of(item=["a"], x=[b"abcd"]), "type Binary, not numbers. Store vectors as lists"),
     "lists of text in parquet": (parquet_of(item=["a"], x=[["b"]]), "not numbers"),
     "lists of lists in parquet": (parquet_of(item=["a"], x=[[[1.0]]]), "not numbers"),
     "ragged lists in parquet": (parquet_of(item=["a", "b"], x=[[1.0], [1.0, 2.0]]), "differ in length"),

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -89,3 +90,18 @@ def test_a_table_can_be_made_in_memory(refuses: Any) -> None:
         FeatureTable.of(X, list("abcd"), "images")
     with refuses("images", "shape is (3,)"):
         FeatureTable.of(X[0], None, "images")
+
+
+def test_columns_of_a_table_in_memory_are_recognized(refuses: Any) -> None:
+    numbers = {f"d{n}": column for n, column in enumerate(X.numpy().T)}
+    frame = pl.DataFrame({"Unnamed: 0": [4, 2, 0, 3, 1], "sku": list("abcde"), **numbers})
+    with pytest.warns(UserWarning, match=r"images has index columns, which are not used as features: 'Unnamed: 0'\."):
+        table = FeatureTable.from_frame(frame, None, "images")
+    assert table.values.tolist() == X.tolist()
+    assert table.ids is not None
+    assert table.ids.to_list() == list("abcde")
+    table = FeatureTable.from_frame(frame.drop("sku"), "Unnamed: 0", "images")
+    assert table.ids is not None
+    assert table.ids.to_list() == [4, 2, 0, 3, 1]
+    with refuses("images", "at least one column of features"), pytest.warns(UserWarning, match="'index', 'level_0'"):
+        FeatureTable.from_frame(pl.DataFrame({"item": [1], "index": [0], "level_0": [0]}), None, "images")

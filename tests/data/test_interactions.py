@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lirdrec_pyg.data import k_core, merge_duplicates, read_interactions
 from lirdrec_pyg.data.interactions import ColumnConfig, parse_interactions
 from lirdrec_pyg.data.splits import SplitStrategy
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.errors import ConfigError, DataError
 
 HEAD = "user_id,item_id\n"
 
@@ -29,6 +29,11 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def columns(frame: pl.DataFrame) -> dict[str, list[Any]]:
     return frame.to_dict(as_series=False)
+
+
+def named(role: str, column: str) -> ColumnConfig:
+    options: dict[str, Any] = {f"{role}_column": column}
+    return ColumnConfig(**options)
 
 
 def parquet(path: Path, **data: Any) -> Path:
@@ -81,8 +86,8 @@ def test_usual_names_of_columns(tmp_path: Path) -> None:
         path = write(tmp_path / "T.CSV", head + "\n1,2,3\n")
         assert columns(read_interactions(path)) == {"user": [1], "item": [2], "time": [3]}
     # Of two usual names, the more common one.
-    path = write(tmp_path / "t.csv", "asin,USER_ID,parent_asin,user_id\n1,2,3,4\n")
-    assert columns(read_interactions(path)) == {"user": [2], "item": [3]}
+    path = write(tmp_path / "t.csv", "asin,userID,parent_asin,user_id\n1,2,3,4\n")
+    assert columns(read_interactions(path)) == {"user": [4], "item": [3]}
 
 
 def test_json_lines(tmp_path: Path, refuses: Any) -> None:
@@ -92,7 +97,7 @@ def test_json_lines(tmp_path: Path, refuses: Any) -> None:
         assert columns(read_interactions(path)) == {"user": ["A1", "A2"], "item": ["007", "7"]}
     for content, *texts in [
         ('{"user": 1, "item": 2}\n{"user": 1}\n', "no 'item' in line 2"),
-        ('[{"user": 1, "item": 2}]', "Line 1 of"),
+        ('[{"user": 1, "item": 2}]', "JSON array"),
         ('{"who": 1}\n', "No column 'user_id'", "`user_column`"),
     ]:
         path = write(tmp_path / "t.jsonl", content)
@@ -110,12 +115,12 @@ def test_columns_and_separator_can_be_passed(tmp_path: Path, refuses: Any) -> No
     # As a shell passes it.
     assert columns(read_interactions(path, ColumnConfig(separator="\\t"))) == {"user": [1], "item": [2]}
     path = write(tmp_path / "t.csv", HEAD + "1,2\n")
-    for separator in ("", "::", "é"):
+    for separator in ("", '"'):
         with refuses("`separator`", repr(separator)):
             read_interactions(path, ColumnConfig(separator=separator))
     for role in ("user", "item", "label", "time"):
         with refuses(path, "'wat'", f"`{role}_column`"):
-            read_interactions(path, ColumnConfig(**{f"{role}_column": "wat"}))
+            read_interactions(path, named(role, "wat"))
     with refuses(path, "'item_id'"):
         read_interactions(path, ColumnConfig(user_column="item_id"))
 
@@ -123,8 +128,6 @@ def test_columns_and_separator_can_be_passed(tmp_path: Path, refuses: Any) -> No
 def test_ids_are_kept_as_they_are(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", HEAD + "1,007\n2,7\n")
     assert columns(read_interactions(path)) == {"user": [1, 2], "item": ["007", "7"]}
-    path = write(tmp_path / "t.csv", HEAD + "null,NA\nNone,nan\n")
-    assert columns(read_interactions(path)) == {"user": ["null", "None"], "item": ["NA", "nan"]}
 
 
 def test_labels(tmp_path: Path) -> None:
@@ -162,18 +165,13 @@ BAD_TEXT: dict[str, tuple[str | bytes, str]] = {
     "only a header": (HEAD, "holds no interactions"),
     "header and blank lines": (HEAD + "\n\n", "holds no interactions"),
     "no item column": ("user_id,product\n1,2\n", "No column 'item_id' for the items"),
-    "tab in a .csv": ("user_id\titem_id\n1\t2\n", "Pass `separator`"),
-    "no header": ("A17,B9,5.0\nA18,B9,4.0\n", "Add a header"),
-    "old line ends": ("user_id,item_id\r1,2\r3,4\r", "line ends"),
-    "old line ends, tabs in a .csv": ("user_id\titem_id\r1\t2\r", "line ends"),
+    "no header": ("A17,B9,5.0\nA18,B9,4.0\n", "Pass `user_column`, or `header=False` if the first line holds data."),
     "too many fields": (HEAD + "1,2\n1,2,3\n", "Line 3 of"),
     "too many fields after a text of two lines": (HEAD + '1,"2\n2"\n3,4\n1,2,3\n', "Line 5 of"),
-    "a line before the header": ("# of May\n" + HEAD + "1,2\n", "Line 2 of"),
     "too few fields": (HEAD + "1,2\n1\n", "no 'item_id' in line 3"),
     "no user": (HEAD + "1,2\n,2\n", "no 'user_id' in line 3"),
     "quoted nothing": (HEAD + '1,2\n"",2\n', "no 'user_id' in line 3"),
     "blank line": (HEAD + "1,2\n\n3,4\n\n\n", "no 'user_id' in line 3"),
-    "open quote": (HEAD + '"1,2\n3,4\n', "not a readable table"),
     "latin-1": ((HEAD + "é,2\n").encode("latin-1"), "Save it as UTF-8"),
     "utf-16": ((HEAD + "1,2\n").encode("utf-16"), "Save it as UTF-8"),
     "noise": (np.random.default_rng(0).bytes(500), "not a readable table"),
@@ -245,7 +243,7 @@ def test_an_unreadable_column_is_an_error_only_if_it_is_needed(name: str, tmp_pa
     for strategy in STRATEGIES:
         # A column that the user named has to be readable.
         with refuses(path, text):
-            read_interactions(path, ColumnConfig(**{f"{role}_column": column}), strategy)
+            read_interactions(path, named(role, column), strategy)
         if strategy in NEEDING[role]:
             with refuses(path, text):
                 read_interactions(path, split=strategy)
@@ -263,6 +261,136 @@ def test_the_labels_of_the_mmrec_layout_are_always_needed(tmp_path: Path, refuse
         path = write(tmp_path / name, "userID\titemID\tx_label\n0\t3\t0\n1\t2\t7\n")
         with refuses(path, "'7' in column 'x_label', line 3"):
             read_interactions(path, split=strategy)
+
+
+# --- Rows that count -------------------------------------------------------------------------------------------------
+
+# Words for a missing ID, and whether they could be IDs.
+WORDS = [*((word, True) for word in ("nan", "NaN", "NULL", "None", "NA", "n/a", "<NA>", "\\N", "(null)", "undefined"))]
+WORDS += [("", False), ('""', False), ("  ", False), ("\u00a0", False)]
+
+
+@pytest.mark.parametrize(("word", "is_word"), WORDS)
+def test_missing_ids_are_errors_or_dropped_and_words_may_be_kept(
+    word: str, is_word: bool, tmp_path: Path, refuses: Any
+) -> None:
+    rows = [("7", "a"), (word, "b"), ("8", "c"), (word, "d")]
+    user = [row[0].strip('"') for row in rows]
+    frame = pl.DataFrame(rows, ["user_id", "item_id"], orient="row").with_columns(user_id=pl.Series(user))
+    frame.write_parquet(tmp_path / "t.parquet")
+    frame.write_ndjson(tmp_path / "t.jsonl")
+    text = HEAD + "".join(f"{user},{item}\n" for user, item in rows)
+    write(tmp_path / "t.csv.gz", text)
+    write(tmp_path / "t.tsv", text.replace(",", "\t"))
+    for name, place in {"t.csv.gz": "line 3", "t.tsv": "line 3", "t.jsonl": "line 2", "t.parquet": "row 1"}.items():
+        path, keep = tmp_path / name, "`missing_ids='keep'`"
+        facts: dict[str, Any] = {}
+        with refuses(path, f"no 'user_id' in {place}", "2 in total", "`missing_ids='drop'`", keep if is_word else ""):
+            read_interactions(path)
+        dropped = read_interactions(path, ColumnConfig(missing_ids="drop"), facts=facts)
+        assert columns(dropped) == {"user": [7, 8], "item": ["a", "c"]}
+        assert facts == {"rows without an ID": 2}
+        if is_word:
+            kept = read_interactions(path, ColumnConfig(missing_ids="keep"))
+            assert columns(kept)["user"] == ["7", word, "8", word]
+        else:
+            with refuses(path, f"no 'user_id' in {place}"):
+                read_interactions(path, ColumnConfig(missing_ids="keep"))
+
+
+def test_integers_that_pandas_made_floats_are_integers_again() -> None:
+    frame = pl.DataFrame({"user": [3.0, None, 4.0, float("nan")], "item": [1, 2, 3, 4]})
+    assert columns(parse_interactions(frame, ColumnConfig(missing_ids="drop"))) == {"user": [3, 4], "item": [1, 3]}
+
+
+def test_a_header_among_the_rows_is_named(tmp_path: Path, refuses: Any) -> None:
+    for again in ("user_id,item_id", '"USER_ID","Item_ID"', "\ufeffuser_id,item_id", "item_id,user_id", "who,what"):
+        head = "who,what" if again == "who,what" else "user_id,item_id"
+        names = ColumnConfig(user_column=head.split(",")[0], item_column=head.split(",")[1])
+        text = f"{head}\n1,2\n3,4\n{again}\n5,6\n"
+        for name, end in (("t.csv", "\r\n"), ("t.csv.gz", "\n")):
+            path = write(tmp_path / name, text.replace("\n", end))
+            with refuses(path, "repeats its header in line 4", "1 in total", "Delete"):
+                read_interactions(path, names)
+    path = write(tmp_path / "t.tsv", "1\t2\n3\t4\n")
+    # Numbers may be both names and IDs.
+    assert columns(read_interactions(path, ColumnConfig(user_column="1", item_column="2"))) == {
+        "user": [3],
+        "item": [4],
+    }
+
+
+def test_tables_without_a_header(tmp_path: Path, refuses: Any) -> None:
+    bare = ColumnConfig(header=False)
+    path = write(tmp_path / "u.data", "1\t7\t5\t30\n2\t8\t3\t10\n")
+    assert columns(read_interactions(path, bare)) == {"user": [1, 2], "item": [7, 8], "time": [30, 10]}
+    swapped = ColumnConfig(header=False, user_column="2", item_column="1", min_rating="3>=4")
+    assert columns(read_interactions(path, swapped)) == {"user": [7], "item": [1], "time": [30]}
+    path = write(tmp_path / "t.csv", "1,2,x\n1,2,y\n,2,y\n")
+    with refuses(path, "no '1' in line 3"):
+        read_interactions(path, bare)
+    path = write(tmp_path / "t.csv", HEAD + "1,2\n")
+    with refuses(path, "header in line 1", "Leave out `header=False`"):
+        read_interactions(path, bare)
+    for name, options in (("t.parquet", bare), ("t.jsonl", ColumnConfig(separator=";"))):
+        frame = pl.DataFrame({"user": [1], "item": [2]})
+        frame.write_parquet(tmp_path / name) if name == "t.parquet" else frame.write_ndjson(tmp_path / name)
+        with pytest.raises(ConfigError, match=f"`separator` and `header`.*{name}"):
+            read_interactions(tmp_path / name, options)
+
+
+def test_spaces_around_ids_can_be_removed(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", HEAD + "1 ,a\u00a0\n\t1, a\n2\u200b,a b\n")
+    assert columns(read_interactions(path, ColumnConfig(strip_ids=True))) == {
+        "user": [1, 1, 2],
+        "item": ["a", "a", "a b"],
+    }
+    assert columns(read_interactions(path))["user"] == ["1 ", "\t1", "2\u200b"]
+
+
+def test_only_rated_rows_count(tmp_path: Path, refuses: Any) -> None:
+    rating = ["5", "4.0", "", "nan", " 3 ", "1"]
+    frame = pl.DataFrame({"user": range(6), "item": range(6), "stars": rating, "note": "x"})
+    frame.write_csv(tmp_path / "t.csv")
+    numbers = pl.Series([5, 4, None, float("nan"), 3, 1], dtype=pl.Float32)
+    frame.with_columns(stars=numbers).write_parquet(tmp_path / "t.parquet")
+    for name, (rule, users) in itertools.product(
+        ["t.csv", "t.parquet"],
+        {
+            "stars>=4": [0, 1],
+            " stars >= 4.0": [0, 1],
+            "stars>3": [0, 1],
+            "stars>=3": [0, 1, 4],
+            "stars>-1": [0, 1, 4, 5],
+        }.items(),
+    ):
+        facts: dict[str, Any] = {}
+        assert columns(read_interactions(tmp_path / name, ColumnConfig(min_rating=rule), facts=facts))["user"] == users
+        assert facts == {"rows below min_rating": 6 - len(users), "columns not used": "'note'"}
+    path = tmp_path / "t.csv"
+    for rule, text in {
+        "mark>=4": "No column 'mark' for `min_rating`",
+        "note>0": "'x' in column 'note', line 2. A rating is a number",
+        "stars>5": "No row of",
+    }.items():
+        with refuses(path, text):
+            read_interactions(path, ColumnConfig(min_rating=rule))
+    for rule in ("stars>=4,5", "stars", "stars<3", ">=4", "stars>=four"):
+        with pytest.raises(ConfigError, match=r"`min_rating` is .*such as 'rating>=3\.5'"):
+            read_interactions(path, ColumnConfig(min_rating=rule))
+
+
+def test_columns_that_were_not_used_are_named(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"user": [1, 1], "item": [2, 3], "rating": [5, 1], "time": [3, 2], "split": ["train", "test"]})
+    frame.write_csv(tmp_path / "t.csv")
+    for split, unused in {
+        "auto": "'rating', 'time'",
+        "time": "'rating', 'split'",
+        "random": "'rating', 'time', 'split'",
+    }.items():
+        facts: dict[str, Any] = {}
+        read_interactions(tmp_path / "t.csv", split=split, facts=facts)  # type: ignore[arg-type]
+        assert facts == {"columns not used": unused}
 
 
 # --- Merging and filtering -------------------------------------------------------------------------------------------

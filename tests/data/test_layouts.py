@@ -1,5 +1,6 @@
 """Data sets on disk: every layout gives the same dataset, in one pass over the features, and mistakes are named."""
 
+import gzip
 import json
 import pickle
 from collections import Counter
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 import scipy.sparse
 import torch
+from commands import lirdrec
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import INTERACTS, Dataset, check_graph, held_out_edges, modalities
@@ -187,7 +189,7 @@ def test_other_files_beside_the_data_are_ignored(tmp_path: Path) -> None:
     np.save(tmp_path / "user_graph_dict.npy", np.array({0: [[1], [2]]}, dtype=object))
     for name in ("._shop.inter", "._image_feat.npy", ".DS_Store", "adj_10.pt", "README.md", "shop.yaml"):
         (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
-    for name in ("u_id_mapping.csv", "i_id_mapping.csv", "meta-shop.csv", "image_feat.csv"):
+    for name in ("u_id_mapping.csv", "i_id_mapping.csv", "meta-shop.csv", "train.csv", "test.csv"):
         (tmp_path / name).write_text("a\tb\n1\t2\n")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "sound_feat.npy").write_bytes(b"")
@@ -198,9 +200,135 @@ def test_other_files_beside_the_data_are_ignored(tmp_path: Path) -> None:
 
 def test_unsupported_features_beside_others_are_named(tmp_path: Path) -> None:
     mmrec(tmp_path)
-    (tmp_path / "sound_feat.csv").write_text("1,2\n")
-    with pytest.warns(UserWarning, match=r"holds 'sound_feat\.csv', but feature files are .*'image', 'text'"):
+    (tmp_path / "sound_feat.h5").write_text("1,2\n")
+    with pytest.warns(UserWarning, match=r"holds 'sound_feat\.h5', but feature files are .*'image', 'text'"):
         assert modalities(read(tmp_path).graph) == ("image", "text")
+
+
+def lists(label: int, separator: str = " ") -> str:
+    """Write one line per user, with the items of one split."""
+    items = {user: [str(item) for of, item, own in ROWS if (of, own) == (user, label)] for user in range(3)}
+    return "".join(separator.join([str(user), *own]) + "\n" for user, own in items.items())
+
+
+def rows_of(label: int, **options: Any) -> pl.DataFrame:
+    return table(None, [row for row in ROWS if row[2] == label]).drop("split", **options)
+
+
+# Files with the rows of training, validation and test.
+PARTS: dict[str, tuple[list[str], Callable[[Path, int], Any]]] = {
+    "RecBole": (
+        ["ml.train.inter", "ml.valid.inter", "ml.test.inter"],
+        lambda path, label: (
+            rows_of(label)
+            .rename({"user_id": "user_id:token", "item_id": "item_id:token"})
+            .write_csv(path, separator="\t")
+        ),
+    ),
+    "csv": (["train.csv", "valid.csv", "test.csv"], lambda path, label: rows_of(label).write_csv(path)),
+    "capitals": (["Train.CSV", "Dev.csv", "TEST.csv"], lambda path, label: rows_of(label).write_csv(path)),
+    "gzip": (
+        ["shop_train.tsv.gz", "shop_val.tsv.gz", "shop_test.tsv.gz"],
+        lambda path, label: path.write_bytes(gzip.compress(rows_of(label).write_csv(separator="\t").encode())),
+    ),
+    "Parquet": (
+        ["train-data.parquet", "validation-data.parquet", "test-data.parquet"],
+        lambda path, label: rows_of(label).write_parquet(path),
+    ),
+    "JSON Lines": (
+        ["train.jsonl", "val.jsonl", "test.jsonl"],
+        lambda path, label: rows_of(label).write_ndjson(path),
+    ),
+    "JSON Lines in .json": (
+        ["train.json", "val.json", "test.json"],
+        lambda path, label: rows_of(label).write_ndjson(path),
+    ),
+    "LightGCN": (["train.txt", "val.txt", "test.txt"], lambda path, label: path.write_text(lists(label))),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_files_of_one_split_each(name: str, tmp_path: Path) -> None:
+    files, write = PARTS[name]
+    paths = [tmp_path / file for file in files]
+    for label, path in enumerate(paths):
+        write(path, label)
+    save_image(tmp_path)
+    for catalog in ("items.csv", "texts.csv"):
+        (tmp_path / catalog).write_text("item_id,title\n0,a\n")
+    data = read(tmp_path)
+    assert data.facts["source"] == str(tmp_path)
+    assert data.facts["split"] == "labels"
+    for label, edges in enumerate(splits(data.graph)):
+        assert by_id(data, edges) == {(user, item) for user, item, of in ROWS if of == label}
+    with pytest.warns(UserWarning, match=f"{files[0]} is split as if .*{files[1]}.* Pass the folder {tmp_path}"):
+        one = read(paths[0], split="none")
+    assert one.graph[INTERACTS].edge_index.size(1) == 5
+    # Validation or test may be missing.
+    for missing, sizes in ((2, [5, 1, 0]), (1, [5, 0, 2])):
+        paths[missing].rename(tmp_path / "away")
+        assert [edges.size(1) for edges in splits(read(tmp_path).graph)] == sizes
+        (tmp_path / "away").rename(paths[missing])
+
+
+def test_training_without_validation_says_so(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text(lists(0))
+    (tmp_path / "test.txt").write_text(lists(2))
+    save_image(tmp_path)
+    result = lirdrec("fit", "--data", tmp_path, "--epochs", 1, "--out", tmp_path / "run")
+    assert result.exit_code == 0
+    assert "no validation split: training for exactly 1 epochs" in result.output
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "test" in metrics
+    assert "valid" not in metrics
+
+
+def test_files_of_one_split_each_may_differ(tmp_path: Path) -> None:
+    """IDs may look like integers in one file only, and times may be in one only."""
+    (tmp_path / "train.csv").write_text("user_id,item_id,time\n1,2,5\n2,3,7\n")
+    (tmp_path / "test.tsv").write_text("item_id\tuser_id\nx\t1\n2\t007\n")
+    pl.DataFrame({"item": ["2", "3", "x"], "x": [1.0, 2.0, 3.0]}).write_parquet(tmp_path / "image_feat.parquet")
+    data = read(tmp_path)
+    assert by_id(data, held_out_edges(data.graph, "test")) == {("1", "x"), ("007", "2")}
+    assert by_id(data, data.graph[INTERACTS].edge_index) == {("1", "2"), ("2", "3")}
+
+
+def test_labels_within_files_of_one_split_are_not_used(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    save_image(tmp_path)
+    for label, name in enumerate(("train.csv", "test.csv")):
+        table(None, [row for row in ROWS if row[2] == 2 * label]).write_csv(tmp_path / name)
+    assert [edges.size(1) for edges in splits(read(tmp_path).graph)] == [5, 0, 2]
+    assert not recwarn
+    table(None, [row for row in ROWS if row[2]]).write_csv(tmp_path / "test.csv")
+    with pytest.warns(UserWarning, match=r"labels in .*test\.csv are not used"):
+        assert [edges.size(1) for edges in splits(read(tmp_path).graph)] == [5, 0, 3]
+
+
+def test_which_files_are_splits(tmp_path: Path, refuses: Any) -> None:
+    mmrec(tmp_path)
+    for name in ("train.csv", "test.csv", "users_train.txt", "users_test.txt"):
+        (tmp_path / name).write_text("not,the,one\n")
+    assert read(tmp_path).facts["source"] == str(tmp_path / "shop.inter")
+    for name in ("shop.inter", "train.csv", "test.csv"):
+        (tmp_path / name).unlink()
+    table().write_csv(tmp_path / "clicks.csv")
+    assert read(tmp_path).facts["source"] == str(tmp_path / "clicks.csv")
+    for name in ("a_train.csv", "a_test.csv", "b_train.csv", "b_test.csv"):
+        (tmp_path / name).write_text("")
+    with refuses("5 tables (a_test.csv, a_train.csv", "`data`"):
+        read(tmp_path)
+
+
+def test_rare_suffixes_are_found_if_there_are_no_others(tmp_path: Path, refuses: Any) -> None:
+    save_image(tmp_path)
+    lines = "".join(f"{user}\t{item}\t5\t{160 + item}\n" for user, item, _ in ROWS)
+    for name in ("notes.txt", "u.data", "ratings.csv"):  # from the least to the most usual
+        (tmp_path / name).write_text(lines)
+        assert read(tmp_path, header=False, split="none").facts["source"] == str(tmp_path / name)
+    (tmp_path / "ratings.csv").unlink()
+    (tmp_path / "more.jsonl").write_text("")
+    with refuses("2 tables (more.jsonl, u.data)", "`data`"):
+        read(tmp_path)
 
 
 def test_uppercase_suffixes(tmp_path: Path) -> None:
@@ -341,7 +469,8 @@ def test_the_random_split_depends_on_the_seed(shop: Path) -> None:
 
     assert edges(1) == edges(1)
     assert edges(1) != edges(2)
-    assert "random, seed 1" in read(shop, 1, split="random").facts.values()
+    facts = read(shop, 1, split="random").facts
+    assert (facts["split"], facts["seed"]) == ("random", 1)
 
 
 def test_a_split_may_use_times(tmp_path: Path) -> None:

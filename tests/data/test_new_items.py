@@ -1,5 +1,6 @@
 """Items that are added after the training, in the graph and in files."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from lirdrec_pyg.data import (
     set_new_items,
 )
 from lirdrec_pyg.data.features import ZeroFeatures
+from lirdrec_pyg.data.provenance import provenance_facts, write_provenance
+from lirdrec_pyg.files import checksum
 
 WIDTHS = {"image": 3, "text": 2}
 RNG = np.random.default_rng(0)
@@ -219,18 +222,38 @@ def test_rows_by_position_belong_to_the_ids_of_the_list(
 def test_rows_with_ids_of_their_own_are_joined_by_them(tmp_path: Path) -> None:
     image = own_ids(tmp_path, "image", ["a", "b", "c"], NEW["image"][:3])
     text = own_ids(tmp_path, "text", ["d", "c"], NEW["text"][:2])
-    new = read_new_items({"image": image, "text": str(text)}, WIDTHS)
+    with pytest.warns(UserWarning, match="Features of image are missing for 1 of the 4 new items"):
+        new = read_new_items({"image": image, "text": str(text)}, WIDTHS)
     assert sorted(new.ids.ids) == ["a", "b", "c", "d"]
     assert features_by_id(new, "image") == dict(zip("abc", NEW["image"].tolist()))
     assert features_by_id(new, "text") == dict(zip("dc", NEW["text"].tolist()))
 
 
 def test_a_list_selects_the_items(tmp_path: Path, files: dict[str, Path]) -> None:
+    (tmp_path / "ids.txt").write_text("b\na\nc\n")
+    np.save(files["text"], NEW["text"][:3])
     image = own_ids(tmp_path, "image", ["x", "a", "b", "c"], NEW["image"])
     new = read_new_items({"image": image, "text": files["text"]}, WIDTHS, tmp_path / "ids.txt")
-    assert new.ids.ids.to_list() == ["b", "a", "d", "c"]
+    assert new.ids.ids.to_list() == ["b", "a", "c"]
     assert features_by_id(new, "image") == {name: NEW["image"]["xabc".index(name)].tolist() for name in "bac"}
-    assert features_by_id(new, "text") == dict(zip("badc", NEW["text"].tolist()))
+    assert features_by_id(new, "text") == dict(zip("bac", NEW["text"].tolist()))
+
+
+def test_ids_in_a_file_and_in_the_list_must_agree(tmp_path: Path, files: dict[str, Path], refuses: Any) -> None:
+    """Rows go by the IDs of their file; the list has the items b, a, d and c."""
+    for own, problem in (("abcd", None), ("cab", "1 of the 4"), ("xabc", "'x' is only in the file, 'd' only in the")):
+        image = own_ids(tmp_path, "image", list(own), NEW["image"][: len(own)])
+        features = {"image": image, "text": files["text"]}
+        if len(own) == 4 and problem:
+            with refuses(image, "`ids`", problem):
+                read_new_items(features, WIDTHS, tmp_path / "ids.txt")
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            new = read_new_items(features, WIDTHS, tmp_path / "ids.txt")
+        assert new.ids.ids.to_list() == list("badc")
+        assert features_by_id(new, "image") == dict(zip(own, NEW["image"].tolist()))
+        assert [problem in str(warning.message) for warning in caught] == ([True] if problem else [])
 
 
 def test_numbers_and_text_are_joined_as_text(tmp_path: Path) -> None:
@@ -243,7 +266,8 @@ def test_numbers_and_text_are_joined_as_text(tmp_path: Path) -> None:
 
 
 def test_a_modality_may_be_omitted(files: dict[str, Path], tmp_path: Path, graph: HeteroData) -> None:
-    new = read_new_items({"text": files["text"]}, WIDTHS, tmp_path / "ids.txt")
+    with pytest.warns(UserWarning, match="Features of image are missing for all 4 new items"):
+        new = read_new_items({"text": files["text"]}, WIDTHS, tmp_path / "ids.txt")
     assert new.masks["image"].tolist() == [False] * 4
     data = set_new_items(graph, new.features, new.masks)
     for row in data[NEW_ITEM].x_image:
@@ -288,3 +312,65 @@ def test_a_mistake_with_new_items_is_named(
     for features, ids, zero_features, texts in MISTAKES.values():
         with refuses(*texts):
             read_new_items(features, WIDTHS, ids, zero_features)
+
+
+def record(file: Path, catalog: str = "1", steps: dict[str, Any] | None = None, **encoder: Any) -> dict[str, Any]:
+    """Return how ``file`` was made."""
+    encoder = {"model": "a", "revision": "sha256:0123456789abcdef", "pooling": "mean", "max_length": 512, **encoder}
+    return {
+        "file": file.name,
+        "sha256": checksum(file),
+        "encoder": encoder,
+        "catalog": {"file": "captions.jsonl", "sha256": f"sha256:{catalog}", "captions": {"gpt": 4, "by hand": 1}},
+        "postprocessing": steps or {},
+        "date": "2026-01-31",
+    }
+
+
+SAME: list[dict[str, Any]] = [{}, {"model": "/models/a", "dtype": "bfloat16"}, {"catalog": "2"}]
+OTHER: list[tuple[dict[str, Any], str]] = [
+    ({"model": "b", "revision": "sha256:fedcba9876543210"}, "but by b, revision fedcba987654 (pooling mean, "),
+    ({"model": "b", "revision": None}, "but by b (pooling mean"),
+    ({"pooling": "cls"}, "(pooling cls, max_length 512"),
+    ({"prompt": "query"}, "(pooling mean, prompt query, max_length 512"),
+    ({"max_length": 128}, "(pooling mean, max_length 128"),
+    ({"steps": {"normalize": True}}, "revision 0123456789ab, normalize (pooling"),
+]
+
+
+def test_features_are_compared_with_those_of_the_training(files: dict[str, Path], tmp_path: Path, refuses: Any) -> None:
+    folder, ids = files["text"].parent, tmp_path / "ids.txt"
+
+    def facts(caption_prompt: str = "Describe it.", **changes: Any) -> dict[str, str]:
+        write_provenance(folder, "text", record(files["text"], **changes))
+        write_provenance(folder, "captions.jsonl", {"file": "captions.jsonl", "prompt": caption_prompt})
+        return provenance_facts(files)
+
+    trained = facts()
+    made = "a, revision 0123456789ab (pooling mean, max_length 512, captions by gpt, prompt 98c0ac908e6a)"
+    assert trained == {"features of text": f"{made}; made 2026-01-31"}
+    for changes in SAME:
+        facts(**changes)
+        read_new_items(files, WIDTHS, ids, facts=trained)
+    for changes, text in (*OTHER, ({"caption_prompt": "Name it."}, "captions by gpt, prompt ")):
+        facts(**changes)
+        with refuses(
+            f"The features of text were made by {made} for the training, but by ", text, "as for the training"
+        ):
+            read_new_items(files, WIDTHS, ids, facts=trained)
+        read_new_items(files, WIDTHS, ids, facts=trained, allow_other_features=True)
+        for unknown in ({}, {"features of image": "b; made 2026-01-31"}):
+            read_new_items(files, WIDTHS, ids, facts=unknown)
+    # Earlier releases recorded no more than this.
+    before = {"features of text": "a, revision 0123456789ab; made 2025-01-31"}
+    facts(max_length=128)
+    read_new_items(files, WIDTHS, ids, facts=before)
+    facts(revision="sha256:f")
+    with refuses("by a, revision 0123456789ab for the training"):
+        read_new_items(files, WIDTHS, ids, facts=before)
+    # The axes of PCA depend on the items that were encoded together.
+    trained = facts(steps={"pca": 2})
+    read_new_items(files, WIDTHS, ids, facts=trained)
+    facts(steps={"pca": 2}, catalog="2")
+    with refuses("axes of catalog 1", "axes of catalog 2", "Train on features without PCA and whitening"):
+        read_new_items(files, WIDTHS, ids, facts=trained)

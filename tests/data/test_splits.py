@@ -128,8 +128,7 @@ def test_a_missing_column_is_named(refuses: Any) -> None:
     ("strategy", "labels", "times", "empty"),
     [
         ("labels", [1, 2, 2], [1, 2, 3], "training"),
-        ("labels", [0, 0, 2], [1, 2, 3], "validation"),
-        ("labels", [0, 1, 1], [1, 2, 3], "test"),
+        ("labels", [0, 0, 0], [1, 2, 3], "validation"),
         ("time", [0, 1, 2], [5, 5, 5], "training"),
         ("leave-last-out", [0, 1, 2], [1, 2, 3], "validation"),
         ("random", [0, 1, 2], [1, 2, 3], "validation"),
@@ -141,6 +140,12 @@ def test_an_empty_split_is_named(
     frame = frame_of([(1, 1), (2, 2), (3, 3)]).with_columns(label=pl.Series(labels), time=pl.Series(times))
     with refuses(f"{empty} split is empty", f"`split='{strategy}'`"):
         split_interactions(frame, strategy, 0)
+
+
+def test_labels_may_leave_out_validation_or_test() -> None:
+    for labels in ([0, 0, 2], [0, 1, 1]):
+        frame = frame_of([(1, 1), (2, 2), (3, 3)]).with_columns(label=pl.Series(labels, dtype=pl.Int8))
+        assert split_interactions(frame, "labels", 0).equals(frame)
 
 
 # --- Cold items ------------------------------------------------------------------------------------------------------

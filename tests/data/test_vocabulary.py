@@ -1,4 +1,4 @@
-"""IDs, lists of IDs and vocabularies."""
+"""Vocabularies."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from lirdrec_pyg.data import Vocabulary, read_ids
-from lirdrec_pyg.data.ids import canonical_ids
+from lirdrec_pyg.data import Vocabulary
 
 TEXT = pl.Series("id", ["007", "7", "B00Z", "täglich"])
 NUMBERS = pl.Series("id", [30, -1, 7])
@@ -68,37 +67,6 @@ def test_unreadable_files_are_refused(tmp_path: Path, refuses: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "canonical"),
-    [
-        (["0", "-1", "12"], [0, -1, 12]),
-        (["007", "7"], ["007", "7"]),
-        (["-0", "7"], ["-0", "7"]),
-        (["+7", "8"], ["+7", "8"]),
-        (["7 ", "8"], ["7 ", "8"]),
-        (["7\n", "8"], ["7\n", "8"]),
-        (["1e3", "8"], ["1e3", "8"]),
-        (["٣", "8"], ["٣", "8"]),
-        (["123456789012345678901234567890", "8"], ["123456789012345678901234567890", "8"]),
-        (pl.Series([1, 2], dtype=pl.UInt64), [1, 2]),
-        (pl.Series([1, 2**64 - 1], dtype=pl.UInt64), ["1", "18446744073709551615"]),
-        (pl.Series([1, 2**100], dtype=pl.Int128), ["1", str(2**100)]),
-        (pl.Series(["b", "a"], dtype=pl.Categorical), ["b", "a"]),
-        (pl.Series(["2", "1"], dtype=pl.Enum(["1", "2"])), [2, 1]),
-    ],
-)
-def test_only_canonical_integers_become_integers(ids: Any, canonical: list[Any]) -> None:
-    result = canonical_ids(pl.Series("id", ids), "here")
-    assert result.to_list() == canonical
-    assert result.dtype == (pl.Int64 if isinstance(canonical[0], int) else pl.String)
-
-
-def test_ids_are_integers_or_text(refuses: Any) -> None:
-    for ids in ([1.0, 2.0], [True, False], [b"a"], [[1]]):
-        with refuses("Column 'sku'", "integers or text"):
-            canonical_ids(pl.Series("id", ids), "Column 'sku'")
-
-
-@pytest.mark.parametrize(
     ("ids", "more", "extended"),
     [
         (NUMBERS, pl.Series([5, 6]), [30, -1, 7, 5, 6]),
@@ -121,27 +89,3 @@ def test_a_known_id_is_not_added_again(refuses: Any) -> None:
     for more in (pl.Series([5, 7]), pl.Series(["x", "7"])):
         with refuses("list of items", "7", "more than once"):
             Vocabulary(NUMBERS, "item").extended(more)
-
-
-def test_a_list_has_one_id_per_line(tmp_path: Path, refuses: Any) -> None:
-    path = tmp_path / "ids.txt"
-    with refuses(f"`users` is {path}", "not a readable"):
-        read_ids(path, "users")
-    lists: dict[str, list[Any]] = {
-        "3\n1\n2": [3, 1, 2],
-        "\ufeff3\r\n1\r\n\r\n\r\n": [3, 1],
-        "007\n7\n": ["007", "7"],
-        "ü 1\nb\n": ["ü 1", "b"],
-        "2\n1\n2\n": [2, 1, 2],
-    }
-    for content, ids in lists.items():
-        path.write_bytes(content.encode())
-        found = read_ids(path, "users")
-        assert found.to_list() == ids
-        assert found.dtype == (pl.Int64 if isinstance(ids[0], int) else pl.String)
-    path.write_bytes(b"\xff\xfe\xe9")
-    with refuses(f"`users` is {path}", "not a readable"):
-        read_ids(path, "users")
-    path.write_bytes(b"a\n\nb")
-    with refuses(path, "line 2"):
-        read_ids(path, "users")

@@ -1,7 +1,19 @@
+import os
+import ssl
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 from openai_server import OpenAIServer, openai_server
+
+_context = cache(ssl.create_default_context)
+
+
+@pytest.fixture(autouse=True)
+def _fast_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the certificates once, and do not flush files: nothing here cuts the power."""
+    monkeypatch.setattr(ssl, "create_default_context", _context)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

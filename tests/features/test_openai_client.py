@@ -66,12 +66,13 @@ def test_a_key_that_the_server_repeats_is_not_shown(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    client = OpenAIClient(server.url)
     for status in (401, 403, 404, 400, 500):
         # The second message is so long that only a part of the key would be left of it.
         for message in (f"Incorrect API key provided: {KEY}. Find yours", "x" * 190 + KEY):
             server.faults = lambda seen, before, status=status, message=message: error(status, message)
             with caplog.at_level(logging.DEBUG), pytest.raises((ServerError, RequestError)) as refused:
-                ask(OpenAIClient(server.url))
+                ask(client)
             assert KEY[:8] not in str(refused.value) + repr(refused.value) + caplog.text
 
 
@@ -118,6 +119,7 @@ def test_a_transient_fault_is_survived(server: OpenAIServer) -> None:
 
 
 def test_a_permanent_fault_is_named(server: OpenAIServer) -> None:
+    client = OpenAIClient(server.url)
     for fault, kind, named in (
         (error(500), RequestError, "failed 7 times in a row (status 500: simulated)"),
         (error(429, "slow down"), ServerError, "no more requests for now (status 429: slow down)"),
@@ -141,7 +143,7 @@ def test_a_permanent_fault_is_named(server: OpenAIServer) -> None:
     ):
         server.faults = lambda seen, before, fault=fault: fault
         with pytest.raises(kind) as refused:
-            ask(OpenAIClient(server.url))
+            ask(client)
         assert named in str(refused.value), fault
 
 

@@ -95,6 +95,13 @@ def lattice(folder: Path) -> None:
     np.save(folder / "image_feat.npy", X)
 
 
+def user_lists(folder: Path) -> None:
+    for name, label in {"train.txt": 0, "valid.txt": 1, "test.txt": 2}.items():
+        items = {user: [item for of_user, item, of in ROWS if (of_user, of) == (user, label)] for user in range(5)}
+        (folder / name).write_text("".join(f"{user} {' '.join(map(str, own))}\n" for user, own in items.items()))
+    np.save(folder / "image_feat.npy", X)
+
+
 def reviews(folder: Path) -> None:
     lines = [{"reviewerID": f"A{user}", "asin": NAMES[item], "split": label, "text": "x"} for user, item, label in ROWS]
     (folder / "reviews.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -159,6 +166,7 @@ FORMS: dict[str, Form] = {
     "tiktok, CSR": Form(tiktok(4, "csr"), "trnMat.pkl", "data", "."),
     "tiktok, CSC": Form(tiktok(4, "csc"), "tstMat.pkl", "data", "."),
     "lattice": Form(lattice, "train.json", "data", ".", mutations=TEXT),
+    "lists of users": Form(user_lists, "train.txt", "data", ".", mutations=TEXT),
     "JSON Lines": Form(reviews, "reviews.json", "data", "reviews.json", mutations=TEXT),
     "tiktok, protocol 5": Form(tiktok(5), "valMat.pkl", "data", "."),
     "npy": Form(lambda d: np.save(d / "x.npy", X), "x.npy", "features", mutations=TEXT),

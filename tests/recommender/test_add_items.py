@@ -36,7 +36,7 @@ def assert_same(a: Recommender, b: Recommender, tolerance: float = 0.0) -> None:
 
 def assert_attached(grown: Recommender) -> None:
     vectors = grown.model.vectors(grown.graph)
-    expected = attach_items(grown.model, grown.graph, vectors, grown.neighborhood, grown.model_config.knn_k)
+    expected = attach_items(grown.model, grown.graph, vectors, grown.neighborhood)
     np.testing.assert_allclose(grown.item_vectors(), expected.item.numpy(), atol=1e-5)
 
 

@@ -1,14 +1,16 @@
 """Tables written in portions, and exported vectors."""
 
 import itertools
+import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from runs import contents
 from safetensors.numpy import load_file
 
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
@@ -20,7 +22,7 @@ FORMATS = ["parquet", "npy", "safetensors"]
 
 def frames() -> Iterator[pl.DataFrame]:
     for number in range(3):
-        users = [f"u{number}", 'with, "quotes"', "日本"]
+        users = [f"u{number}", 'with, "quotes"\n\tand lines', "日本"]
         yield pl.DataFrame({"user": users, "rank": [1, 2, 3], "score": [0.25 * number, None, -1.5]})
 
 
@@ -123,9 +125,69 @@ def test_existing_files_are_not_overwritten(recommender: Recommender, tmp_path: 
             out = tmp_path / f"{form} beside {name}"
             out.mkdir()
             (out / name).write_text("precious")
-            with pytest.raises(RunError, match=f"{name} exists"):
+            with pytest.raises(RunError, match=f"{name} exists. .*`overwrite=True`"):
                 export_vectors(recommender, out, form)
             assert {p.name: p.read_text() for p in out.iterdir()} == {name: "precious"}
+
+
+def test_an_earlier_export_is_replaced_on_request(
+    recommender: Recommender, int_recommender: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_at(last: str) -> Callable[[Path, Path], None]:
+        def replace(source: Path, target: Path) -> None:
+            if Path(source).suffix == ".partial" and Path(target).name == last:
+                raise OSError("I/O error")
+            os.rename(source, target)
+
+        return replace
+
+    for form in FORMATS:
+        out = tmp_path / form
+        names = [path.name for path in export_vectors(recommender, out, form)]
+        (out / "notes.txt").write_text("precious")
+        earlier = contents(out)
+        for name in names:
+            with monkeypatch.context() as patch:
+                patch.setattr("lirdrec_pyg.files.os.replace", fail_at(name))
+                with pytest.raises(RunError, match="I/O error"):
+                    export_vectors(int_recommender, out, form, overwrite=True)
+            assert contents(out) == earlier
+        export_vectors(int_recommender, out, form, overwrite=True)
+        assert read_export(out, form)["item"][0] == int_recommender.items.ids.to_list()
+        assert contents(out).keys() == earlier.keys()
+
+
+def test_an_export_that_was_killed_is_restored_by_the_next(recommender: Recommender, tmp_path: Path) -> None:
+    export_vectors(recommender, tmp_path, "npy")
+    earlier = contents(tmp_path)
+    (tmp_path / ".earlier").mkdir()
+    for name in earlier:
+        (tmp_path / name).rename(tmp_path / ".earlier" / name)
+    (tmp_path / "item_ids.npy").write_text("new")
+    export_vectors(recommender, tmp_path, "parquet")
+    assert earlier.items() <= contents(tmp_path).items()
+    assert len(contents(tmp_path)) == 6
+
+
+def test_vectors_never_stay_beside_ids_of_another_export(recommender: Recommender, tmp_path: Path) -> None:
+    for form, other, left in (
+        ("npy", "safetensors", "user_vectors.npy"),
+        ("safetensors", "npy", "vectors.safetensors"),
+    ):
+        export_vectors(recommender, tmp_path / form, form)
+        earlier = contents(tmp_path / form)
+        with pytest.raises(RunError, match=rf"{left} is of an earlier export, whose IDs would be replaced\. Delete it"):
+            export_vectors(recommender, tmp_path / form, other, overwrite=True)
+        assert contents(tmp_path / form) == earlier
+
+
+def test_a_run_is_never_overwritten(recommender: Recommender) -> None:
+    assert recommender.path is not None
+    before = contents(recommender.path)
+    for form in FORMATS:
+        with pytest.raises(RunError, match="is the folder of a run"):
+            export_vectors(recommender, recommender.path, form, overwrite=True)
+    assert contents(recommender.path) == before
 
 
 def test_two_formats_fit_into_one_folder(recommender: Recommender, tmp_path: Path) -> None:
@@ -159,7 +221,7 @@ def test_full_disk_leaves_no_file_of_an_export(recommender: Recommender, tmp_pat
         sizes = sorted(file.stat().st_size for file in export_vectors(recommender, tmp_path / form / "all", form))
         with no_file_larger_than(sizes[-1] - 1), pytest.raises(RunError, match="Cannot write"):
             export_vectors(recommender, tmp_path / form / "out", form)
-        assert not list((tmp_path / form / "out").iterdir())
+        assert not (tmp_path / form / "out").exists()
 
 
 def test_full_disk_leaves_the_earlier_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg import Dataset, fit
+from lirdrec_pyg.data import INTERACTS, build_graph
 from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.models import PopularityConfig
 from lirdrec_pyg.recommender import Recommender
 
 Scores = dict[int | str, dict[int | str, float]]
@@ -51,7 +54,7 @@ def trained(recommender: Recommender) -> list[str]:
 
 def test_all_users_get_the_best_of_all_items(recommender: Recommender, assert_best: CheckTopK) -> None:
     for k, exclude_seen in ((1, False), (7, True), (80, False), (1000, True)):
-        with pytest.warns(UserWarning, match="4 users .* no training interactions"):
+        with pytest.warns(UserWarning, match="4 of 50 users .* no training interactions"):
             frame = recommender.recommend(k=k, exclude_seen=exclude_seen)
         assert_best(frame, all_scores(recommender, exclude_seen), k)
         assert frame.schema == SCHEMA
@@ -102,9 +105,16 @@ def test_a_candidate_named_twice_is_recommended_once(recommender: Recommender) -
     assert sorted(twice["item"]) == ["sku/70", "sku/71"]
 
 
-def test_unknown_and_empty_candidates_are_errors(recommender: Recommender) -> None:
-    with pytest.raises(DataError, match="'sku/999'"):
-        recommender.recommend(["u2"], candidates=["sku/2", "sku/999"])
+def test_unknown_candidates_are_skipped_with_a_warning(recommender: Recommender) -> None:
+    for ask in (partial(recommender.recommend, ["u2"]), partial(recommender.recommend_for_history, ["sku/8"])):
+        with pytest.warns(UserWarning, match=r"^2 of 4 candidates are unknown \('sku/999', 'x'\). They are skipped\."):
+            frame = ask(candidates=["sku/70", "sku/999", "x", "sku/71"])
+        assert frame.equals(ask(candidates=["sku/70", "sku/71"]))
+        with pytest.raises(DataError, match=r"^2 of 2 candidates are unknown \('sku/999', 'x'\)\."):
+            ask(candidates=["sku/999", "x"])
+
+
+def test_empty_candidates_are_an_error(recommender: Recommender) -> None:
     for fallback in ("skip", "popular"):
         with pytest.raises(DataError, match="candidates is empty"):
             recommender.recommend(["u2"], candidates=[], fallback=fallback)
@@ -117,9 +127,12 @@ def test_users_are_answered_once_and_in_the_order_asked(recommender: Recommender
 
 
 def test_ids_may_come_in_any_kind_of_list(recommender: Recommender, int_recommender: Recommender) -> None:
-    for kind in (list, tuple, np.array, pl.Series):
+    pandas = pytest.importorskip("pandas")
+    kinds = (list, tuple, iter, lambda ids: dict.fromkeys(ids).keys(), np.array, pl.Series, pandas.Series, pandas.Index)
+    for kind in kinds:
         assert recommender.recommend(kind(["u9", "u3"])).equals(recommender.recommend(["u9", "u3"]))
         assert int_recommender.recommend(kind([101, 103])).equals(int_recommender.recommend([101, 103]))
+    assert set(recommender.recommend({"u9", "u3"})["user"]) == {"u9", "u3"}
 
 
 def test_007_is_not_7(recommender: Recommender, int_recommender: Recommender) -> None:
@@ -139,7 +152,8 @@ def test_integers_may_be_asked_for_as_text(int_recommender: Recommender) -> None
 
 
 def test_anything_but_a_list_of_ids_is_an_error_of_one_line(recommender: Recommender) -> None:
-    lists = ([1, "a"], ["a", 1], [1.5], [True], [["u2"]], [b"u2"], "u2", 7, {"u2"}, [None], {"u2": 1})
+    table = pl.DataFrame({"user": ["u2"]})
+    lists = ([1, "a"], ["a", 1], [1.5], [True], [["u2"]], [b"u2"], "u2", 7, [None], {"u2": 1}, table, table.lazy())
     for ids, ask in itertools.product(
         lists,
         (
@@ -156,16 +170,19 @@ def test_anything_but_a_list_of_ids_is_an_error_of_one_line(recommender: Recomme
         assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"position 1 .* missing"):
         recommender.recommend(["u2", None])
+    with pytest.raises(DataError, match=r"type DataFrame\. Pass a list, an array or a column of IDs"):
+        recommender.recommend(table)
 
 
-def test_k_must_be_positive(recommender: Recommender) -> None:
-    for k in (0, -3):
+def test_k_must_be_a_positive_integer(recommender: Recommender) -> None:
+    assert len(recommender.recommend(["u2"], k=np.int64(3))) == 3
+    for k in (0, -3, 5.0, "5", None, True):
         for ask in (
             lambda k: recommender.recommend(["u2"], k=k),
             lambda k: recommender.recommend_for_history({"somebody": ["sku/2"]}, k=k),
             lambda k: recommender.similar_items("sku/2", k=k),
         ):
-            with pytest.raises(ConfigError, match=r"`k` .*at least 1"):
+            with pytest.raises(ConfigError, match=rf"`k` is {k}. It must be an integer of at least 1."):
                 ask(k)
 
 
@@ -184,13 +201,25 @@ OTHERS = ["nobody", *UNTRAINED]
 
 
 def test_others_are_skipped_with_a_warning(recommender: Recommender) -> None:
-    with pytest.warns(UserWarning, match=r"\(nobody, u46, u47, u48, u49\)\. They are skipped") as caught:
+    with pytest.warns(UserWarning, match=r"^5 of 7 users .*\('nobody', .*, 'u49'\)\. They are skipped") as caught:
         frame = recommender.recommend(["u3", *OTHERS, "u2"])
     assert frame.equals(recommender.recommend(["u3", "u2"]))
     # The warning points to the line that called.
     assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
-    with pytest.warns(UserWarning, match=r"2000 users .*\(x0, .*, x9, \.\.\.\)"):
+    with pytest.warns(UserWarning, match=r"2000 of 2001 users .*\('x0', .*, 'x9', \.\.\. \(2000 in total\)\)"):
         recommender.recommend(["u2", *(f"x{n}" for n in range(2000))])
+
+
+def test_unknown_ids_are_shown_beside_known_ones(recommender: Recommender) -> None:
+    graph = build_graph(np.array([[0, 1], [0, 1]]), {"image": np.eye(2, dtype=np.float32)})
+    found = fit(Dataset.from_graph(graph, ["1.0", "2.0"], ["x", "5.0"]), PopularityConfig())
+    with pytest.raises(DataError, match=r"1 of 1 users .* Known users look like '2\.0'\."):
+        found.recommend([2])
+    with pytest.warns(UserWarning, match=r"1 of 2 candidates .* Known items look like '5\.0'\."):
+        found.recommend(["2.0"], candidates=["5", "x"])
+    with pytest.warns(UserWarning, match="no training interactions") as caught:
+        recommender.recommend(["u3", "u46"])
+    assert "Known users" not in str(caught[0].message)  # it is known
 
 
 def test_others_get_the_popular_items(recommender: Recommender) -> None:
@@ -346,13 +375,46 @@ def test_items_of_a_history_are_excluded_by_default(recommender: Recommender) ->
     assert recommender.recommend_for_history({"x": taken}, candidates=["sku/5", "sku/3"])["item"].to_list() == ["sku/5"]
 
 
+def test_a_history_may_come_in_any_kind_of_list_or_table(recommender: Recommender) -> None:
+    pandas = pytest.importorskip("pandas")
+    items = ["sku/3", "12"]
+    expected = recommender.recommend_for_history({"new user": items}, k=3)
+    for kind in (list, tuple, iter, set, np.array, pl.Series, pandas.Series):
+        for history in (kind(items), {"new user": kind(items)}):
+            assert recommender.recommend_for_history(history, k=3).equals(expected)
+    for user, item in (("user", "item"), ("user_id", "item_id"), ("userID", "asin"), ("uid:token", "iid:token")):
+        columns = {"rating": [1.0, 5.0], item: items, user: ["new user"] * 2}
+        for table in (pl.DataFrame(columns), pl.LazyFrame(columns), pandas.DataFrame(columns)):
+            assert recommender.recommend_for_history(table, k=3).equals(expected)
+
+
+def test_other_histories_are_refused_with_what_is_accepted(recommender: Recommender) -> None:
+    for history in ("sku/3", 7, None, [["sku/3"]], [("a", "sku/3")], [1.5], [{"item": "sku/3"}]):
+        with pytest.raises(DataError, match="not a list of item IDs, a mapping from users to such lists, or a table"):
+            recommender.recommend_for_history(history)
+    for columns, missing in ((["customer", "sku"], "user"), (["user", "sku"], "item")):
+        with pytest.raises(DataError, match=rf"No column of {missing}s .*'sku'\)\. Name it '{missing}'\."):
+            recommender.recommend_for_history(pl.DataFrame({name: ["sku/3"] for name in columns}))
+
+
 def test_unknown_items_of_a_history_are_a_warning(recommender: Recommender) -> None:
-    with pytest.warns(UserWarning, match=r"Unknown items are left out of the history: x, y"):
-        frame = recommender.recommend_for_history({"somebody": ["x", "sku/3", "y"]})
+    with pytest.warns(UserWarning, match=r"Unknown items are left out of the history: 'x', 'y'\.") as caught:
+        frame = recommender.recommend_for_history({"somebody": ["x", "sku/3", "y", "x"]})
+    assert [Path(w.filename).name for w in caught] == [Path(__file__).name]
     assert frame.equals(recommender.recommend_for_history({"somebody": ["sku/3"]}))
 
 
+def test_new_users_without_known_items_are_skipped_with_a_warning(recommender: Recommender) -> None:
+    history = {"a": ["x"], "b": ["sku/3"], "c": [], "d": [12]}
+    with pytest.warns(UserWarning, match="'x'"), pytest.warns(UserWarning, match=r"known item are skipped: 'a', 'c'\."):
+        frame = recommender.recommend_for_history(history, k=3)
+    assert frame.equals(recommender.recommend_for_history({"b": ["sku/3"], "d": ["12"]}, k=3))
+
+
 def test_history_without_known_items_is_an_error(recommender: Recommender) -> None:
-    for history in ({"a": ["x"]}, {"a": ["sku/3"], "b": ["x", "y"]}, {"a": []}, {}):
-        with pytest.raises(DataError, match="history"):
+    for history in ({"a": ["x"]}, {"a": ["x", "y"], "b": ["x"]}, ["x"]):
+        with pytest.raises(DataError, match=r"No item of the history is in the catalog \('x'"):
+            recommender.recommend_for_history(history)
+    for history in ({"a": []}, {}, [], pl.DataFrame({"user": [], "item": []})):
+        with pytest.raises(DataError, match=r"The history is empty\."):
             recommender.recommend_for_history(history)

@@ -108,7 +108,7 @@ def test_saved_vectors_and_neighborhood_are_those_of_the_best_model(
     for saved in (recommender, cold_recommender):
         evaluator = Evaluator(saved)
         model, data = evaluator.model, evaluator.data
-        expected = vars(model_vectors(model, data, saved.model_config.knn_k))
+        expected = vars(model_vectors(model, data))
         torch.testing.assert_close(vars(saved.vectors), expected, rtol=0, atol=0)
         assert saved.neighborhood is not None
         neighborhood = Neighborhood.of(model, data, model.vectors(data))

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,23 @@ def test_failed_save_leaves_nothing_or_the_earlier_run(
     grown.save(tmp_path / "earlier", overwrite=True)
     assert "history.csv" not in contents(tmp_path / "earlier")
     assert Run.open(tmp_path / "earlier").verify()
+
+
+def test_run_that_another_program_finishes_meanwhile_is_not_replaced(
+    grown: Recommender, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = Run.locked
+
+    @contextmanager
+    def finished_before(path: Path) -> Iterator[None]:
+        shutil.copytree(run, path)
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(Run, "locked", staticmethod(finished_before))
+    with pytest.raises(RunError, match="is not empty"):
+        grown.save(tmp_path / "run2")
+    assert contents(tmp_path / "run2") == contents(run)
 
 
 def test_run_is_not_saved_over_itself(own: Path, new_items: Any, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lirdrec_pyg.data import INTERACTS, NEW_ITEM, feature_mask, item_features, modalities
+from lirdrec_pyg import Dataset, fit
+from lirdrec_pyg.data import INTERACTS, NEW_ITEM, build_graph, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.models import PopularityConfig
 from lirdrec_pyg.recommender import Recommender
 
 
@@ -64,6 +66,17 @@ def test_items_without_a_modality_are_similar_to_none_by_it(grown: Recommender) 
             grown.similar_items(item, by="image")
 
 
+def test_an_order_of_items_that_are_all_alike_is_refused() -> None:
+    x = {"image": np.full((4, 3), 0.3), "text": np.eye(4)}
+    graph = build_graph(np.array([[0, 0, 1, 1], [0, 1, 2, 3]]), x)
+    found = fit(Dataset.from_graph(graph, items=["a", "b", "c", "d"]), PopularityConfig())
+    for by in ("vectors", "image"):
+        with pytest.raises(DataError, match=rf"By {by}, all items are equally similar to 'b' \(cosine 1\.0000\).*`by`"):
+            found.similar_items("b", by=by)
+    graph["item"].x_text[3] = 2
+    assert found.similar_items("b", by="text")["cosine"].to_list() == [0.5, 0, 0]
+
+
 def test_unknown_names_are_refused(recommender: Recommender) -> None:
     with pytest.raises(ConfigError, match=r"'smell'.*'vectors'.*image, text"):
         recommender.similar_items("12", by="smell")
@@ -112,7 +125,15 @@ def test_explanations_of_any_pair(grown: Recommender, row: int, column: int, num
         cosine = dict(zip(ids, cosines(raw_features(grown, modality), column), strict=True))
         mine = nearest.filter(pl.col("modality") == modality)
         assert set(mine["item"]) <= set(own)
-        assert_nearest(mine, {i: cosine[i] for i in own}, num_nearest)
+        assert_nearest(mine, {i: cosine[i] for i in own if i != item}, num_nearest)
+
+
+def test_an_item_of_the_user_is_not_nearest_to_itself(recommender: Recommender) -> None:
+    own = history(recommender, "u3")
+    for item in own:
+        nearest = recommender.explain("u3", item, 99).nearest
+        assert set(nearest["item"]) <= {*own} - {item}
+        assert nearest["cosine"].max() < 0.999
 
 
 def test_user_without_training_interactions_has_no_nearest_items(recommender: Recommender) -> None:
@@ -121,9 +142,10 @@ def test_user_without_training_interactions_has_no_nearest_items(recommender: Re
     assert explanation.nearest.schema == recommender.explain("u3", "12").nearest.schema
 
 
-def test_negative_number_of_nearest_items_is_refused(recommender: Recommender) -> None:
-    with pytest.raises(ConfigError, match="-1"):
-        recommender.explain("u3", "12", nearest=-1)
+def test_impossible_number_of_nearest_items_is_refused(recommender: Recommender) -> None:
+    for nearest in (-1, 2.0):
+        with pytest.raises(ConfigError, match=f"`nearest` is {nearest}. It must be an integer of at least 0"):
+            recommender.explain("u3", "12", nearest=nearest)
 
 
 def test_weights_scale_the_users_branches(recommender: Recommender) -> None:
