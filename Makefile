@@ -10,7 +10,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 CPU_INDEX = https://download.pytorch.org/whl/cpu
 GET_PIP = https://bootstrap.pypa.io/get-pip.py
-# Tests of a file share its fixtures, and slow files come early enough.
+# Tests of a file share its fixtures; tests/conftest.py lets the slow files start first.
 FAST = $(addprefix tests/,data nn transforms sampler evaluation)
 PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check

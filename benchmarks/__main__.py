@@ -28,6 +28,7 @@ ROOT = FOLDER.parent
 BENCHMARKS: dict[str, list[str] | None] = {
     "models": None,
     "training": [],
+    "gpu": None,
     "recommend": [],
     "sparse_products": [],
     "knn_search": [],

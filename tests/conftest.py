@@ -5,10 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported, and for all processes that tests start: with such small data, threads would only wait for
 # each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# On a busy machine, anything may take long.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the files that have slow tests, so that no worker is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_report_header() -> str:
@@ -35,6 +46,30 @@ def make_shop() -> Callable[[Path], Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def small_synthetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``synthetic`` stand for 40 users and 60 items."""
+    from lirdrec_pyg.data import generator
+
+    monkeypatch.setattr("lirdrec_pyg.data.dataset.generate", lambda: generator.generate(40, 60))
+
+
+@pytest.fixture(scope="session")
+def learnable_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of data that can be learned, so that the best epoch is not the first; never to be changed."""
+    from lirdrec_pyg.data import HELD_OUT, INTERACTS
+    from lirdrec_pyg.datasets import synthetic_data
+
+    folder = tmp_path_factory.mktemp("learnable")
+    graph = synthetic_data(num_users=60, num_items=50).graph
+    splits = {0: "edge_index", **{split.label: split.edge_label_key for split in HELD_OUT}}
+    lines = [f"{u}\t{i}\t{label}" for label, name in splits.items() for u, i in graph[INTERACTS][name].T.tolist()]
+    (folder / "shop.inter").write_text("\n".join(["userID\titemID\tx_label", *lines]) + "\n")
+    for modality in ("image", "text"):
+        np.save(folder / f"{modality}_feat.npy", graph["item"][f"x_{modality}"].numpy())
+    return folder
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
             # EASE has no epochs.
             if {"fit", "tune", "gradient-bias"} & set(arguments[:2]) and "ease" not in arguments:
                 arguments += ["--epochs", "2"]
+            if "tune" in arguments:
+                arguments += ["--trials", "2"]
             result = CliRunner().invoke(main, arguments)
             assert result.exit_code == 0, (command, result.output)
         out = io.StringIO()

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 import subprocess
 import sys
@@ -9,6 +10,10 @@ from lirdrec_pyg import threads
 from lirdrec_pyg.threads import available_cpus, prepare_threads, usable_cpus
 
 
+def without_openmp() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+
+
 @pytest.fixture
 def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
@@ -18,8 +23,7 @@ def eight_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def before_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """The state in which a command starts: no torch, no OpenMP variables."""
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
-    monkeypatch.setattr(threads.os, "environ", environment)
+    monkeypatch.setattr(threads.os, "environ", without_openmp())
 
 
 def write(file: Path, text: str) -> None:
@@ -97,8 +101,7 @@ def test_nothing_changes_once_torch_is_imported(monkeypatch: pytest.MonkeyPatch)
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    environment["OMP_DISPLAY_ENV"] = "VERBOSE"
+    environment = {**without_openmp(), "OMP_DISPLAY_ENV": "VERBOSE"}
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
 
 
@@ -108,5 +111,9 @@ def test_importing_the_package_changes_no_variables() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp is the OpenMP runtime of torch on Linux only")
 def test_the_runtime_of_torch_reads_the_setting() -> None:
-    shown = python("from lirdrec_pyg.threads import prepare_threads; prepare_threads(); import torch").stderr
-    assert "GOMP_SPINCOUNT = '10000'" in shown
+    spec = importlib.util.find_spec("torch")
+    assert spec is not None
+    # As `import torch` loads it, which takes seconds.
+    (runtime,) = (Path(spec.origin or "").parent / "lib").glob("libgomp*")
+    program = f"from lirdrec_pyg.threads import prepare_threads; prepare_threads(); CDLL({str(runtime)!r})"
+    assert "GOMP_SPINCOUNT = '10000'" in python(f"from ctypes import CDLL; {program}").stderr

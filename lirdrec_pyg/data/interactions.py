@@ -50,9 +50,7 @@ class ColumnConfig(Config):
     )
     label_column: str | None = field(None, "Column of split labels (0/1/2 or train/valid/test), if there is one.")
     time_column: str | None = field(None, "Column of times, a number or a date, if there is one.")
-    separator: str | None = field(
-        None, "Separator of a text table, also several characters; by default detected."
-    )
+    separator: str | None = field(None, "Separator of a text table, also several characters; by default detected.")
     header: bool = field(
         True,
         "Whether the first line of a text table holds the names of its columns. Without them, columns are called 1, 2 "

@@ -20,9 +20,7 @@ class FeaturesConfig(Config):
     image_col: str | None = field(None, "Column with the path of each item's image: the modality 'image'.")
     audio_col: str | None = field(None, "Column with the path of each item's audio: the modality 'audio'.")
     root: str | None = field(None, "Folder that contains the files of these paths; by default that of the catalog.")
-    separator: str | None = field(
-        None, "Separator of a text table, also several characters; by default detected."
-    )
+    separator: str | None = field(None, "Separator of a text table, also several characters; by default detected.")
     text_model: str = field(
         "sentence-transformers/all-MiniLM-L6-v2",
         "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub. The "

@@ -1,6 +1,7 @@
 """Benchmarks run, report what they measured, and compare commits. Measured values are not checked."""
 
 import importlib.util
+import io
 import json
 import math
 import sys
@@ -54,6 +55,7 @@ def test_every_script_is_listed(command: ModuleType) -> None:
     assert all(len(line.split()) > 3 for line in done.stdout.splitlines())
 
 
+@pytest.mark.usefixtures("small_synthetic")
 def test_benchmarks_print_a_table_and_write_its_rows(
     command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,15 +82,30 @@ def test_neighbor_search_is_measured() -> None:
     assert row["seconds"] > 0
 
 
-@pytest.mark.slow
 def test_epochs_are_measured_alone_and_beside_busy_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(contention, "VARIANTS", {"command line": contention.VARIANTS["command line"]})
-    options = ["--loops", "1", "--rounds", "1", "--seconds", "0", "--json", str(tmp_path / "rows.json")]
-    done = CliRunner().invoke(contention.main, options)
+    """In place of epochs, the processes measure whether the settings of their variant apply."""
+    (tmp_path / "contention.py").write_text(
+        "import os, sys\n"
+        "def serve_epochs(data, batch_size):\n"
+        "    print('ready', flush=True)\n"
+        "    for _ in sys.stdin: print(len(os.environ.get('GOMP_SPINCOUNT', '')) + 1.0, flush=True)\n"
+    )
+    monkeypatch.setattr(contention, "FOLDER", tmp_path)
+    rows = tmp_path / "rows.json"
+    done = CliRunner().invoke(contention.main, ["--loops", "1", "--rounds", "1", "--json", str(rows)])
     assert done.exit_code == 0, done.output
-    (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert row["variant"] == "command line"
-    assert row["ratio"] == pytest.approx(row["seconds contended"] / row["seconds"])
+    found = {row["variant"]: row["seconds"] for row in json.loads(rows.read_text())["rows"]}
+    assert found == {"defaults of torch": 1.0, "command line": 6.0, "one thread": 1.0}
+
+
+@pytest.mark.usefixtures("small_synthetic")
+def test_epochs_are_served(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("0\n0.01\n"))
+    contention.serve_epochs("synthetic", 64)
+    ready, *seconds = capsys.readouterr().out.split()
+    assert ready == "ready"
+    assert len(seconds) == 2
+    assert all(float(value) > 0 for value in seconds)
 
 
 def test_contention_reports_medians_and_the_slowest_round() -> None:
@@ -115,9 +132,19 @@ def test_two_commits_take_turns(command: ModuleType, tmp_path: Path, monkeypatch
     assert rows == [{"variant": "x", "measure": "ms", "old": 3.0, "new": 4.0, "ratio": 4 / 3}]
 
 
-def test_a_commit_is_measured_with_its_own_package(command: ModuleType, tmp_path: Path) -> None:
-    rows = command._measured("sparse_products", SMALL["sparse_products"], FOLDER.parent, tmp_path / "rows.json")
-    assert {"variant", "ms", "ratio"} == set(rows[0])
+def test_a_commit_is_measured_with_its_own_package(
+    command: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "old/lirdrec_pyg").mkdir(parents=True)
+    (tmp_path / "old/lirdrec_pyg/__init__.py").write_text("MS = 0.5\n")
+    (tmp_path / "quick.py").write_text(
+        "import json, pathlib, sys, lirdrec_pyg\n"
+        "rows = [{'variant': sys.argv[1], 'ms': lirdrec_pyg.MS}]\n"
+        "pathlib.Path(sys.argv[3]).write_text(json.dumps({'rows': rows}))\n"
+    )
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    rows = command._measured("quick", ["x"], tmp_path / "old", tmp_path / "rows.json")
+    assert rows == [{"variant": "x", "ms": 0.5}]
 
 
 def test_an_unknown_commit_is_named(command: ModuleType) -> None:

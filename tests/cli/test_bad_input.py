@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
         "rows, or --missing-ids keep if 'nan' is an ID.",
     ),
     "header again": (lines(lambda r: [*r[:161], r[0], *r[161:]]), [], "repeats its header in line 162"),
-    "no header": (lines(lambda r: r[1:]), [], "or --no-header if the first line holds data"),
+    "no header": (lines(lambda r: r[1:]), [], "Pass --no-header, since its first line looks like data"),
     "header that is none": (
         lines(lambda r: r),
         ["--no-header"],

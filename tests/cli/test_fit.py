@@ -229,7 +229,7 @@ def test_warning_is_one_line(shop: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (warning,) = [line for line in result.output.splitlines() if "'north'" in line]
     assert warning.startswith("Warning: ")
-    assert "split: random, seed 999" in result.output
+    assert "split: random\nseed: 999\n" in result.output
 
 
 def test_training_without_held_out_interactions(shared_shop: Path, tmp_path: Path) -> None:

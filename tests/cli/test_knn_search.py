@@ -6,18 +6,13 @@ import torch
 import yaml
 from commands import assert_refused, lirdrec
 
-from lirdrec_pyg.data import SIMILAR, generator, modalities
+from lirdrec_pyg.data import SIMILAR, modalities
 from lirdrec_pyg.recommender import Run
 
 SMALL = ["--data", "synthetic", "--embedding-dim", "8", "--epochs", "1"]
 
 
-@pytest.fixture
-def _small_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lirdrec_pyg.data.dataset.generate", lambda: generator.generate(40, 60))
-
-
-@pytest.mark.usefixtures("_small_data")
+@pytest.mark.usefixtures("small_synthetic")
 def test_search_is_shown_and_stored(tmp_path: Path) -> None:
     for search in ("approximate", "exact"):
         result = lirdrec("fit", *SMALL, "--out", tmp_path / search, "--knn-search", search)
@@ -49,7 +44,7 @@ def test_approximate_search_without_faiss_is_refused(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("_small_data")
+@pytest.mark.usefixtures("small_synthetic")
 def test_slow_search_is_one_warning_per_modality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lirdrec_pyg.transforms.knn_search.find_spec", lambda name: None)
     monkeypatch.setattr("lirdrec_pyg.transforms.knn_search._EXACT_WORK", {"cpu": 0})

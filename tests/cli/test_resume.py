@@ -11,16 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from commands import assert_refused, lirdrec, run_program, started
+from commands import assert_refused, lirdrec, run_program, started, wait_until
 from filelock import FileLock
 from runs import contents
 from safetensors.torch import load_file
 
 from lirdrec_pyg import LIRDRecConfig, TrainingConfig
-from lirdrec_pyg.data import HELD_OUT, INTERACTS
+from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.recommender import Run
 from lirdrec_pyg.training import trainer
@@ -32,30 +31,17 @@ SAME = ("model", "vectors", "neighborhood")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Learnable data, so that the best epoch is not the first."""
-    folder = tmp_path_factory.mktemp("shop")
-    graph = synthetic_data(num_users=60, num_items=50).graph
-    splits = {0: "edge_index", **{split.label: split.edge_label_key for split in HELD_OUT}}
-    lines = [f"{u}\t{i}\t{label}" for label, name in splits.items() for u, i in graph[INTERACTS][name].T.tolist()]
-    (folder / "shop.inter").write_text("\n".join(["userID\titemID\tx_label", *lines]) + "\n")
-    for modality in ("image", "text"):
-        np.save(folder / f"{modality}_feat.npy", graph["item"][f"x_{modality}"].numpy())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(learnable_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; never to be changed."""
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = fit_in_process(folder / "output", "--data", shop, "--out", folder / "run", *OPTIONS)
+    process = fit_in_process(folder / "output", "--data", learnable_shop, "--out", folder / "run", *OPTIONS)
     process.join()
     assert process.exitcode == 0, (folder / "output").read_text()
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def killed(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(learnable_shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed at the end of its first epoch; never to be changed."""
 
     def kill(*_: Any) -> None:
@@ -63,8 +49,8 @@ def killed(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("killed") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lirdrec_pyg.cli.progress.Progress.on_epoch_end", kill)
-        assert lirdrec("fit", "--data", shop, "--out", out, *OPTIONS).exit_code == 130
+        patch.setattr(Progress, "on_epoch_end", kill)
+        assert lirdrec("fit", "--data", learnable_shop, "--out", out, *OPTIONS).exit_code == 130
     return out
 
 
@@ -97,18 +83,17 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_training_killed_at_random_moments_resumes_to_the_same_weights(
-    shop: Path, uninterrupted: Path, tmp_path: Path
+    learnable_shop: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     def train(out: Path) -> Any:
         # Killed before there was anything to resume from, it starts again.
         has_checkpoint = (out / "checkpoint.safetensors").exists()
-        new = ("--data", shop, "--out", out, "--overwrite", *OPTIONS)
+        new = ("--data", learnable_shop, "--out", out, "--overwrite", *OPTIONS)
         return fit_in_process(tmp_path / "output", *(("--resume", out) if has_checkpoint else new))
 
     generator = random.Random(0)
     start = time.monotonic()
-    whole = train(tmp_path / "timed")
-    whole.join()
+    train(tmp_path / "timed").join()
     seconds = time.monotonic() - start
     kills, resumed, number = 0, 0, 0
     while kills < KILLS:
@@ -116,7 +101,11 @@ def test_training_killed_at_random_moments_resumes_to_the_same_weights(
         out = tmp_path / f"run{number}"
         process = train(out)
         while process.exitcode is None:
-            process.join(generator.uniform(0, seconds) if kills < KILLS else None)
+            after_the_start = kills % 2
+            if after_the_start:
+                wait_until((out / "history.csv").exists, process)
+            longest = seconds / 4 if after_the_start else seconds
+            process.join(generator.uniform(0, longest) if kills < KILLS else None)
             if process.exitcode is None:
                 process.kill()
                 process.join()
@@ -167,30 +156,27 @@ def test_overwrite_killed_before_any_move_loses_nothing(uninterrupted: Path, tmp
     assert restored >= len(earlier) // 3
 
 
-@pytest.mark.slow
-def test_signals_save_the_progress(shop: Path, tmp_path: Path) -> None:
-    long = (*OPTIONS, "--epochs", 15)
-    process = fit_in_process(tmp_path / "output", "--data", shop, "--out", tmp_path / "long", *long)
-    process.join()
+def test_signals_save_the_progress(learnable_shop: Path, uninterrupted: Path, tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        out, output = tmp_path / f"run{code}", tmp_path / f"output{code}"
-        process = fit_in_process(output, "--data", shop, "--out", out, *long)
-        deadline = time.monotonic() + 60
-        # Two epochs, since the checkpoint is written after the line of its epoch.
-        while num_lines(out / "history.csv") < 3 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.kill(process.pid, number)
-        process.join()
-        text = output.read_text()
-        assert process.exitcode == code, text
-        assert "Traceback" not in text
-        assert f"fit --resume {out}" in text
-        assert json.loads((out / "metrics.json").read_text())["stopped"] == "interrupted"
+        out = tmp_path / f"run{code}"
+
+        def interrupt(_: Any, epoch: int, step: int, number: int = number) -> None:
+            if (epoch, step) == (2, 3):
+                os.kill(os.getpid(), number)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Progress, "on_step_end", interrupt)
+            result = lirdrec("fit", "--data", learnable_shop, "--out", out, *OPTIONS)
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        assert f"fit --resume {out}" in result.output
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert (metrics["stopped"], metrics["epochs"]) == ("interrupted", 1)
         assert lirdrec("evaluate", out).exit_code == 0
         resumed = lirdrec("fit", "--resume", out)
         assert resumed.exit_code == 0, resumed.output
-        assert "resuming after epoch" in resumed.output
-        assert_same_run(tmp_path / "long", out)
+        assert "resuming after epoch 1" in resumed.output
+        assert_same_run(uninterrupted, out)
 
 
 def test_data_are_not_needed_to_resume(cut_short: Path, uninterrupted: Path) -> None:
@@ -200,7 +186,9 @@ def test_data_are_not_needed_to_resume(cut_short: Path, uninterrupted: Path) -> 
     assert lirdrec("evaluate", cut_short).exit_code == 0
 
 
-def test_finished_training_is_extended_or_left_as_it_is(uninterrupted: Path, shop: Path, tmp_path: Path) -> None:
+def test_finished_training_is_extended_or_left_as_it_is(
+    uninterrupted: Path, learnable_shop: Path, tmp_path: Path
+) -> None:
     short = Path(shutil.copytree(uninterrupted, tmp_path / "short"))
     before = contents(short)
     assert lirdrec("fit", "--resume", short).exit_code == 0
@@ -209,7 +197,7 @@ def test_finished_training_is_extended_or_left_as_it_is(uninterrupted: Path, sho
     # The first holds the memory of this program, the second its entries in any order.
     assert {name for name in before if before[name] != after[name]} <= {"metrics.json", "checkpoint.safetensors"}
 
-    assert lirdrec("fit", "--data", shop, "--out", tmp_path / "long", *OPTIONS, "--epochs", 5).exit_code == 0
+    assert lirdrec("fit", "--data", learnable_shop, "--out", tmp_path / "long", *OPTIONS, "--epochs", 5).exit_code == 0
     result = lirdrec("fit", "--resume", short, "--epochs", 5)
     assert result.exit_code == 0, result.output
     assert_same_run(tmp_path / "long", short)
@@ -252,11 +240,11 @@ def test_damaged_finished_run_gets_no_new_checksums(uninterrupted: Path, tmp_pat
         assert contents(copied) == before
 
 
-def test_two_trainings_do_not_share_a_folder(cut_short: Path, shop: Path) -> None:
+def test_two_trainings_do_not_share_a_folder(cut_short: Path, learnable_shop: Path) -> None:
     before = contents(cut_short)
     with FileLock(cut_short / ".lock"):
         assert_refused(lirdrec("fit", "--resume", cut_short), str(cut_short), "in use")
-        assert_refused(lirdrec("fit", "--data", shop, "--out", cut_short, "--overwrite", *OPTIONS), "in use")
+        assert_refused(lirdrec("fit", "--data", learnable_shop, "--out", cut_short, "--overwrite", *OPTIONS), "in use")
         assert {name: data for name, data in contents(cut_short).items() if name != ".lock"} == before
 
 
@@ -287,7 +275,7 @@ def test_read_only_run_is_one_error(cut_short: Path) -> None:
 
 
 def test_diverged_training_keeps_the_batch_and_the_state_before(
-    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    learnable_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
     done: list[torch.Tensor] = []
@@ -300,7 +288,7 @@ def test_diverged_training_keeps_the_batch_and_the_state_before(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "training_step", poisoned)
-        result = lirdrec("fit", "--data", shop, "--out", out, *OPTIONS)
+        result = lirdrec("fit", "--data", learnable_shop, "--out", out, *OPTIONS)
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     for named in ("The loss became nan in epoch", "diverged.safetensors", f"--resume {out}", "--lr 0.003"):

@@ -36,7 +36,7 @@ def make(seed: int, num_users: int, num_items: int) -> tuple[RankingTask, list[B
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**16), num_users=st.integers(1, 60), num_items=st.integers(3, 130))
 def test_buckets_partition_the_pairs_and_average_to_all(seed: int, num_users: int, num_items: int) -> None:
     task, buckets, train, whole = make(seed, num_users, num_items)

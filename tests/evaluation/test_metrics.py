@@ -65,7 +65,7 @@ def representations(num_users: int, num_items: int, seed: int) -> tuple[Tensor, 
     return torch.from_numpy(scores), torch.eye(num_items), scores
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     num_items=st.integers(2, 70),
     num_users=st.integers(1, 9),
@@ -177,7 +177,7 @@ class TestRankingTask:
         assert task.pairs.tolist() == [[2, 2, 5, 7, 7], [9, 4, 0, 3, 1]]
         assert (task.seen, task.num_items) == (None, 10)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(pairs=st.sets(st.tuples(st.integers(0, 5), st.integers(0, 6)), min_size=1), data=st.data())
     def test_a_selection_keeps_exactly_its_pairs(self, pairs: Pairs, data: st.DataObject) -> None:
         task = RankingTask.of(torch.tensor(sorted(pairs)).T, None, 7)

@@ -1,16 +1,13 @@
 """Commands in child processes that can be killed; the libraries are imported once for all of them."""
 
-import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["lirdrec_pyg.cli", "lirdrec_pyg.features", "openai", "PIL.Image"])
+from commands import CONTEXT, wait_until
 
 
 def _run(args: tuple[str, ...], output: Path) -> None:
@@ -27,16 +24,14 @@ def _run(args: tuple[str, ...], output: Path) -> None:
 
 def start(args: tuple[object, ...], output: Path) -> ForkServerProcess:
     """Start a command of the package, with its output in a file."""
-    process = _context.Process(target=_run, args=(tuple(map(str, args)), output))
+    process = CONTEXT.Process(target=_run, args=(tuple(map(str, args)), output))
     process.start()
     return process
 
 
 def end_when(process: ForkServerProcess, condition: Callable[[], bool], number: int = signal.SIGKILL) -> None:
     """Send a signal as soon as a condition holds, and wait for the end."""
-    deadline = time.monotonic() + 60
-    while not condition() and process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(condition, process)
     assert process.pid is not None
     os.kill(process.pid, number)
     process.join(60)

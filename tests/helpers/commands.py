@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import click
 from click.testing import CliRunner, Result
 
+import lirdrec_pyg
 from lirdrec_pyg.cli import main
 
 # Forked from a process that has imported everything and computed nothing: starting one takes no time.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["lirdrec_pyg.cli.fit", "lirdrec_pyg.cli.evaluate", "lirdrec_pyg.datasets", "commands"])
+CONTEXT.set_forkserver_preload(["commands", "lirdrec_pyg.cli.fit", "lirdrec_pyg.features", "openai", "PIL.Image"])
 
 
 def lirdrec(command: str, *args: object) -> Result:
@@ -41,11 +43,18 @@ def help_of(*command: str) -> str:
     return re.sub(r"\s+", " ", CliRunner().invoke(main, [*command, "--help"]).output)
 
 
-def started(work: Callable[..., object], *arguments: Any) -> Any:
-    """Start ``work`` in a process of its own."""
-    process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+def started(work: Callable[..., object], *arguments: Any, daemon: bool = True) -> Any:
+    """Start ``work`` in a process of its own, which ends with this one unless it starts further ones."""
+    process = CONTEXT.Process(target=work, args=arguments, daemon=daemon)
     process.start()
     return process
+
+
+def wait_until(condition: Callable[[], object], process: Any) -> None:
+    """Wait until a condition holds, or a process has ended."""
+    deadline = time.monotonic() + 100
+    while not condition() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def run_program(output: Path, environment: Mapping[str, str], *args: object) -> None:
@@ -53,3 +62,12 @@ def run_program(output: Path, environment: Mapping[str, str], *args: object) -> 
     os.environ.update(environment)
     sys.stdout = sys.stderr = output.open("w", buffering=1)
     main([str(arg) for arg in args])
+
+
+def run_by_torchrun(output: Path, *args: object) -> None:
+    """Do what ``torchrun --nproc-per-node 2 -m lirdrec_pyg`` does, with forks in place of new interpreters."""
+    from torch.distributed.run import main as torchrun
+
+    sys.stdout = sys.stderr = output.open("w", buffering=1)
+    program = str(Path(lirdrec_pyg.__file__).with_name("__main__.py"))
+    torchrun(["--standalone", "--nproc-per-node=2", "--run-path", "--start-method=fork", program, *map(str, args)])

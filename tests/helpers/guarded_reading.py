@@ -1,17 +1,15 @@
 """Read files that may do anything, in a child process, so that neither a crash nor a hang stops the tests."""
 
-import contextlib
 import json
-import os
-import select
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-_CHILD = Path(__file__).parent / "reading_child.py"
+from commands import CONTEXT, started
+from reading_child import serve
+
 _START_SECONDS = 120.0
 
 
@@ -42,8 +40,8 @@ class GuardedReader:
 
     def __init__(self, memory: int, timeout: float = 10.0) -> None:
         self.memory, self.timeout = memory, timeout
-        self._child: subprocess.Popen[str] | None = None
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - it lives as long as this does
+        self._child: tuple[Any, Connection] | None = None
+        self._said = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 - it lives as long as this does
 
     def read(self, reader: str, path: Path, timeout: float | None = None, **options: Any) -> Outcome:
         """Let the child read ``path``.
@@ -55,51 +53,36 @@ class GuardedReader:
             options: options of the reader.
         """
         timeout = timeout or self.timeout
-        child = self._child or self._start()
+        process, connection = self._child or self._start()
         job = {"reader": reader, "path": str(path), "options": options, "timeout": 0.9 * timeout}
-        found = self._ask(child, job, timeout)
+        found = self._ask(connection, job, timeout)
         if isinstance(found, dict):
             return Outcome(found["outcome"], found["text"], found["memory"], tuple(found["effects"]))
         self.close()
         self._said.seek(0)
-        return Outcome(found, f"{self._said.read()[-3000:]} (exit code {child.returncode})")
+        return Outcome(found, f"{self._said.read()[-3000:]} (exit code {process.exitcode})")
 
-    def _start(self) -> "subprocess.Popen[str]":
-        self._said.seek(0)
-        self._said.truncate()
-        environment = {**os.environ, "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        self._child = subprocess.Popen(
-            [sys.executable, str(_CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            env=environment,
-        )
-        if self._ask(self._child, {"bound": self.memory}, _START_SECONDS) != {}:
+    def _start(self) -> tuple[Any, Connection]:
+        self._said.truncate(0)
+        connection, other = CONTEXT.Pipe()
+        self._child = started(serve, other, self._said.name), connection
+        other.close()
+        if self._ask(connection, {"bound": self.memory}, _START_SECONDS) != {}:
             raise RuntimeError("The child process did not start.")
         return self._child
 
-    def _ask(self, child: "subprocess.Popen[str]", job: dict[str, Any], timeout: float) -> dict[str, Any] | str:
-        assert child.stdin is not None
-        assert child.stdout is not None
+    def _ask(self, connection: Connection, job: dict[str, Any], timeout: float) -> dict[str, Any] | str:
         try:
-            child.stdin.write(json.dumps(job) + "\n")
-            child.stdin.flush()
-        except BrokenPipeError:
+            connection.send_bytes(json.dumps(job).encode())
+            return json.loads(connection.recv_bytes()) if connection.poll(timeout) else "hung"
+        except (EOFError, ConnectionError):
             return "died"
-        if not select.select([child.stdout], [], [], timeout)[0]:
-            return "hung"
-        line = child.stdout.readline()
-        return json.loads(line) if line else "died"
 
     def close(self) -> None:
         """End the child."""
         if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            for pipe in (self._child.stdin, self._child.stdout):
-                assert pipe is not None
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+            process, connection = self._child
+            process.kill()
+            process.join()
+            connection.close()
             self._child = None

@@ -1,6 +1,6 @@
 """Reads files in a process of its own whose memory, time and side effects are watched; see ``guarded_reading``.
 
-Receives lines of JSON, ``{"reader": ..., "path": ..., "options": {...}}``, and answers each with one.
+Receives messages of JSON, ``{"reader": ..., "path": ..., "options": {...}}``, and answers each with one.
 """
 
 import contextlib
@@ -12,11 +12,11 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from lirdrec_pyg.cli import main
 from lirdrec_pyg.data import (
@@ -183,22 +183,21 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     return {**result, "memory": memory("VmHWM") - before, "effects": effects}
 
 
-def serve() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print, too
-    torch.set_num_threads(1)
+def serve(connection: Connection, output: str) -> None:
+    """Answer until the end, with all that is printed in the file ``output``."""
+    descriptor = os.open(output, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    sys.dont_write_bytecode = True
     warnings.simplefilter("ignore")
     sys.addaudithook(audit)
-    for line in sys.stdin:
-        job = json.loads(line)
+    while True:
+        job = json.loads(connection.recv_bytes())
         if bound := job.get("bound"):
             size = (memory("VmSize") + bound) * 2**20
             resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
             result: dict[str, Any] = {}
         else:
             result = answer(job)
-        print(json.dumps(result), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+        connection.send_bytes(json.dumps(result).encode())

@@ -175,7 +175,7 @@ def test_capabilities_work_or_are_rejected(name: str) -> None:
     vectors = model.vectors(data)
     if config.supports_new_items:
         new = set_new_items(data, {m: torch.randn(2, WIDTHS[m]) for m in modalities(data)})
-        found = model_vectors(model, new, 3)
+        found = model_vectors(model, new)
         assert found.item.shape == (NUM_ITEMS + 2, vectors.item.size(1))
         assert found.item.isfinite().all()
     if config.supports_new_users:

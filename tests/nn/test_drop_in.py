@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._inductor.config
 from adjacencies import FORMS, FORMS_BUT_PLAIN, Form, plain
 from torch import Tensor, nn
 
@@ -147,7 +148,8 @@ def test_torch_compile_supports_every_form_of_the_graph(form: Form) -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_with_the_default_backend() -> None:
+def test_torch_compile_with_the_default_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)  # starts no further processes
     assert_compiles(BipartiteLGConv(), graph_inputs("BipartiteLGConv"))
 
 
@@ -165,6 +167,7 @@ def test_a_compiled_fusion_follows_its_schedule() -> None:
     torch.testing.assert_close(module.state_dict(), eager.state_dict())
 
 
+@pytest.mark.slow
 @EVERY_LAYER
 def test_torch_export(name: str) -> None:
     make, inputs = CASES[name]
@@ -188,6 +191,7 @@ class Ranking(nn.Module):
 
 
 # 2000 items are ranked by chunks.
+@pytest.mark.slow
 @pytest.mark.parametrize("num_items", [30, 2000])
 def test_torch_export_of_a_ranking_supports_any_number_of_users(num_items: int) -> None:
     ranking = Ranking(torch.randn(40, 8), torch.randn(num_items, 8), SeenItems.of(edges(40, 20), 40), k=7)
@@ -305,6 +309,7 @@ def test_an_operator_can_be_pickled_for_loader_processes() -> None:
     assert torch.equal(loaded.t().to_dense(), operator.t().to_dense())
 
 
+@pytest.mark.slow
 def test_unit_vectors_can_be_compiled_and_exported() -> None:
     class Unit(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def test_values_and_gradients_equal_those_of_torch() -> None:
         assert torch.autograd.gradgradcheck(unit_vectors, (x,))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(exponent=st.integers(-9, 15), width=st.integers(1, 70), seed=st.integers(0, 2**16))
 def test_rows_have_length_one_and_keep_their_direction(exponent: int, width: int, seed: int) -> None:
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent

@@ -34,7 +34,7 @@ def test_no_users_have_an_empty_ranking(vectors: tuple[Tensor, Tensor], seen: Te
     assert block.score.shape == block.item.shape == (0, 3)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pairs=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), unique=True), data=st.data())
 def test_seen_items_are_found_for_any_users(pairs: list[tuple[int, int]], data: st.DataObject) -> None:
     edge_index = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T
@@ -59,7 +59,7 @@ def test_seen_items_come_from_an_edge_index_too(
     assert type(wrapped[0].item) is Tensor
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     num_rows=st.integers(0, 5),
     num_columns=st.integers(1, 90),
@@ -95,7 +95,7 @@ def test_selection_by_chunks_without_ties_finds_the_same_items() -> None:
         assert torch.equal(indices, expected.indices)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     num_users=st.integers(1, 6),
     num_items=st.integers(1, 60),

@@ -32,7 +32,7 @@ def chi_square(observed: Tensor, probability: Tensor) -> float:
 edge_sets = st.sets(st.tuples(st.integers(0, NUM_USERS - 1), st.integers(0, NUM_ITEMS - 1)), min_size=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     edges=edge_sets, alpha=st.sampled_from([0.0, 0.75, -0.5]), seed=st.integers(0, 9), num_negatives=st.integers(1, 3)
 )
@@ -66,7 +66,7 @@ def test_several_negatives_are_drawn_independently() -> None:
         assert (other == triples[2]).float().mean() == pytest.approx(1 / 49, abs=0.02)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(edges=edge_sets)
 def test_is_known_finds_exactly_the_training_pairs(edges: set[tuple[int, int]]) -> None:
     grid = torch.cartesian_prod(torch.arange(NUM_USERS), torch.arange(NUM_ITEMS)).T

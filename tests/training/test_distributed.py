@@ -3,15 +3,12 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import run_program, started
+from commands import run_by_torchrun, run_program, started, wait_until
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,17 +20,16 @@ from lirdrec_pyg.recommender import Run
 from lirdrec_pyg.training.distributed import share_of
 
 # A batch size that leaves an odd last batch.
-OPTIONS = ("--data", "synthetic", "--device", "cpu", "--embedding-dim", "8", "--lr", "1e-3", "--batch-size", "6667")
+OPTIONS = ("--device", "cpu", "--embedding-dim", 8, "--lr", 1e-3, "--batch-size", 127)
 EXACT = ("--precision", "64-true")
-# What ``fabric run --accelerator cpu --devices 2 --precision bf16-mixed`` sets besides the variables of ``torchrun``.
+# What ``fabric run --accelerator cpu --devices 2 --precision 64-true`` sets besides the variables of ``torchrun``.
 FABRIC_RUN = {
     "LT_CLI_USED": "1",
     "LT_ACCELERATOR": "cpu",
     "LT_DEVICES": "2",
     "LT_NUM_NODES": "1",
-    "LT_PRECISION": "bf16-mixed",
+    "LT_PRECISION": "64-true",
 }
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @given(st.integers(1, 40), st.integers(1, 8))
@@ -46,7 +42,7 @@ def test_mean_of_the_weighted_means_is_the_mean(size: int, processes: int) -> No
     assert torch.equal(kept, values)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(1, 5))
 def test_parts_of_a_task_add_up_to_the_whole(num_users: int, count: int) -> None:
     generator = torch.Generator().manual_seed(num_users)
@@ -60,6 +56,11 @@ def test_parts_of_a_task_add_up_to_the_whole(num_users: int, count: int) -> None
     totals = iter([torch.stack(parts).sum(dim=0) for parts in zip(*sums, strict=True)])
     together = evaluate_ranking(user, item, task.part(0, count), total=lambda _: next(totals))
     assert together == pytest.approx(evaluate_ranking(user, item, task), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def options(learnable_shop: Path) -> tuple[object, ...]:
+    return "--data", learnable_shop, *OPTIONS
 
 
 class Pair:
@@ -76,26 +77,22 @@ class Pair:
             variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x"}
             self.processes.append(started(run_program, output, {**variables, **environment}, "fit", *options))
 
-    def join(self, patience: float = 0.5) -> list[str]:
-        """Wait for both, and return what they printed; if one fails, end the other, as ``torchrun`` does."""
-        failed_at = None
-        while any(process.exitcode is None for process in self.processes):
-            if failed_at is None and any(process.exitcode for process in self.processes):
-                failed_at = time.monotonic()
-            if failed_at is not None and time.monotonic() - failed_at > patience:
-                for process in self.processes:
-                    process.kill()
-            time.sleep(0.02)
+    def join(self, patience: float) -> list[str]:
+        """Wait for the first process, then ``patience`` seconds for the second; return what they printed."""
+        for process, seconds in zip(self.processes, (100, patience), strict=True):
+            process.join(seconds)
+            process.kill()
+            process.join()
         return [output.read_text() if output.exists() else "" for output in self.outputs]
 
     def fit(self) -> list[str]:
-        outputs = self.join()
+        outputs = self.join(patience=100)
         assert [process.exitcode for process in self.processes] == [0, 0], outputs
         return outputs
 
     def assert_refused(self, *named: str) -> None:
-        """Check that one line by the first process names the mistake."""
-        first, second = self.join()
+        """Check that one line by the first process names the mistake, for which the second may wait forever."""
+        first, second = self.join(patience=0.2)
         assert all(process.exitcode for process in self.processes)
         (message,) = [line for line in (first + second).splitlines() if line.startswith("Error: ")]
         assert message in first
@@ -110,9 +107,9 @@ def fit_alone(folder: Path, *options: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def alone(options: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
-    fit_alone(folder, *OPTIONS, *EXACT, "--epochs", 3, "--out", folder / "run")
+    fit_alone(folder, *options, *EXACT, "--epochs", 3, "--out", folder / "run")
     return folder / "run"
 
 
@@ -131,8 +128,8 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_weights_of_one(alone: Path, tmp_path: Path) -> None:
-    first, second = Pair(tmp_path, *OPTIONS, *EXACT, "--epochs", 3, "--out", tmp_path / "run").fit()
+def test_two_processes_reach_the_weights_of_one(alone: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+    first, second = Pair(tmp_path, *options, *EXACT, "--epochs", 3, "--out", tmp_path / "run").fit()
     assert_alike(alone, tmp_path / "run")
     # Only the first one prints, except for what Lightning logs.
     assert "Test metrics" in first
@@ -140,8 +137,10 @@ def test_two_processes_reach_the_weights_of_one(alone: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_another_number_of_processes_resumes(alone: Path, tmp_path: Path) -> None:
-    Pair(tmp_path, *OPTIONS, *EXACT, "--epochs", 1, "--out", tmp_path / "run").fit()
+def test_another_launcher_or_number_of_processes_resumes(
+    alone: Path, options: tuple[object, ...], tmp_path: Path
+) -> None:
+    Pair(tmp_path, *options, *EXACT, "--epochs", 1, "--out", tmp_path / "run", **FABRIC_RUN).fit()
     fit_alone(tmp_path, "--resume", tmp_path / "run", "--epochs", 2)
     Pair(tmp_path, "--resume", tmp_path / "run", "--epochs", 3).fit()
     assert_alike(alone, tmp_path / "run")
@@ -149,9 +148,9 @@ def test_another_number_of_processes_resumes(alone: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @needs_torch_sparse
-def test_two_processes_train_on_samples_as_one(tmp_path: Path) -> None:
+def test_two_processes_train_on_samples_as_one(options: tuple[object, ...], tmp_path: Path) -> None:
     """All neighbors are sampled, and there is no regularizer, which depends on the nodes of each process's part."""
-    options = [*OPTIONS, *EXACT, "--epochs", 2, "--reg-weight", 0, "--sampling", "neighbors", "--fanout", "-1,-1"]
+    options = (*options, *EXACT, "--epochs", 2, "--reg-weight", 0, "--sampling", "neighbors", "--fanout", "-1,-1")
     fit_alone(tmp_path, *options, "--out", tmp_path / "one")
     Pair(tmp_path, *options, "--out", tmp_path / "two").fit()
     assert_alike(tmp_path / "one", tmp_path / "two")
@@ -161,51 +160,39 @@ def test_two_processes_train_on_samples_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_mistake_is_named_once(alone: Path, tmp_path: Path) -> None:
-    Pair(tmp_path, *OPTIONS, "--out", alone).assert_refused("is not empty")
-    Pair(tmp_path, *OPTIONS, "--out", tmp_path / "run", **FABRIC_RUN).assert_refused("fabric run", "--precision")
+def test_a_mistake_is_named_once(alone: Path, options: tuple[object, ...], tmp_path: Path) -> None:
+    Pair(tmp_path, *options, "--out", alone).assert_refused("is not empty")
+    Pair(tmp_path, *options, "--out", tmp_path / "run", **FABRIC_RUN).assert_refused("fabric run", "--precision")
     assert not (tmp_path / "run").exists()
     # Only the first process tries to lock the folder.
     (tmp_path / "used").mkdir()
     with FileLock(tmp_path / "used" / ".lock"):
-        Pair(tmp_path, *OPTIONS, "--out", tmp_path / "used").assert_refused("is in use by another training")
+        Pair(tmp_path, *options, "--out", tmp_path / "used").assert_refused("is in use by another program")
+
+
+LONG = ("--epochs", 9999, "--patience", 9999)
 
 
 @pytest.mark.slow
-def test_fabric_run_reaches_the_same_weights(alone: Path, tmp_path: Path) -> None:
-    options = (*OPTIONS, *EXACT, "--epochs", 3, "--out", tmp_path / "run")
-    Pair(tmp_path, *options, **{**FABRIC_RUN, "LT_PRECISION": "64-true"}).fit()
-    assert_alike(alone, tmp_path / "run")
-
-
-def wait_for_an_epoch(run: Path) -> None:
-    deadline = time.monotonic() + 100
-    while not (run / "history.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-LONG = ("--epochs", 999, "--patience", 999)
-
-
-@pytest.mark.slow
-def test_signal_to_the_launcher_saves_the_progress(tmp_path: Path) -> None:
-    command = [*TORCHRUN, "-m", "lirdrec_pyg", "fit", *OPTIONS, *map(str, LONG), "--out", str(tmp_path / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as launcher:
-        wait_for_an_epoch(tmp_path / "run")
-        launcher.send_signal(signal.SIGTERM)
-        output = launcher.communicate(timeout=100)[0]
+def test_signal_to_the_launcher_saves_the_progress(options: tuple[object, ...], tmp_path: Path) -> None:
+    arguments = ("fit", *options, *LONG, "--out", tmp_path / "run")
+    launcher = started(run_by_torchrun, tmp_path / "output", *arguments, daemon=False)
+    wait_until((tmp_path / "run" / "history.csv").exists, launcher)
+    launcher.terminate()
+    launcher.join(100)
+    output = (tmp_path / "output").read_text()
     metrics = Run.open(tmp_path / "run").metrics()
-    assert metrics is not None
+    assert metrics is not None, output
     assert metrics["stopped"] == "interrupted"
     assert output.count("Stopping and saving") == output.count("Resume with: ") == 1
 
 
 @pytest.mark.slow
-def test_process_that_is_killed_ends_the_other_with_one_sentence(tmp_path: Path) -> None:
-    pair = Pair(tmp_path, *OPTIONS, *LONG, "--out", tmp_path / "run")
-    wait_for_an_epoch(tmp_path / "run")
+def test_process_that_is_killed_ends_the_other_with_one_sentence(options: tuple[object, ...], tmp_path: Path) -> None:
+    pair = Pair(tmp_path, *options, *LONG, "--out", tmp_path / "run")
+    wait_until((tmp_path / "run" / "history.csv").exists, pair.processes[0])
     os.kill(pair.processes[1].pid, signal.SIGKILL)
-    first, _ = pair.join(patience=60)
+    first, _ = pair.join(patience=0)
     assert pair.processes[0].exitcode == 1
     assert first.count("Error: Another of the processes has ended") == 1
     assert "Traceback" not in first

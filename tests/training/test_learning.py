@@ -15,7 +15,7 @@ from lirdrec_pyg.training import Trainer, TrainingConfig
 
 pytestmark = pytest.mark.slow
 
-NUM_USERS, NUM_ITEMS = 300, 150
+NUM_USERS, NUM_ITEMS = 200, 150
 
 
 def graph_with(shuffled_features: bool) -> HeteroData:
@@ -32,7 +32,7 @@ def trained(graph: HeteroData) -> tuple[Trainer, Tensor, Tensor]:
     config = LIRDRecConfig(embedding_dim=16)
     data = LIRDRec.input_transform(config)(LIRDRec.graph_transform(config)(graph))
     model = LIRDRec.from_config(config, data)
-    trainer = Trainer(model, data, TrainingConfig(lr=5e-3, batch_size=128, epochs=10, patience=5, device="cpu"))
+    trainer = Trainer(model, data, TrainingConfig(lr=0.01, batch_size=128, epochs=6, device="cpu"))
     model.load_state_dict(trainer.fit().best_state)
     model.eval()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from lirdrec_pyg.models import MODEL_CONFIGS, model_class
 
 @pytest.fixture(scope="module")
 def graph() -> HeteroData:
-    return synthetic_data(num_users=300, num_items=150).graph
+    return synthetic_data(num_users=200, num_items=150).graph
 
 
 def recall(name: str, graph: HeteroData) -> float:
@@ -27,7 +27,7 @@ def recall(name: str, graph: HeteroData) -> float:
     if config.is_closed_form:
         model.fit(data)
     else:
-        settings = {**config.training_defaults, "lr": 0.01, "batch_size": 256, "epochs": 12, "device": "cpu"}
+        settings = {**config.training_defaults, "lr": 0.05, "batch_size": 256, "epochs": 8, "device": "cpu"}
         model.load_state_dict(Trainer(model, data, TrainingConfig(**settings)).fit().best_state)
     return evaluate_ranker(model.ranker(data), RankingTask.from_graph(data, "valid"))["recall@20"]
 

@@ -233,7 +233,7 @@ class TestApproximate:
         monkeypatch.setattr(knn_search, "_QUERY_ROWS", 77)
         assert torch.equal(knn_edges(x, 5, search="approximate"), expected)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(num_items=st.integers(1, 12), width=st.integers(1, 5), k=st.integers(1, 6), limit=st.integers(1, 500))
     def test_similarities_are_those_of_brute_force_whatever_the_memory(
         self, num_items: int, width: int, k: int, limit: int
