@@ -9,6 +9,7 @@ import click
 from lirdrec_pyg.cli.options import config_options, json_option, take
 from lirdrec_pyg.cli.output import printable
 from lirdrec_pyg.data import DataConfig, Dataset
+from lirdrec_pyg.errors import listed
 
 
 @click.command(context_settings={"max_content_width": 100})
@@ -44,4 +45,6 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list):
+        return listed(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)

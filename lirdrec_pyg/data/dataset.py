@@ -363,11 +363,16 @@ def _pairs_by_label(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -
 
 
 def to_polars(table: Table) -> pl.DataFrame:
-    """Convert a pandas, polars or Arrow table; the index of a pandas table is left out."""
+    """Convert a pandas, polars or Arrow table; an index of pandas that has no name is left out."""
     try:
         if isinstance(table, pl.LazyFrame):
             return table.collect()
         if type(table).__module__.split(".")[0] == "pandas" and hasattr(table, "columns"):
+            if not table.columns.is_unique:
+                name = table.columns[table.columns.duplicated()][0]
+                raise DataError(f"Two columns of a table have the name {str(name)!r}. Rename one.")
+            if any(name is not None for name in table.index.names):
+                table = table.reset_index()
             # Column by column: polars converts pandas tables only if pyarrow is installed.
             return pl.DataFrame([as_series(str(name), x, f"column {str(name)!r}") for name, x in table.items()])
         if table is None or isinstance(table, str):
@@ -400,8 +405,6 @@ def _feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_c
         if row_ids is not None and len(values) != len(row_ids):
             raise DataError(f"{source} has {len(values)} rows, but `items` has {len(row_ids)}.")
         return FeatureTable.of(values, row_ids, source)
-    if getattr(getattr(values, "index", None), "name", None) is not None:  # pandas, indexed by items
-        values = values.reset_index()
     frame = to_polars(values)
     return FeatureTable.from_frame(frame, item_column if item_column in frame.columns else None, source)
 

@@ -103,7 +103,9 @@ def _read_npz(path: Path) -> FeatureTable:
 
 def _read_safetensors(path: Path) -> FeatureTable:
     with safe_open(path, framework="pt") as file:
-        return _from_entries({name: file.get_tensor(name) for name in list(file.keys())}, str(path))
+        # Tensors hold no text, so IDs may be in the metadata.
+        entries = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if _is_id_name(name)}
+        return _from_entries({**entries, **{name: file.get_tensor(name) for name in list(file.keys())}}, str(path))
 
 
 def _reason(error: Exception) -> str:

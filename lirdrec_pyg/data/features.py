@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.data.column_names import find_column
-from lirdrec_pyg.data.ids import as_series, canonical_ids, check_ids
+from lirdrec_pyg.data.ids import as_series, canonical_ids, check_ids, check_no_header
 from lirdrec_pyg.errors import DataError, listed, shortened, shown
 
 ZeroFeatures = Literal["error", "missing"]
@@ -119,6 +119,8 @@ class FeatureTable:
             id_column = find_column("item", frame.columns)
         elif id_column not in frame.columns:
             raise DataError(f"No column {id_column!r} in {source} (columns: {listed(frame.columns)}).")
+        if id_column is not None:  # before text among its features is reported
+            check_no_header(frame[id_column], id_column, source)
         frame = frame.with_columns(_parsed_vectors(c, source) for c in frame.iter_columns() if c.name != id_column)
         id_column = id_column or _find_id_column(frame, source, index)
         ids, rest = frame[id_column], frame.drop(id_column)

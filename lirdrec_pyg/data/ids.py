@@ -16,11 +16,11 @@ from lirdrec_pyg.errors import DataError, first_line, shortened, shown
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
 
 # White space, with the invisible characters that Unicode does not count as such.
-_SPACE = r"[\s\x{200B}\x{FEFF}]"
+_SPACE = "[\\s\u200b\ufeff]"
 _BLANK = rf"^{_SPACE}*$"
 # Words of pandas, R, SQL, JavaScript, spreadsheets and Google Analytics for a missing value.
 _WORDS = r"-?nan|nat|na|n/a|#n/a|<na>|null|\(null\)|#null!|\\n|none|\(none\)|nil|undefined|\(not set\)|''|\"\""
-_MISSING = rf"(?i)^{_SPACE}*({_WORDS})?{_SPACE}*$"
+MISSING = rf"(?i)^{_SPACE}*({_WORDS})?{_SPACE}*$"
 
 # Words that a spreadsheet or a table of floats makes of IDs.
 _MONTH = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -109,8 +109,17 @@ def is_integer(ids: pl.Series) -> pl.Series:
 def missing_ids(ids: pl.Series, words: bool = False) -> pl.Series:
     """Return which of ``ids`` are null, NaN or blank, or optionally ``words`` for these, such as ``NULL``."""
     if ids.dtype == pl.String:
-        return ids.str.contains(_MISSING if words else _BLANK).fill_null(True)
+        return ids.str.contains(MISSING if words else _BLANK).fill_null(True)
     return ids.is_null() | ids.is_nan().fill_null(True) if ids.dtype.is_float() else ids.is_null()
+
+
+def check_no_header(ids: pl.Series, column: str, source: str) -> None:
+    """Raise :class:`DataError` if an ID is the name of its own ``column``, as where files were joined."""
+    if ids.dtype == pl.String and (again := (ids == column).fill_null(False)).any():
+        raise DataError(
+            f"{source} repeats its header in row {again.arg_max()} (rows count from 0, without the first line), where "
+            f"the ID is {shown(column)}. Delete such lines."
+        )
 
 
 def check_ids(ids: pl.Series, source: str) -> None:

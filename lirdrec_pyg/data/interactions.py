@@ -8,7 +8,7 @@ import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -21,7 +21,7 @@ from lirdrec_pyg.data.times import read_times
 from lirdrec_pyg.errors import ConfigError, DataError, first_line, listed, shortened, shown
 
 MissingIDs = Literal["error", "drop", "keep"]
-Facts = dict[str, str | int]
+Facts = dict[str, Any]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".inter")
 
@@ -192,7 +192,7 @@ def parse_interactions(
     used = {series[role].name for role in parsed if role in ("user", "item", of_split)}
     unused = [name for name in frame.columns if name not in used and (rated is None or name != rated.name)]
     if unused:
-        facts["columns not used"] = listed(unused)
+        facts["columns not used"] = unused
     return pl.DataFrame(parsed)
 
 
@@ -321,7 +321,8 @@ def _parse(role: str, column: pl.Series, table: _Table) -> pl.Series:
 
 def _parse_ids(column: pl.Series, table: _Table) -> pl.Series:
     # pandas turns integers among which some are missing into floats.
-    if table.columns.missing_ids == "drop" and column.dtype.is_float() and (column == column.floor()).all():
+    is_whole = column.dtype.is_float() and ((column == column.floor()) & (column.abs() < 2**53)).all()
+    if table.columns.missing_ids == "drop" and is_whole:
         column = column.cast(pl.Int64)
     return canonical_ids(column, source=f"Column {column.name!r} of {table.source}")
 
@@ -342,14 +343,15 @@ def _parse_ratings(column: pl.Series, table: _Table) -> pl.Series:
 def _parse_times(column: pl.Series, table: _Table) -> pl.Series:
     format = table.columns.time_format
     times = read_times(column, format, f"Column {column.name!r} of {table.source}")
-    advice = "A time is a number or a date such as 2024-05-31 18:00:00. For other dates, pass `time_format`."
+    advice = "Times are numbers, or dates of one form such as 2024-05-31 18:00:00. For others, pass `time_format`."
     return _complete(times, column, table, advice if format is None else f"It does not fit `time_format`, {format!r}.")
 
 
 def _complete(parsed: pl.Series, column: pl.Series, table: _Table, advice: str) -> pl.Series:
     """Return ``parsed`` if every entry of ``column`` could be parsed."""
     if (wrong := parsed.is_null()).any():
-        entry = shown(column.filter(wrong)[0])
+        first = column.filter(wrong)[:1]
+        entry, advice = ("nothing", "Fill it in.") if missing_ids(first)[0] else (shown(first[0]), advice)
         raise DataError(f"{table.source} has {entry} in column {column.name!r}, {table.place(wrong)}. {advice}")
     return parsed
 

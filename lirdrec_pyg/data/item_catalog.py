@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from lirdrec_pyg.data.column_names import find_column
-from lirdrec_pyg.data.ids import canonical_ids, check_ids
+from lirdrec_pyg.data.ids import canonical_ids, check_ids, check_no_header
 from lirdrec_pyg.data.tables import read_parquet
 from lirdrec_pyg.data.texts import cell_texts
 from lirdrec_pyg.data.vocabulary import Vocabulary
@@ -64,6 +64,7 @@ class ItemCatalog:
                 raise DataError(f"Column {name!r} of the item catalog has type {frame.schema[name]}, not text.")
         ids = canonical_ids(frame[id_column], source=f"Column {id_column!r} of the item catalog")
         check_ids(ids, source="The item catalog")
+        check_no_header(ids, id_column, source="The item catalog")
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
         others = frame.drop(id_column, *({"id"} & set(frame.columns)))

@@ -88,7 +88,8 @@ def read_new_items(
     new = Vocabulary(found[0] if listed is not None else pl.concat(found).unique(maintain_order=True), "item")
     if (words := missing_ids(new.ids, words=True)).any():
         warnings.warn(
-            f"A new item is called {shown(new.ids.filter(words)[0])}. Remove its row if that is a missing ID.",
+            f"{words.sum()} new items have IDs such as {shown(new.ids.filter(words)[0])}. Remove the rows if these "
+            "stand for missing IDs.",
             stacklevel=2,
         )
     rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}

@@ -8,13 +8,15 @@ from contextlib import suppress
 
 import polars as pl
 
-from lirdrec_pyg.data.ids import missing_ids
+from lirdrec_pyg.data.ids import MISSING, missing_ids
 from lirdrec_pyg.errors import DataError, shortened, shown
 
 _TEXTS = (pl.String, pl.Categorical, pl.Enum, pl.Null)
 # A list in one cell, and its parts as JSON, Python, or NumPy without commas, writes them.
 _LIST = r"(?s)^\s*\[.*\]\s*$"
 _PART = re.compile(r"""[\[\],\s]+|(?:None|null|nan|NaN)\b|('[^'\\]*(?:\\.[^'\\]*)*'|"[^"\\]*(?:\\.[^"\\]*)*")""", re.S)
+_WORD = re.compile(MISSING)
+_present = pl.element().filter(~pl.element().str.contains(MISSING))
 
 
 def cell_texts(column: pl.Series, source: str) -> pl.Series:
@@ -33,7 +35,7 @@ def cell_texts(column: pl.Series, source: str) -> pl.Series:
     while isinstance(lists.dtype, pl.List) and isinstance(lists.dtype.inner, (pl.List, pl.Array)):
         lists = lists.list.eval(pl.element().explode())
     if isinstance(lists.dtype, pl.List) and lists.dtype.inner in _TEXTS:
-        texts = lists.cast(pl.List(pl.String)).list.join("\n")
+        texts = lists.cast(pl.List(pl.String)).list.eval(_present).list.join("\n")
     elif lists.dtype.is_nested() or lists.dtype in (pl.Binary, pl.Object):
         raise DataError(f"The type of {source} is {shortened(str(column.dtype))}, not text. Pass another column.")
     else:
@@ -57,7 +59,7 @@ def _lines(text: str) -> str:
         end = part.end()
         if part[1]:
             parts.append(_unquoted(part[1]) if "\\" in part[1] else part[1][1:-1])
-    return "\n".join(parts) if end == len(text) else text
+    return "\n".join(part for part in parts if not _WORD.match(part)) if end == len(text) else text
 
 
 def _unquoted(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec_pyg.data.column_names import USUAL_NAMES, find_column
-from lirdrec_pyg.data.ids import canonical_ids, check_ids, missing_ids
+from lirdrec_pyg.data.ids import canonical_ids, check_ids, check_no_header, missing_ids
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.data.texts import cell_texts
 from lirdrec_pyg.errors import ConfigError, DataError, listed, shown
@@ -94,9 +94,11 @@ class Catalog:
         source = f"Column {shown(name)} of {path}"
         self.ids = canonical_ids(self._frame[name], source)
         check_ids(self.ids, source)
+        check_no_header(self.ids, name, source)
         if len(words := self.ids.filter(missing_ids(self.ids, words=True))):
             warnings.warn(
-                f"{source} has the ID {shown(words[0])}. Remove the row if that is a missing ID.", stacklevel=2
+                f"{source} has {len(words)} IDs such as {shown(words[0])}. Remove the rows if IDs are missing there.",
+                stacklevel=2,
             )
 
     def texts(self, columns: Sequence[str]) -> Entries:

@@ -221,7 +221,7 @@ def test_facts_name_dropped_rows_and_unused_columns() -> None:
     clicks = pd.DataFrame({"user": user, "item": ITEMS, "rating": rating, "age": 7})
     features = {"text": dict(zip(IDS, X))}
     facts = Dataset.from_frames(clicks, features, missing_ids="drop", min_rating="rating>=1").facts
-    wanted = {"rows without an ID": 1, "rows below min_rating": 10, "columns not used": "'age'"}
+    wanted = {"rows without an ID": 1, "rows below min_rating": 10, "columns not used": ["age"]}
     assert {name: facts[name] for name in wanted} == wanted
 
 
@@ -343,3 +343,16 @@ def test_paths_in_the_settings_hold_in_any_folder(tmp_path, monkeypatch) -> None
     assert dataset.catalog is not None
     monkeypatch.chdir("/")
     assert same(Dataset.from_path(dataset.config), dataset)
+
+
+def test_pandas_indices_with_names_are_columns_and_large_floats_no_ids() -> None:
+    pd = pytest.importorskip("pandas")
+    clicks = pd.DataFrame({"user_id": [0, 0, 0, 1, 1, 1], "item_id": [0, 1, 2, 0, 1, 3]})
+    x = {"image": np.ones((4, 2)) + np.eye(4, 2)}
+    for frame in (clicks.set_index("user_id"), clicks.set_index(["user_id", "item_id"])):
+        assert Dataset.from_frames(frame, x).summary()["users"] == 2
+    twice = pd.concat([clicks, clicks["item_id"]], axis=1)
+    with pytest.raises(DataError, match=r"'item_id'\. Rename one"):
+        Dataset.from_frames(twice, x)
+    with pytest.raises(DataError, match="cast them"):  # where floats merge neighboring integers
+        Dataset.from_frames(clicks.assign(user_id=clicks["user_id"] + 2.0**60), x, missing_ids="drop")

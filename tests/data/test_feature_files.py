@@ -511,3 +511,11 @@ def test_unfit_contents_are_named(tmp_path: Path, refuses: Any) -> None:
         path = make(folder)
         with refuses(path, text):
             read_features(path)
+
+
+def test_ids_in_the_metadata_of_safetensors_are_used(tmp_path: Path) -> None:
+    x = torch.arange(6.0).view(3, 2)
+    save_file({"features": x}, tmp_path / "x.safetensors", metadata={"format": "pt", "item_ids": '["b", "c", "a"]'})
+    table = read_features(tmp_path / "x.safetensors")
+    assert table.ids is not None
+    assert table.ids.to_list() == ["b", "c", "a"]

@@ -212,11 +212,11 @@ def test_blank_lines_at_the_end_are_ignored(tmp_path: Path) -> None:
 # Columns of labels and of times that hold something else.
 UNREADABLE: dict[str, tuple[dict[str, list[Any]], str]] = {
     "wrong label": ({"split": ["train", "dev"]}, "'dev' in column 'split', line 3"),
-    "no label": ({"split": ["train", None]}, "None in column 'split', line 3"),
+    "no label": ({"split": ["train", None]}, "nothing in column 'split', line 3"),
     "another split": ({"split": ["north", "south"]}, "'north' in column 'split', line 2"),
     "wrong date": ({"time": ["2024-01-05", "soon"]}, "'soon' in column 'time', line 3"),
     "wrong number": ({"time": ["5", "soon"]}, "'soon' in column 'time', line 3"),
-    "no time": ({"timestamp": ["5", None]}, "None in column 'timestamp', line 3"),
+    "no time": ({"timestamp": ["5", None]}, "nothing in column 'timestamp', line 3"),
     "not a number": ({"time": ["5", "nan"]}, "'nan' in column 'time', line 3"),
     "words as times": ({"time": ["soon", "later"]}, "'soon' in column 'time', line 2"),
     "wrong label in Parquet": ({"split": [0, 3]}, "3 in column 'split', row 1"),
@@ -366,7 +366,7 @@ def test_only_rated_rows_count(tmp_path: Path, refuses: Any) -> None:
     ):
         facts: dict[str, Any] = {}
         assert columns(read_interactions(tmp_path / name, ColumnConfig(min_rating=rule), facts=facts))["user"] == users
-        assert facts == {"rows below min_rating": 6 - len(users), "columns not used": "'note'"}
+        assert facts == {"rows below min_rating": 6 - len(users), "columns not used": ["note"]}
     path = tmp_path / "t.csv"
     for rule, text in {
         "mark>=4": "No column 'mark' for `min_rating`",
@@ -384,9 +384,9 @@ def test_columns_that_were_not_used_are_named(tmp_path: Path) -> None:
     frame = pl.DataFrame({"user": [1, 1], "item": [2, 3], "rating": [5, 1], "time": [3, 2], "split": ["train", "test"]})
     frame.write_csv(tmp_path / "t.csv")
     for split, unused in {
-        "auto": "'rating', 'time'",
-        "time": "'rating', 'split'",
-        "random": "'rating', 'time', 'split'",
+        "auto": ["rating", "time"],
+        "time": ["rating", "split"],
+        "random": ["rating", "time", "split"],
     }.items():
         facts: dict[str, Any] = {}
         read_interactions(tmp_path / "t.csv", split=split, facts=facts)  # type: ignore[arg-type]

@@ -73,3 +73,10 @@ def test_words_for_a_missing_text_are_counted() -> None:
 def test_other_types_are_refused(cells: list[Any]) -> None:
     with pytest.raises(DataError, match=r"The type of column 't' is .*, not text"):
         cell_texts(pl.Series(cells), "column 't'")
+
+
+def test_words_for_missing_texts_inside_of_lists_are_left_out() -> None:
+    lists = pl.Series([["nan", "None"], [None], ["x", "nan", "y"], []])
+    assert cell_texts(lists, "t").to_list() == [None, None, "x\ny", None]
+    written = pl.Series(['["nan", "None"]', "['x', 'NULL']"])
+    assert cell_texts(written, "t").to_list() == [None, "x"]

@@ -51,7 +51,7 @@ def test_ids_are_not_converted(write: Callable[..., Path]) -> None:
     assert Catalog(write("id,t\n007,a\n8,b\n")).ids.to_list() == ["007", "8"]
     assert Catalog(write("item_id,id,t\n7,x,a\n8,x,b\n")).ids.to_list() == [7, 8]
     assert Catalog(write('{"id": 7, "t": "a"}\n{"id": 8, "t": null}\n', "c.jsonl")).ids.to_list() == [7, 8]
-    with pytest.warns(UserWarning, match=r"Column 'id' of .*c\.csv has the ID 'NULL'\. Remove the row"):
+    with pytest.warns(UserWarning, match=r"Column 'id' of .*c\.csv has 1 IDs such as 'NULL'\. Remove the row"):
         assert Catalog(write("id,t\n7,a\nNULL,b\n")).ids.to_list() == ["7", "NULL"]
 
 
