@@ -20,7 +20,7 @@ ZeroFeatures = Literal["error", "missing"]
 
 # Feature files beside a table are named MODALITY_feat.*, such as image_feat.npy.
 FEATURE_MARK = "_feat"
-FEATURE_TABLES = (".parquet", ".csv", ".tsv", ".jsonl")
+FEATURE_TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 FEATURE_SUFFIXES = (".npy", ".npz", ".pt", ".safetensors", *FEATURE_TABLES)
 
 # Columns that number the rows, as pandas, Dask, R and databases name them.
@@ -239,7 +239,7 @@ def _feature_columns(frame: pl.DataFrame, source: str, index: Collection[str]) -
     if "features" in vectors:
         return frame.select("features")
     if len(vectors) > 1:
-        raise DataError(f"{source} has vectors in the columns {listed(vectors)}. Name those to use 'features'.")
+        raise DataError(f"{source} has vectors in the columns {listed(vectors)}. Rename the one to use to 'features'.")
     kept = frame.select(vectors or [c.name for c in frame.iter_columns() if not _is_row_number(c, index)])
     if others := frame.drop(kept.columns).columns:
         text = f"vectors in column {shown(vectors[0])}, so others" if vectors else "index columns, which"

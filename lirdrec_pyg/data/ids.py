@@ -87,7 +87,8 @@ def canonical_ids(ids: pl.Series, source: str) -> pl.Series:
         return integers if integers.null_count() == ids.null_count() else ids.cast(pl.String)
     ids = as_text(ids)
     if ids.dtype != pl.String:
-        raise DataError(f"{source} has type {shortened(str(ids.dtype))}. IDs must be integers or text: cast them.")
+        fix = "pass one per row, such as by explode()" if ids.dtype.is_nested() else "cast them"
+        raise DataError(f"{source} has type {shortened(str(ids.dtype))}. IDs must be integers or text: {fix}.")
     return ids.cast(pl.Int64) if is_integer(ids).all() else ids
 
 

@@ -35,6 +35,7 @@ _NEEDS = {"labels": "label", "leave-last-out": "time", "time": "time"}
 _LABELS = {"0": TRAIN, "1": VAL, "2": TEST, "0.0": TRAIN, "1.0": VAL, "2.0": TEST}
 _LABELS |= {"train": TRAIN, "valid": VAL, "val": VAL, "validation": VAL, "test": TEST}
 
+_COMMENT = r"^\s*(#|%|//)\s"
 _MIN_RATING = re.compile(r"\s*(.+?)\s*(>=|>)\s*(-?\d+(?:\.\d+)?)\s*")
 
 
@@ -174,6 +175,7 @@ def parse_interactions(
     for role in ("user", "item"):
         series[role] = strip_ids(as_text(series[role])) if columns.strip_ids else as_text(series[role])
     _check_repeated_header(series["user"], series["item"], table)
+    _warn_of_comments(series["user"], series["item"], table)
     rated = None if columns.min_rating is None else _are_rated(frame, columns.min_rating, table)
     if not (kept := _rows_that_count(series, rated, table, facts)).all():
         series = {role: column.filter(kept) for role, column in series.items()}
@@ -190,7 +192,10 @@ def parse_interactions(
                 warnings.warn(f"{error} The column is not used.", stacklevel=2)
     of_split = "label" if split == "auto" else _NEEDS.get(split)
     used = {series[role].name for role in parsed if role in ("user", "item", of_split)}
-    unused = [name for name in frame.columns if name not in used and (rated is None or name != rated.name)]
+    if rated is not None:
+        used.add(rated.name)
+    # Separators at the ends of lines make columns without entries.
+    unused = [column.name for column in frame if column.name not in used and column.null_count() < len(column)]
     if unused:
         facts["columns not used"] = unused
     return pl.DataFrame(parsed)
@@ -241,6 +246,17 @@ def _check_repeated_header(user: pl.Series, item: pl.Series, table: _Table) -> N
         raise DataError(
             f"{table.source} repeats its header in {table.place(again)} ({first}; {again.sum()} in total). {advice}."
         )
+
+
+def _warn_of_comments(user: pl.Series, item: pl.Series, table: _Table) -> None:
+    """Warn of a line among the rows of a text that looks like a comment."""
+    for ids in (user, item):
+        if table.is_text and ids.dtype == pl.String and (found := ids.str.contains(_COMMENT).fill_null(False)).any():
+            warnings.warn(
+                f"{table.source} has a line that looks like a comment, {table.place(found)} "
+                f"({shown(ids.filter(found)[0])}; {found.sum()} in total). Delete such lines if they are comments.",
+                stacklevel=3,
+            )
 
 
 def _are_rated(frame: pl.DataFrame, rule: str, table: _Table) -> pl.Series:

@@ -426,3 +426,13 @@ def test_k_core_is_the_largest_part_in_which_all_have_k(pairs: list[tuple[int, i
     else:
         with pytest.raises(DataError, match=f"{k}-core"):
             k_core(frame, k)
+
+
+def test_a_comment_among_the_rows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("user_id,item_id,,\nu1,#1,,\n# part two, from May,,\nu2,i2,,\n")
+    facts: dict[str, Any] = {}
+    with pytest.warns(UserWarning, match=r"looks like a comment, line 3 \('# part two'; 1 in total\)"):
+        frame = read_interactions(path, facts=facts)
+    assert frame["item"].to_list() == ["#1", " from May", "i2"]
+    assert not facts  # columns without entries are not named
