@@ -20,7 +20,10 @@ items = recommender.items.ids
 clicked = clicked or [items[0], *recommender.similar_items(items[0], k=2)["item"]]
 
 print("clicked:", ", ".join(map(str, clicked)))
-print(recommender.recommend_for_history({"newcomer": clicked}, k=5))
+try:
+    print(recommender.recommend_for_history({"newcomer": clicked}, k=5))
+except LIRDRecError as error:
+    sys.exit(str(error))
 
 # Several users in one call, and only items in stock.
 histories = {"anna": [items[1]], "ben": items[2:10:4]}
