@@ -276,7 +276,8 @@ class RowScan:
         finite: all entries are finite.
         zero: all entries are zero.
         nan: all entries are NaN.
-        duplicate: the row is equal to an earlier one; all ``False`` unless requested.
+        duplicate: the row is equal to an earlier one, by a hash of 64 bits: two different rows of a million collide
+            with a probability below :math:`10^{-7}`; all ``False`` unless requested.
     """
 
     finite: Tensor
@@ -312,15 +313,6 @@ def scan_rows(x: Tensor, find_duplicates: bool = False) -> RowScan:
         if find_duplicates:
             hashes += _hashes(rows)
     return RowScan(finite, zero, nan, _repeated(hashes) if find_duplicates else duplicate)
-
-
-def duplicate_rows(x: Tensor) -> Tensor:
-    """Return which rows of ``x`` are equal to an earlier one, shape ``(num_rows,)``.
-
-    Rows are compared by a hash of 64 bits: two different ones of a million collide with a probability
-    below :math:`10^{-7}`.
-    """
-    return _repeated([value for _, rows in row_blocks(x) for value in _hashes(rows)])
 
 
 def _hashes(rows: Tensor) -> list[int]:

@@ -123,6 +123,15 @@ def check_no_header(ids: pl.Series, column: str, source: str) -> None:
         )
 
 
+def warn_of_missing_ids(ids: pl.Series, source: str) -> None:
+    """Warn if some of ``ids`` are words for a missing one."""
+    if len(words := ids.filter(missing_ids(ids, words=True))):
+        warnings.warn(
+            f"{source} has {len(words)} IDs such as {shown(words[0])}. Remove the rows if IDs are missing there.",
+            stacklevel=3,
+        )
+
+
 def check_ids(ids: pl.Series, source: str) -> None:
     """Raise :class:`DataError` if an ID is missing or occurs twice."""
     if (missing := missing_ids(ids)).any():

@@ -337,9 +337,9 @@ def _parse(role: str, column: pl.Series, table: _Table) -> pl.Series:
 
 def _parse_ids(column: pl.Series, table: _Table) -> pl.Series:
     # pandas turns integers among which some are missing into floats.
-    is_whole = column.dtype.is_float() and ((column == column.floor()) & (column.abs() < 2**53)).all()
-    if table.columns.missing_ids == "drop" and is_whole:
-        column = column.cast(pl.Int64)
+    if table.columns.missing_ids == "drop" and column.dtype.is_float():
+        whole = (column == column.floor()) & (column.abs() < 2**53)
+        column = column.cast(pl.Int64) if whole.all() else column
     return canonical_ids(column, source=f"Column {column.name!r} of {table.source}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lirdrec_pyg.data.alignment import FeatureRows, check_listed, select_features
 from lirdrec_pyg.data.feature_files import read_feature_files
 from lirdrec_pyg.data.features import ZeroFeatures
-from lirdrec_pyg.data.ids import missing_ids, read_unique_ids, same_type
+from lirdrec_pyg.data.ids import read_unique_ids, same_type, warn_of_missing_ids
 from lirdrec_pyg.data.provenance import check_same_origin, provenance_facts
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError, shown
@@ -86,12 +86,7 @@ def read_new_items(
         for table, own in zip(tables.values(), found[1:]):
             _check_overlap(found[0], own, table.source)
     new = Vocabulary(found[0] if listed is not None else pl.concat(found).unique(maintain_order=True), "item")
-    if (words := missing_ids(new.ids, words=True)).any():
-        warnings.warn(
-            f"{words.sum()} new items have IDs such as {shown(new.ids.filter(words)[0])}. Remove the rows if these "
-            "stand for missing IDs.",
-            stacklevel=2,
-        )
+    warn_of_missing_ids(new.ids, "The list of new items")
     rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}
     matrices, masks = select_features(new, rows)
     for modality in [modality for modality in widths if modality not in features]:

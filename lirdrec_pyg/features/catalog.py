@@ -1,5 +1,4 @@
 import hashlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from lirdrec_pyg.data.column_names import USUAL_NAMES, find_column
-from lirdrec_pyg.data.ids import canonical_ids, check_ids, check_no_header, missing_ids
+from lirdrec_pyg.data.ids import canonical_ids, check_ids, check_no_header, warn_of_missing_ids
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.data.texts import cell_texts
 from lirdrec_pyg.errors import ConfigError, DataError, listed, shown
@@ -95,11 +94,7 @@ class Catalog:
         self.ids = canonical_ids(self._frame[name], source)
         check_ids(self.ids, source)
         check_no_header(self.ids, name, source)
-        if len(words := self.ids.filter(missing_ids(self.ids, words=True))):
-            warnings.warn(
-                f"{source} has {len(words)} IDs such as {shown(words[0])}. Remove the rows if IDs are missing there.",
-                stacklevel=2,
-            )
+        warn_of_missing_ids(self.ids, source)
 
     def texts(self, columns: Sequence[str]) -> Entries:
         """Join the texts of each item from several columns, separated by line breaks.

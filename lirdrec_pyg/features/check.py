@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lirdrec_pyg.data.features import FeatureTable, duplicate_rows, row_blocks
+from lirdrec_pyg.data.features import FeatureTable, row_blocks, scan_rows
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,10 @@ class FeatureCheck:
 
 def check_table(table: FeatureTable) -> FeatureCheck:
     """Check every row, with one block of them in memory at a time."""
-    values = table.values
-    not_finite, zero = [], []
+    values, scan = table.values, scan_rows(table.values, find_duplicates=True)
     low = torch.full((values.size(1),), torch.inf)
     high = -low
-    for start, rows in row_blocks(values):
-        not_finite.append(start + (~rows.isfinite()).any(dim=1).nonzero().flatten().numpy())
-        zero.append(start + (~rows.any(dim=1)).nonzero().flatten().numpy())
+    for _, rows in row_blocks(values):
         low, high = torch.minimum(low, rows.amin(dim=0)), torch.maximum(high, rows.amax(dim=0))
     return FeatureCheck(
         source=table.source,
@@ -56,8 +53,8 @@ def check_table(table: FeatureTable) -> FeatureCheck:
         width=values.size(1),
         dtype=str(values.dtype).removeprefix("torch."),
         has_ids=table.ids is not None,
-        not_finite=np.concatenate(not_finite),
-        zero=np.concatenate(zero),
-        duplicate=np.flatnonzero(duplicate_rows(values).numpy()),
+        not_finite=np.flatnonzero(~scan.finite.numpy()),
+        zero=np.flatnonzero(scan.zero.numpy()),
+        duplicate=np.flatnonzero(scan.duplicate.numpy()),
         constant=((low == high) & (len(table) > 1)).nonzero().flatten().numpy(),
     )

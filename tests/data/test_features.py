@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lirdrec_pyg.data import FeatureTable, features
-from lirdrec_pyg.data.features import check_matrix, check_rows, duplicate_rows, fill_missing_rows, scan_rows
+from lirdrec_pyg.data.features import check_matrix, check_rows, fill_missing_rows, scan_rows
 
 X = torch.from_numpy(np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32))
 
@@ -35,8 +35,9 @@ def test_a_scan_finds_all_properties_of_rows(dtype: torch.dtype) -> None:
     assert scan.nan.tolist() == [False, False, False, True, False, False, False]
     assert scan.blank.tolist() == [False, True, False, True, False, False, True]
     assert scan.duplicate.tolist() == [False] * 5 + [True] * 2
-    assert duplicate_rows(x[[0, 0, 4]]).tolist() == [False, True, False]
-    assert duplicate_rows(torch.tensor([[0.0, 1.0], [-0.0, 1.0], [-1.0, 1.0]])).tolist() == [False, True, False]
+    assert scan_rows(x[[0, 0, 4]], True).duplicate.tolist() == [False, True, False]
+    signed = torch.tensor([[0.0, 1.0], [-0.0, 1.0], [-1.0, 1.0]])
+    assert scan_rows(signed, True).duplicate.tolist() == [False, True, False]
 
 
 def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
