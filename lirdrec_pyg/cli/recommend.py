@@ -13,7 +13,7 @@ from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
-from lirdrec_pyg.recommender.recommender import Fallback
+from lirdrec_pyg.recommender.recommend import Fallback
 
 
 @click.command()
@@ -33,7 +33,7 @@ from lirdrec_pyg.recommender.recommender import Fallback
     "--exclude-seen/--include-seen",
     default=True,
     show_default=True,
-    help="Whether to leave out training interactions of a user.",
+    help="Whether to leave out all known interactions of a user.",
 )
 @click.option("--candidates", type=id_file, help="Text file with one item ID per line: choose from these items only.")
 @choice_option("--fallback", Fallback, "skip", "What unknown users, and users without training interactions, get.")
@@ -88,7 +88,9 @@ def recommend(
         clicks = read_interactions(history_file, ColumnConfig(**columns), split="none")
     recommender = Recommender.load(run, device)
     if clicks is None:
-        frames = recommender.recommend_blocks(asked, k, exclude_seen, allowed, fallback)
+        frames = recommender.recommend_blocks(
+            asked, k=k, exclude_seen=exclude_seen, candidates=allowed, fallback=fallback
+        )
     else:
         frames = iter([recommender.recommend_for_history(clicks, k=k, exclude_seen=exclude_seen, candidates=allowed)])
     if out is None:

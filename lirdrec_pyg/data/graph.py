@@ -93,6 +93,15 @@ def new_item_edges(data: HeteroData, split: Split | str) -> Tensor | None:
     return data[NEW_ITEM].get(Split(split).edge_label_key) if has_new_items(data) else None
 
 
+def known_interactions(data: HeteroData) -> Tensor:
+    """Return all interactions (user, item), for training and held out; new items follow the others."""
+    edges = [data[INTERACTS].edge_index.as_subclass(Tensor), *(held_out_edges(data, split) for split in HELD_OUT)]
+    for split in HELD_OUT:
+        if (pairs := new_item_edges(data, split)) is not None:
+            edges.append(torch.stack([pairs[0], pairs[1] + data["item"].num_nodes]))
+    return torch.cat(edges, dim=1)
+
+
 def build_graph(
     train: Tensor | np.ndarray,
     features: Mapping[str, Tensor | np.ndarray],

@@ -15,7 +15,7 @@ from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new
 from lirdrec_pyg.models.base import eval_mode
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec_pyg.models.vectors import Vectors
-from lirdrec_pyg.nn import top_k
+from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
 
 # Tuned on the validation half of held-out items, on TikTok and on generated data.
 _NUM_NEIGHBORS = 20
@@ -167,40 +167,50 @@ def _propagated(data: HeteroData, vectors: Vectors, rows: Tensor, hops: int) -> 
 
 
 @torch.no_grad()
-def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, num_users: int) -> Vectors:
-    r"""Represent new users by the items they interacted with.
+def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor) -> Vectors:
+    r"""Represent users by the items they interacted with since the training.
 
-    One step of propagation from the items :math:`H` of a user, as if the user were part of the trained graph, and the
-    fusion with the mean memory of the trained users:
+    One step of propagation from the items :math:`H` of a user, as if their edges were part of the trained graph. For a
+    new user, :math:`H` are the items of ``history``, :math:`\mathbf{p}_b = 0` since only training can find the free
+    vector, and :math:`\boldsymbol{\theta}` is the mean memory of the trained users. For a user of the training, they
+    are the training items and those of ``history``, with the user's own :math:`\mathbf{p}` and
+    :math:`\boldsymbol{\theta}`:
 
     .. math::
-        \mathbf{u}_b = \sum_{l=0}^{L-1} \sum_{i \in H}
-        \frac{\mathbf{E}_{i,b}^{(l)}}{\sqrt{|H|} \sqrt{\deg(i) + 1}}, \qquad
-        \boldsymbol{\alpha} = \mathrm{softmax}_b(w_{net} \mathbf{s} + w_{mem} \bar{\boldsymbol{\theta}}),
+        \mathbf{u}_b = \mathrm{norm}(\mathbf{p}_b) + \sum_{l=0}^{L-1} \sum_{i \in H}
+        \frac{\mathbf{E}_{i,b}^{(l)}}{\sqrt{|H|} \sqrt{\deg(i) + n_i}}, \qquad
+        \boldsymbol{\alpha} = \mathrm{softmax}_b(w_{net} \mathbf{s} + w_{mem} \boldsymbol{\theta}),
         \qquad \mathbf{u} = \mathop{\Vert}_b \alpha_b \mathbf{u}_b
 
-    :math:`\deg(i)` counts the training interactions; the added one is the new user's. The free vector of a user, which
-    only training can find, is left out.
+    :math:`\deg(i)` counts the training interactions, and :math:`n_i` is 1 for an edge that is not one of them. Without
+    such an edge, the result for a user of the training is the trained vector.
 
     Args:
         model: model trained on ``data``.
         data: the graph.
         vectors: vectors of ``model`` on ``data``, with or without new items.
-        history: pairs (new user, item), int64, shape ``(2, num_pairs)``.
-        num_users: number of new users.
+        history: pairs (row in ``position``, item), int64, shape ``(2, num_pairs)``.
+        position: positions of the users in ``data``, -1 for new ones, int64, shape ``(N,)``.
 
     Returns:
-        ``vectors`` with the new users instead of the trained ones.
+        ``vectors`` with these ``N`` users instead of the trained ones.
 
     Raises:
         ConfigError: if the model has no layer of user-item propagation.
     """
     LIRDRecConfig(num_layers=model.bipartite_conv.num_layers).require("new_users")
-    user, item = coalesce(history)
-    num_items = vectors.item.size(0)
-    item_degree = degree(data[INTERACTS].edge_index[1].as_subclass(Tensor), num_items) + 1
-    weight = (degree(user, num_users)[user] * item_degree[item]).rsqrt()
+    edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
+    num_users, num_items, known = len(position), vectors.item.size(0), position >= 0
+    rows = known.nonzero().view(-1)
+    row, item = SeenItems.of(edge_index, data["user"].num_nodes).pairs(position[rows])
+    pairs = torch.cat([torch.stack([rows[row], item]), history], dim=1)
+    is_new = torch.arange(pairs.size(1), device=pairs.device) >= len(item)
+    (user, item), is_new = coalesce(pairs, is_new.long(), reduce="min")  # no edge counts twice
+    item_degree = degree(edge_index[1], num_items)[item] + is_new
+    weight = (degree(user, num_users)[user] * item_degree).rsqrt()
     message = weight.unsqueeze(1) * vectors.item_layers[:-1, item].sum(dim=0)
     x = model.split_branches(scatter(message, user, dim_size=num_users))
-    alpha = model.fusion.attention_of_new_users(x)
+    alpha = model.fusion.attention_of_new_users(x).clone()
+    x[known] += unit_vectors(model.user[position[known]])
+    alpha[known] = model.fusion.attention(x[known], position[known])
     return Vectors((alpha.unsqueeze(-1) * x).flatten(start_dim=1), alpha, vectors.item, vectors.item_layers)

@@ -1,6 +1,6 @@
 """Why an item is recommended: parts of a score, and cosines of representations or raw features."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 import torch
@@ -9,6 +9,10 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import NEW_ITEM, feature_mask, has_new_items, item_features
+from lirdrec_pyg.recommender.ids import check_count
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.recommender.recommender import Recommender
 
 _BLOCK_ROWS = 65_536
 
@@ -27,6 +31,33 @@ class Explanation(NamedTuple):
     score: float
     branches: pl.DataFrame
     nearest: pl.DataFrame
+
+
+def explain(recommender: "Recommender", user: int | str, item: int | str, nearest: int) -> Explanation:
+    """See :meth:`Recommender.explain`."""
+    recommender.model_config.require("explanations")
+    check_count("nearest", nearest, least=0)
+    row, column = int(recommender.user_positions([user])[0]), int(recommender.item_positions([item])[0])
+    model, vectors = recommender.model, recommender.vectors
+    u, v = (model.split_branches(x) for x in (vectors.user[row], vectors.item[column]))
+    parts = (u.double() * v.double()).sum(dim=-1).flatten()
+    branches = pl.DataFrame(
+        {
+            "branch": model.branches,
+            "weight": vectors.user_weight[row].cpu().numpy(),
+            "part": parts.cpu().numpy(),
+        }
+    )
+    history = recommender.history
+    own = history.pairs(torch.tensor([row], device=history.item.device))[1].cpu()
+    own = own[own != column]
+    found = []
+    for modality in model.in_channels:
+        best, cosine = nearest_of(recommender.graph, column, own, modality, nearest)
+        names = pl.Series([modality] * len(best), dtype=pl.String)
+        ids = recommender.items.ids.gather(own[best].numpy())
+        found.append(pl.DataFrame({"modality": names, "item": ids, "cosine": cosine.numpy()}))
+    return Explanation(float(parts.sum()), branches, pl.concat(found))
 
 
 def feature_rows(graph: HeteroData, modality: str, positions: Tensor) -> tuple[Tensor, Tensor]:

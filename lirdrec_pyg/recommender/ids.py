@@ -1,10 +1,11 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from lirdrec_pyg.data.ids import as_series, canonical_ids, missing_ids
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.errors import ConfigError, DataError
 
 IDs = pl.Series | Iterable[int | str]
 
@@ -29,3 +30,9 @@ def as_ids(ids: IDs, kind: str) -> pl.Series:
 def is_table(values: Any) -> bool:
     """Return whether ``values`` is a pandas, polars or Arrow table."""
     return hasattr(type(values), "columns")  # of the type, since a lazy table would compute its own
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Raise :class:`ConfigError` unless ``value`` is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ConfigError(f"`{name}` is {value}. It must be an integer of at least {least}.")

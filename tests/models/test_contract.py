@@ -179,7 +179,7 @@ def test_capabilities_work_or_are_rejected(name: str) -> None:
         assert found.item.shape == (NUM_ITEMS + 2, vectors.item.size(1))
         assert found.item.isfinite().all()
     if config.supports_new_users:
-        found = fold_in_users(model, data, vectors, torch.tensor([[0, 0], [1, 2]]), 1)
+        found = fold_in_users(model, data, vectors, torch.tensor([[0, 0], [1, 2]]), torch.tensor([-1]))
         assert found.user.shape == (1, vectors.user.size(1))
         assert found.user.isfinite().all()
     if config.supports_explanations:

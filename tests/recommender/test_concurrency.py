@@ -91,7 +91,7 @@ def test_what_all_threads_need_is_computed_once(fresh: Recommender, monkeypatch:
         return of(*arguments)
 
     monkeypatch.setattr(SeenItems, "of", slowly)
-    found = at_once([lambda: (fresh._seen, fresh._ranker, fresh.items, fresh.popularity)] * NUM_CALLS)
+    found = at_once([lambda: (fresh.seen, fresh.ranker, fresh.items, fresh.popularity)] * NUM_CALLS)
     assert computed == [1]
     assert all(a is b for each in found for a, b in zip(each, found[0], strict=True))
 

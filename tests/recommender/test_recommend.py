@@ -285,7 +285,7 @@ def test_blocks_make_the_same_table(
             whole = recommender.recommend(trained, k=9, candidates=candidates)
             for users_per_block in (1, 7):
                 patch.setattr("lirdrec_pyg.nn.ranking._BLOCK_ROWS", {"cpu": users_per_block})
-                frames = list(recommender.recommend_blocks(trained, 9, candidates=candidates))
+                frames = list(recommender.recommend_blocks(trained, k=9, candidates=candidates))
                 assert len(frames) > 1
                 parts = pl.concat(frames)
                 assert parts.drop("score").equals(whole.drop("score"))

@@ -1,0 +1,164 @@
+"""Rank items for users of the training, or for users by their history, and return tables."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.config import check_choice
+from lirdrec_pyg.data import Vocabulary
+from lirdrec_pyg.errors import DataError, listed
+from lirdrec_pyg.models import fold_in_users
+from lirdrec_pyg.nn import Scores, SeenItems, TopK, top_k
+from lirdrec_pyg.recommender.history import History, history_pairs
+from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
+from lirdrec_pyg.recommender.rules import Rules
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.recommender.recommender import Recommender
+
+Fallback = Literal["skip", "popular", "error"]
+
+
+def recommend_blocks(
+    recommender: "Recommender",
+    users: IDs | None,
+    k: int,
+    exclude_seen: bool,
+    candidates: IDs | None,
+    exclude: IDs | None,
+    fallback: Fallback,
+    columns: Sequence[str],
+    rules: Rules,
+) -> Iterator[pl.DataFrame]:
+    """See :meth:`Recommender.recommend_blocks`. The call itself raises all errors."""
+    check_choice("fallback", fallback, Fallback)
+    check_count("k", k)
+    known_users = recommender.users
+    asked = known_users.ids if users is None else as_ids(users, "user").unique(maintain_order=True)
+    if not len(asked):
+        raise DataError("The list of users is empty.")
+    position = known_users.find(asked)
+    trained = (position >= 0) & recommender.has_history[position]
+    others = asked.filter(~pl.Series(trained))
+    if len(others):
+        _report(known_users, others, asked.filter(pl.Series(position < 0)), len(asked), fallback)
+    allowed = None if candidates is None else _candidates(recommender, candidates)
+    index = torch.from_numpy(position[trained])
+    return _blocks(recommender, index, k, exclude_seen, allowed, others, fallback)
+
+
+def _report(users: Vocabulary, others: pl.Series, unknown: pl.Series, num_asked: int, fallback: Fallback) -> None:
+    text = f"{len(others)} of {num_asked} users are unknown or have no training interactions ({listed(others)})."
+    hint = f" {users.hint(unknown)}" if len(unknown) else ""
+    if fallback == "error":
+        raise DataError(f"{text}{hint} Leave them out, or pass `fallback='skip'` or `fallback='popular'`.")
+    if fallback == "skip" and len(others) == num_asked:
+        raise DataError(f"{text}{hint} Pass `fallback='popular'` to recommend popular items.")
+    warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=5)
+
+
+def _candidates(recommender: "Recommender", candidates: IDs) -> Tensor:
+    ids = as_ids(candidates, "candidate")
+    if not len(ids):
+        raise DataError("The list of candidates is empty.")
+    position = recommender.items.find(ids)
+    if len(unknown := ids.filter(pl.Series(position < 0))):
+        text = f"{len(unknown)} of {len(ids)} candidates are unknown ({listed(unknown)})."
+        if len(unknown) == len(ids):
+            raise DataError(f"{text} {recommender.items.hint(unknown)}")
+        warnings.warn(f"{text} They are skipped. {recommender.items.hint(unknown)}", stacklevel=5)
+    return torch.from_numpy(position[position >= 0]).unique().to(recommender.device)
+
+
+def _blocks(
+    recommender: "Recommender",
+    index: Tensor,
+    k: int,
+    exclude_seen: bool,
+    allowed: Tensor | None,
+    others: pl.Series,
+    fallback: Fallback,
+) -> Iterator[pl.DataFrame]:
+    ids = recommender.users.ids
+    if ids.dtype != others.dtype:
+        # As text, all fit into one column.
+        ids, others = ids.cast(pl.String), others.cast(pl.String)
+    if len(index):
+        seen = recommender.seen if exclude_seen else None
+        for block in recommender.ranker.top_k(index.to(recommender.device), k, seen, allowed):
+            yield _table(recommender, ids.gather(index[block.rows].numpy()), block)
+    if fallback == "popular" and len(others):
+        for block in _popular(recommender, others, k, exclude_seen, allowed):
+            yield _table(recommender, others[block.rows], block).with_columns(score=pl.lit(None, pl.Float32))
+
+
+def _popular(
+    recommender: "Recommender", users: pl.Series, k: int, exclude_seen: bool, allowed: Tensor | None
+) -> Iterator[TopK]:
+    """Rank items by their number of training interactions, ties by position, for users without a vector."""
+    num_items = len(recommender.items)
+    score = torch.empty(num_items, device=recommender.device)
+    order = recommender.popularity.argsort(descending=True, stable=True).to(recommender.device)
+    score[order] = -torch.arange(num_items, dtype=score.dtype, device=recommender.device)
+    seen = None
+    if exclude_seen:  # those that were held out
+        position = torch.from_numpy(recommender.users.find(users)).to(recommender.device)
+        known = (position >= 0).nonzero().view(-1)
+        row, item = recommender.seen.pairs(position[known])
+        seen = SeenItems.of(torch.stack([known[row], item]), len(users))
+    ranker = Scores(lambda index: score.repeat(len(index), 1), num_items)
+    return ranker.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
+
+
+def recommend_for_history(
+    recommender: "Recommender",
+    history: History,
+    k: int,
+    exclude_seen: bool,
+    candidates: IDs | None,
+    exclude: IDs | None,
+    columns: Sequence[str],
+    rules: Rules,
+) -> pl.DataFrame:
+    """See :meth:`Recommender.recommend_for_history`."""
+    check_count("k", k)
+    recommender.model_config.require("new_users")
+    users, pairs = history_pairs(recommender.items, history)
+    position = torch.from_numpy(recommender.users.find(users))
+    trained = position.where((position >= 0) & torch.from_numpy(recommender.has_history)[position], -1)
+    vectors = fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, trained)
+    seen = _seen_with(recommender, pairs, position) if exclude_seen else None
+    allowed = None if candidates is None else _candidates(recommender, candidates)
+    index = torch.arange(len(users), device=recommender.device)
+    item = recommender.ranked_items
+    return pl.concat(
+        _table(recommender, users[block.rows], block)
+        for block in top_k(vectors.user.to(recommender.device), item, index, k, seen, allowed)
+    )
+
+
+def _seen_with(recommender: "Recommender", pairs: Tensor, position: Tensor) -> SeenItems:
+    """Return the known items of users, by their positions or -1, together with those of ``pairs``."""
+    known = (position >= 0).nonzero().view(-1)
+    row, item = (x.cpu() for x in recommender.seen.pairs(position[known].to(recommender.device)))
+    both = torch.cat([pairs, torch.stack([known[row], item])], dim=1)
+    return SeenItems.of(both.to(recommender.device), len(position))
+
+
+def _table(recommender: "Recommender", users: pl.Series, block: TopK) -> pl.DataFrame:
+    """Return one row per user and rank."""
+    k = block.item.size(1)
+    frame = pl.DataFrame(
+        {
+            "user": users.gather(np.repeat(np.arange(len(users)), k)),
+            "item": recommender.items.ids.gather(block.item.flatten().cpu().numpy()),
+            "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(users)),
+            "score": block.score.flatten().float().cpu().numpy(),
+        }
+    )
+    return frame.filter(pl.col("score") > -np.inf)
