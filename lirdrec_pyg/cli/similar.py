@@ -1,15 +1,21 @@
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
+import polars as pl
+from tqdm import tqdm
 
+from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
 from lirdrec_pyg.cli.options import device_option, run_argument
 from lirdrec_pyg.cli.output import print_frame
-from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.recommender import check_table_path, write_table
 
 
 @click.command()
 @run_argument
-@click.option("--item", required=True, help="Item ID.")
+@click.option("--item", help="Item ID.")
+@click.option("--all", "everything", is_flag=True, help="List the items similar to each item; needs --out.")
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="Number of items.")
 @click.option(
     "--by",
@@ -18,13 +24,49 @@ from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
     help="'vectors' for the learned representations, or a modality, such as image, for its raw features.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Table to write: .parquet, .csv or .jsonl.")
+@catalog_options
 @device_option
-def similar(run: Path, item: str, k: int, by: str, out: Path | None, device: str) -> None:
-    """List the items most similar to one item, by cosine."""
+def similar(
+    run: Path,
+    item: str | None,
+    everything: bool,
+    k: int,
+    by: str,
+    out: Path | None,
+    items: Path | None,
+    title: str | None,
+    columns: str | None,
+    device: str,
+) -> None:
+    """List the items most similar to one item, or to each item, by cosine.
+
+    Titles are shown if the run has an item catalog.
+
+    \b
+    Print the items most similar to one item:
+      lirdrec-pyg similar runs/shop --item item7
+    Write the 20 items most similar to each item by their images, with the columns item, similar_item, rank, cosine:
+      lirdrec-pyg similar runs/shop --all -k 20 --by image --out similar.parquet
+    """
+    if (item is None) != everything:
+        raise ConfigError("Pass exactly one of --item and --all.")
+    if everything and out is None:
+        raise ConfigError("--all needs a file, such as --out similar.parquet.")
     if out is not None:
         check_table_path(out)
-    frame = Recommender.load(run, device).similar_items(item, k, by)
-    if out is None:
-        print_frame(frame)
+    recommender, shown = load_with_catalog(run, device, items, title, columns)
+    if item is None:
+        frames = _with_progress(recommender.similar_items_blocks(k, by, shown), len(recommender.items))
     else:
-        click.echo(f"{write_table([frame], out):,} items are in {out}")
+        frames = iter([recommender.similar_items(item, k, by, shown)])
+    if out is None:
+        print_frame(pl.concat(frames))
+    else:
+        click.echo(f"{write_table(frames, out):,} {'pairs of ' if everything else ''}items are in {out}")
+
+
+def _with_progress(frames: Iterable[pl.DataFrame], num_items: int) -> Iterator[pl.DataFrame]:
+    with tqdm(desc="comparing", unit=" items", total=num_items, disable=None) as bar:
+        for frame in frames:
+            yield frame
+            bar.update(frame["item"].n_unique())

@@ -65,7 +65,7 @@ def fusion_weights(recommender: "Recommender") -> FusionWeights:
         RunError: if the training is not finished.
     """
     config: Any = recommender.model_config
-    config.require("explanations")
+    config.require("fusion_weights")
     if config.fusion != "pwc":
         raise ConfigError(f"`fusion={config.fusion!r}` has no schedule. Train with `fusion='pwc'`.")
     metrics, vectors = recommender.metrics, recommender.vectors

@@ -13,6 +13,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import Config, field
 from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.models.attribution import Attribution
 from lirdrec_pyg.models.embedding import feature_widths
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Ranker
@@ -46,12 +47,22 @@ class ModelConfig(Config):
         return False
 
     @property
+    def attaches_unclicked_items(self) -> bool:
+        """``True`` if items without training interactions are represented as new items are."""
+        return False
+
+    @property
     def supports_new_users(self) -> bool:
         """``True`` if the model can represent new users by the items they interacted with."""
         return False
 
     @property
     def supports_explanations(self) -> bool:
+        """``True`` if a score is a sum over the items of the user, see :meth:`Model.attribution`."""
+        return False
+
+    @property
+    def supports_fusion_weights(self) -> bool:
         """``True`` if a score is a sum over branches, each with a weight per user."""
         return False
 
@@ -152,6 +163,15 @@ class Model(nn.Module):
         with torch.no_grad(), eval_mode(self):
             user, item = self(data)
         return Vectors.of(user.detach(), item.detach())
+
+    def attribution(self, data: HeteroData, vectors: Vectors) -> Attribution:
+        """Return the function that splits scores by the training items of a user; needed for explanations.
+
+        Args:
+            data: the graph.
+            vectors: vectors of the model on ``data``, with or without new items.
+        """
+        raise NotImplementedError
 
     def ranker(self, data: HeteroData) -> Ranker:
         """Return the ranking function of the model with its current weights."""

@@ -8,9 +8,14 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.models.attribution import WeightedItems
 from lirdrec_pyg.models.base import Model
+from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import Scores, SeenItems, SparseOperator
 from lirdrec_pyg.transforms.bipartite import SparseBackend
+
+# Neighbors that are compared in one block.
+_COMPARED = 2**20
 
 
 class ClosedFormModel(Model):
@@ -44,6 +49,14 @@ class ItemToItemModel(ClosedFormModel):
             user_index: positions of users, shape ``(N,)``.
         """
         raise NotImplementedError
+
+    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
+        r"""Return :math:`B_{ji}` for items :math:`j` of a history and items :math:`i`, both of shape ``(P,)``."""
+        raise NotImplementedError
+
+    def attribution(self, data: HeteroData, vectors: Vectors) -> WeightedItems:
+        history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
+        return WeightedItems(history, self.pair_weights)
 
     def vectors(self, data: HeteroData) -> None:
         """Return ``None``: users have no vectors."""
@@ -91,6 +104,14 @@ class NeighborModel(ItemToItemModel):
         taken = self.similarity.new_zeros(self.num_items, len(user_index))
         taken[item, row] = 1
         return (self.operator() @ taken).t()
+
+    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
+        rows = max(1, _COMPARED // max(1, self.k))
+        found = [
+            (self.similarity[i] * (self.neighbor[i] == j.unsqueeze(1))).sum(dim=1)
+            for i, j in zip(item.split(rows), past.split(rows), strict=True)
+        ]
+        return torch.cat(found)
 
     def extra_repr(self) -> str:
         return f"num_items={self.num_items}, k={self.k}"

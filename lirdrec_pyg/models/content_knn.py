@@ -26,6 +26,10 @@ class ContentKNNConfig(ModelConfig):
     knn_k: int = field(20, "Neighbors of each item by its features.", min=1)
     knn_search: NeighborSearch = knn_search_field()
 
+    @property
+    def supports_explanations(self) -> bool:
+        return True
+
 
 class ContentKNN(NeighborModel):
     r"""Content-based item kNN: recommends items whose features are similar to those of the user's items.

@@ -31,6 +31,10 @@ class EASEConfig(ModelConfig):
 
     l2: float = field(20.0, "Weight lambda of the squared norm of the item-item weights.", min=0, min_open=True)
 
+    @property
+    def supports_explanations(self) -> bool:
+        return True
+
 
 class EASE(ItemToItemModel):
     r"""Linear autoencoder in closed form from `"Embarrassingly Shallow Autoencoders for Sparse Data"
@@ -85,6 +89,9 @@ class EASE(ItemToItemModel):
         count = history.start[user_index + 1] - history.start[user_index]
         _, item = history.pairs(user_index)
         return F.embedding_bag(item, self.weight, cumsum(count)[:-1], mode="sum")
+
+    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
+        return self.weight[past, item]
 
     def extra_repr(self) -> str:
         return f"num_items={len(self.weight)}, l2={self.l2}"

@@ -36,6 +36,10 @@ class ItemKNNConfig(ModelConfig):
         0.25, "Exponent p of a neighbor's weight, (number of its users)^-p: weakens popular items.", min=0, max=4
     )
 
+    @property
+    def supports_explanations(self) -> bool:
+        return True
+
 
 class ItemKNN(NeighborModel):
     r"""Item-based collaborative filtering by conditional probabilities from `"Item-based Top-N Recommendation
@@ -73,6 +77,9 @@ class ItemKNN(NeighborModel):
     def operator(self) -> SparseOperator:
         r"""Return :math:`\mathbf{S}^\top`: neighbors are those of the items in the user's history."""
         return super().operator().t()
+
+    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
+        return super().pair_weights(item, past)
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         user, item = data[INTERACTS].edge_index.as_subclass(Tensor)

@@ -1,105 +1,152 @@
 """Why an item is recommended: parts of a score, and cosines of representations or raw features."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch_geometric.data import HeteroData
+from torch_geometric.utils import scatter
 
-from lirdrec_pyg.data import NEW_ITEM, feature_mask, has_new_items, item_features
-from lirdrec_pyg.recommender.ids import check_count
+from lirdrec_pyg.data import Vocabulary, modalities
+from lirdrec_pyg.data.dataset import Table, to_polars
+from lirdrec_pyg.errors import DataError, listed
+from lirdrec_pyg.models import Attribution, Parts, attribution_of_history
+from lirdrec_pyg.recommender.columns import checked_columns, with_columns
+from lirdrec_pyg.recommender.cosines import nearest_of
+from lirdrec_pyg.recommender.history import History, history_pairs
+from lirdrec_pyg.recommender.ids import as_ids, check_count
 
 if TYPE_CHECKING:
     from lirdrec_pyg.recommender.recommender import Recommender
 
-_BLOCK_ROWS = 65_536
+_BLOCK_PARTS = 2**20
 
 
 class Explanation(NamedTuple):
     """Why an item has its score for a user.
 
+    A share is a part of the score, divided by the sum of the absolute values of all parts of :attr:`items` and of
+    :attr:`user_part`. If no part is negative, it is the fraction of the score.
+
     Attributes:
-        score: dot product of their vectors.
+        score: score of the item.
+        items: one row per training item of the user, the largest part first: ``item``, its ``part`` of the score and
+            its ``share``.
+        user_part: part of what was learned of the user beyond the items; it and the parts of :attr:`items` add up to
+            the score.
+        user_share: its share.
         branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, and the ``part`` of the score,
-            which sum to it.
+            which sum to it; empty for a model without branches.
         nearest: the user's other training items that are most similar to the item by raw features: ``modality``,
             ``item``, ``cosine``.
     """
 
     score: float
+    items: pl.DataFrame
+    user_part: float
+    user_share: float
     branches: pl.DataFrame
     nearest: pl.DataFrame
 
 
-def explain(recommender: "Recommender", user: int | str, item: int | str, nearest: int) -> Explanation:
+def explain(
+    recommender: "Recommender", user: int | str, item: int | str, nearest: int, columns: Sequence[str]
+) -> Explanation:
     """See :meth:`Recommender.explain`."""
     recommender.model_config.require("explanations")
     check_count("nearest", nearest, least=0)
-    row, column = int(recommender.user_positions([user])[0]), int(recommender.item_positions([item])[0])
-    model, vectors = recommender.model, recommender.vectors
-    u, v = (model.split_branches(x) for x in (vectors.user[row], vectors.item[column]))
-    parts = (u.double() * v.double()).sum(dim=-1).flatten()
-    branches = pl.DataFrame(
-        {
-            "branch": model.branches,
-            "weight": vectors.user_weight[row].cpu().numpy(),
-            "part": parts.cpu().numpy(),
-        }
-    )
-    history = recommender.history
-    own = history.pairs(torch.tensor([row], device=history.item.device))[1].cpu()
-    own = own[own != column]
+    columns = checked_columns(recommender, columns, ("item", "part", "share", "modality", "cosine"))
+    row, column = recommender.user_positions([user]), recommender.item_positions([item])
+    parts = recommender.attribution(row, column)
+    (whole,), (user_part,) = _whole(parts).tolist(), parts.rest.tolist()
+    part = parts.part.double()
+    ids = recommender.items.ids
+    past = parts.past.numpy()
+    items = pl.DataFrame({"item": ids.gather(past), "part": part.numpy(), "share": (part / whole).numpy()})
+    own = parts.past[parts.past != column]
     found = []
-    for modality in model.in_channels:
-        best, cosine = nearest_of(recommender.graph, column, own, modality, nearest)
+    for modality in modalities(recommender.graph):
+        best, cosine = nearest_of(recommender.graph, int(column), own, modality, nearest)
         names = pl.Series([modality] * len(best), dtype=pl.String)
-        ids = recommender.items.ids.gather(own[best].numpy())
-        found.append(pl.DataFrame({"modality": names, "item": ids, "cosine": cosine.numpy()}))
-    return Explanation(float(parts.sum()), branches, pl.concat(found))
+        found.append(pl.DataFrame({"modality": names, "item": ids.gather(own[best].numpy()), "cosine": cosine.numpy()}))
+    return Explanation(
+        score=user_part + float(part.sum()),
+        items=with_columns(recommender, items.sort("part", descending=True, maintain_order=True), columns),
+        user_part=user_part,
+        user_share=user_part / whole,
+        branches=_branches(recommender, row, column),
+        nearest=with_columns(recommender, pl.concat(found), columns),
+    )
 
 
-def feature_rows(graph: HeteroData, modality: str, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return features of some items, trained or new, float32, shape ``(N, d_m)``, and which are real, ``(N,)``."""
-    device = item_features(graph, modality).device
-    positions = positions.to(device)
-    x = torch.empty(len(positions), item_features(graph, modality).size(1), device=device)
-    real = torch.ones(len(positions), dtype=torch.bool, device=device)
-    first = 0
-    for node_type in _node_types(graph):
-        stored, mask = item_features(graph, modality, node_type), feature_mask(graph, modality, node_type)
-        here = (positions >= first) & (positions < first + len(stored))
-        x[here] = stored[positions[here] - first].float()
-        if mask is not None:
-            real[here] = mask[positions[here] - first]
-        first += len(stored)
-    return x, real
+def _branches(recommender: "Recommender", row: Tensor, column: Tensor) -> pl.DataFrame:
+    if not recommender.model_config.supports_fusion_weights:
+        return pl.DataFrame(schema={"branch": pl.String, "weight": pl.Float32, "part": pl.Float64})
+    model, vectors = recommender.model, recommender.vectors
+    u, v = (model.split_branches(x).double() for x in (vectors.user[row], vectors.item[column]))
+    weight, part = vectors.user_weight[row[0]], (u * v).sum(dim=-1)[0]
+    return pl.DataFrame({"branch": model.branches, "weight": weight.cpu().numpy(), "part": part.cpu().numpy()})
 
 
-def cosine_with_all(graph: HeteroData, modality: str, x: Tensor) -> Tensor:
-    """Return the cosine of ``x``, shape ``(1, d_m)``, with every item; minus infinity where features are missing."""
-    found = []
-    for node_type in _node_types(graph):
-        stored, mask = item_features(graph, modality, node_type), feature_mask(graph, modality, node_type)
-        cosine = torch.cat([F.cosine_similarity(rows.float(), x) for rows in stored.split(_BLOCK_ROWS)])
-        found.append(cosine if mask is None else cosine.masked_fill(~mask, -torch.inf))
-    return torch.cat(found)
+def because(recommender: "Recommender", table: Table, count: int, history: History | None) -> pl.DataFrame:
+    """See :meth:`Recommender.because`."""
+    recommender.model_config.require("explanations")
+    check_count("count", count)
+    frame = to_polars(table)
+    for name in ("user", "item"):
+        if name not in frame.columns:
+            raise DataError(
+                f"The table has no column {name!r} (columns: {listed(frame.columns)}). Pass one like that of "
+                "`Recommender.recommend`."
+            )
+    users, attribution = (recommender.users, recommender.attribution)
+    if history is not None:
+        users, attribution = _of_history(recommender, history)
+    user = torch.from_numpy(users.find(as_ids(frame["user"], "user")))
+    item = recommender.item_positions(frame["item"])
+    past, share = item.new_full((len(frame), count), -1), torch.zeros(len(frame), count)
+    known = (user >= 0).nonzero().view(-1)
+    num_parts = attribution.history.start.diff()[user[known]]
+    block = num_parts.cumsum(dim=0) // _BLOCK_PARTS
+    for rows in known.split(block.unique_consecutive(return_counts=True)[1].tolist()):
+        past[rows], share[rows] = _strongest(attribution(user[rows], item[rows]), item[rows], count)
+    catalog, columns = recommender.dataset.catalog, []
+    for n in range(count):
+        has = pl.Series((past[:, n] >= 0).numpy())
+        ids = recommender.items.ids.gather(pl.Series(past[:, n].numpy()).set(~has, None)).alias(f"because_{n + 1}")
+        columns.append(ids)
+        if catalog is not None and catalog.title is not None:
+            columns.append(catalog.titles(ids).alias(f"{ids.name}_title"))
+        columns.append(pl.Series(f"{ids.name}_share", share[:, n].numpy()).set(~has, None))
+    return frame.with_columns(columns)
 
 
-def nearest_of(graph: HeteroData, item: int, others: Tensor, modality: str, k: int) -> tuple[Tensor, Tensor]:
-    """Return places in ``others`` of the ``k`` items most similar to ``item`` by raw features, and their cosines."""
-    x, real = feature_rows(graph, modality, torch.cat([others.new_tensor([item]), others]))
-    cosine = F.cosine_similarity(x[1:], x[:1]).masked_fill(~(real[1:] & real[0]), -torch.inf)
-    return largest(cosine, k)
+def _of_history(recommender: "Recommender", history: History) -> tuple[Vocabulary, Attribution]:
+    recommender.model_config.require("new_users")
+    users, pairs = history_pairs(recommender.items, history)
+    position = recommender.users.find(users)
+    trained = torch.from_numpy(np.where((position >= 0) & recommender.has_history[position], position, -1))
+    attribution = attribution_of_history(recommender.model, recommender.graph, recommender.vectors, pairs, trained)
+    return Vocabulary(users, "user"), attribution
 
 
-def largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return places and values of the ``k`` largest entries above minus infinity."""
-    best = cosine.topk(min(k, len(cosine)))
-    kept = best.values > -torch.inf
-    return best.indices[kept], best.values[kept]
+def _whole(parts: Parts) -> Tensor:
+    """Return what shares are relative to: the sum of the absolute values of all parts of a score, shape ``(N,)``."""
+    whole = scatter(parts.part.double().abs(), parts.row, dim_size=len(parts.rest)) + parts.rest.abs()
+    return whole.where(whole > 0, 1)
 
 
-def _node_types(graph: HeteroData) -> tuple[str, ...]:
-    return ("item", NEW_ITEM) if has_new_items(graph) else ("item",)
+def _strongest(parts: Parts, item: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the other items with the largest positive parts, -1 where there are fewer, and their shares."""
+    whole, place = _whole(parts), torch.arange(len(parts.part), device=item.device)
+    part = parts.part.where(parts.past != item[parts.row], 0)
+    past, share = item.new_full((len(item), count), -1), whole.new_zeros(len(item), count, dtype=torch.float32)
+    for n in range(count):
+        best = scatter(part, parts.row, dim_size=len(item), reduce="max")
+        is_best = (part == best[parts.row]) & (part > 0)
+        first = scatter(place[is_best], parts.row[is_best], dim_size=len(item), reduce="min")[best > 0]
+        past[best > 0, n], share[best > 0, n] = parts.past[first], (best / whole)[best > 0].float()
+        part[first] = 0
+    return past, share

@@ -1,5 +1,7 @@
-"""Items similar to an item, by learned vectors or by the raw features of a modality."""
+"""Items similar to one item or to each item, by learned vectors or by the raw features of a modality."""
 
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,9 @@ from torch import Tensor
 
 from lirdrec_pyg.data import modalities
 from lirdrec_pyg.errors import ConfigError, DataError, shown
-from lirdrec_pyg.recommender.explain import cosine_with_all, feature_rows, largest
+from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
+from lirdrec_pyg.recommender.columns import checked_columns, with_columns
+from lirdrec_pyg.recommender.cosines import cosine_with_all, feature_rows, largest
 from lirdrec_pyg.recommender.ids import check_count
 
 if TYPE_CHECKING:
@@ -20,9 +24,11 @@ if TYPE_CHECKING:
 _SAME_COSINE = 1e-5
 
 
-def similar_items(recommender: "Recommender", item: int | str, k: int, by: str) -> pl.DataFrame:
+def similar_items(recommender: "Recommender", item: int | str, k: int, by: str, columns: Sequence[str]) -> pl.DataFrame:
     """See :meth:`Recommender.similar_items`."""
     check_count("k", k)
+    columns = checked_columns(recommender, columns, ("item", "rank", "cosine"))
+    _check_by(recommender, by)
     ids = recommender.items.ids
     position = int(recommender.item_positions([item])[0])
     cosine = _cosine(recommender, position, by)
@@ -34,23 +40,97 @@ def similar_items(recommender: "Recommender", item: int | str, k: int, by: str) 
             "nothing to rank. Pass another `by`."
         )
     best, values = largest(cosine, k)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {
             "item": ids.gather(best.numpy()),
             "rank": np.arange(1, len(best) + 1, dtype=np.int32),
             "cosine": values.numpy(),
         }
     )
+    return with_columns(recommender, frame, columns)
+
+
+def similar_items_blocks(recommender: "Recommender", k: int, by: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    """See :meth:`Recommender.similar_items_blocks`. The call itself raises errors of the arguments."""
+    check_count("k", k)
+    columns = checked_columns(recommender, columns, ())
+    _check_by(recommender, by)
+    return _blocks(recommender, k, by, columns)
+
+
+def _blocks(recommender: "Recommender", k: int, by: str, columns: list[str]) -> Iterator[pl.DataFrame]:
+    ids = recommender.items.ids
+    everything = torch.arange(len(ids))
+    if by == "vectors":
+        x, present = recommender.ranked_items, everything
+    else:
+        x, real = feature_rows(recommender.graph, by, everything)
+        x, present = x[real].to(recommender.device), everything[real.cpu()]
+    unit = unit_vectors(x)
+    index = torch.arange(len(unit), device=unit.device)
+    itself = SeenItems(torch.arange(len(unit) + 1, device=unit.device), index)
+    num_alike = 0
+    for block in top_k(unit, unit, index, max(k, 2), itself):
+        alike = _equally_similar(unit, index[block.rows], block.score)
+        num_alike += int(alike.sum())
+        score, rank = block.score[:, :k], torch.arange(1, k + 1, dtype=torch.int32, device=unit.device)
+        row, place = ((score > -torch.inf) & ~alike.unsqueeze(1)).nonzero(as_tuple=True)
+        frame = {
+            "item": ids.gather(present[block.rows][row.cpu()].numpy()),
+            "similar_item": ids.gather(present[block.item[row, place].cpu()].numpy()),
+        }
+        catalog = recommender.dataset.catalog
+        columns_of = {
+            f"{name}_{column.name}": column
+            for name, values in frame.items()
+            if columns and catalog is not None
+            for column in catalog.rows(values).select(columns)
+        }
+        yield pl.DataFrame(
+            {**frame, "rank": rank[place].cpu().numpy(), "cosine": score[row, place].cpu().numpy(), **columns_of}
+        )
+    num_missing = len(ids) - len(present)
+    if num_alike + num_missing == len(ids):
+        raise DataError(f"By {by}, no item is more similar to an item than others. Pass another `by`.")
+    if num_alike + num_missing:
+        reasons = [
+            *([f"{num_missing} have no features in {by}"] if num_missing else []),
+            *([f"{num_alike} are equally similar to all others"] if num_alike else []),
+        ]
+        text = f"{num_alike + num_missing} of {len(ids)} items are skipped: {', and '.join(reasons)}."
+        warnings.warn(text, stacklevel=2)
+
+
+def _equally_similar(unit: Tensor, rows: Tensor, best: Tensor) -> Tensor:
+    """Return to which of ``rows`` all other items are equally similar, bool, shape ``(N,)``.
+
+    Args:
+        unit: unit vectors of the items, shape ``(|I|, F)``.
+        rows: items, shape ``(N,)``.
+        best: the largest cosines with others, in descending order, minus infinity where there is no other.
+    """
+    alike = best[:, 0] - best.masked_fill(best == -torch.inf, torch.inf).amin(dim=1) < _SAME_COSINE
+    if len(unit) < 3 or not alike.any():
+        return torch.zeros_like(alike)
+    items = rows[alike]
+    itself = SeenItems(torch.arange(len(items) + 1, device=items.device), items)
+    index = torch.arange(len(items), device=items.device)
+    opposite = torch.cat([block.score for block in top_k(-unit[items], unit, index, 1, itself)])
+    return alike.masked_scatter(alike, best[alike, 0] + opposite[:, 0] < _SAME_COSINE)
+
+
+def _check_by(recommender: "Recommender", by: str) -> None:
+    if by == "vectors":
+        recommender.check_vectors()
+    elif by not in (names := modalities(recommender.graph)):
+        raise ConfigError(f"`by` is {by!r}. Choose 'vectors' or a modality: {', '.join(names)}.")
 
 
 def _cosine(recommender: "Recommender", position: int, by: str) -> Tensor:
     """Return the cosines of all items with one; minus infinity for items without features."""
     if by == "vectors":
-        recommender.check_vectors()
         item = recommender.vectors.item
         return F.cosine_similarity(item, item[position : position + 1])
-    if by not in (names := modalities(recommender.graph)):
-        raise ConfigError(f"`by` is {by!r}. Choose 'vectors' or a modality: {', '.join(names)}.")
     own, real = feature_rows(recommender.graph, by, torch.tensor([position]))
     if not real:
         raise DataError(f"The item {recommender.items.ids[position]!r} has no features in {by}.")

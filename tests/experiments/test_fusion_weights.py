@@ -73,7 +73,7 @@ def test_what_has_no_such_weights_is_refused(recommender: Recommender) -> None:
         fusion_weights(replace(recommender, metrics=None, path=Path("run")))
     with pytest.raises(ConfigError, match="`fusion='mean'`"):
         fusion_weights(replace(recommender, model_config=LIRDRecConfig(fusion="mean")))
-    with pytest.raises(ConfigError, match=r"'lightgcn'.*explanations"):
+    with pytest.raises(ConfigError, match=r"'lightgcn'.*fusion weights"):
         fusion_weights(replace(recommender, model_config=LightGCNConfig()))
 
 

@@ -1,0 +1,47 @@
+"""Titles and other columns of the item catalog in the tables that commands print or write."""
+
+from pathlib import Path
+
+import click
+
+from lirdrec_pyg.cli.options import Command, id_file, split_ids
+from lirdrec_pyg.data.tables import read_table
+from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.recommender.rules import catalog_for
+
+
+def catalog_options(command: Command) -> Command:
+    """Add ``--items``, ``--title-col`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
+    for option in (
+        click.option("--columns", help="Comma-separated columns of the item catalog to add."),
+        click.option(
+            "--title-col",
+            "title",
+            help="Column of the item catalog to show as title; by default the title column of the run, or one with a "
+            "usual name.",
+        ),
+        click.option(
+            "--items",
+            type=id_file,
+            help="Item catalog, such as today's stock: CSV, TSV, .jsonl or .parquet. By default that of the run.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def load_with_catalog(
+    run: Path, device: str, items: Path | None, title: str | None, columns: str | None
+) -> tuple[Recommender, list[str]]:
+    """Read a run, perhaps with another item catalog, and return the columns to show: the title and ``columns``."""
+    table = None if items is None else read_table(items)
+    shown = [] if columns is None else split_ids("--columns", columns)
+    recommender = Recommender.load(run, device)
+    if table is not None:
+        recommender = recommender.with_catalog(table, title=title)
+    elif title is not None:
+        recommender = recommender.with_catalog(catalog_for(recommender, "title").frame, title=title, item_column="id")
+    catalog = recommender.dataset.catalog
+    if catalog is not None and catalog.title not in (None, "id"):
+        shown.insert(0, catalog.title)
+    return recommender, shown
