@@ -48,6 +48,9 @@ Settings = Mapping[str, Any]
 Run = Mapping[str, Any]
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+BEYOND_ACCURACY = tuple(
+    f"{metric}@20" for metric in ("average_popularity", "novelty", "diversity", "personalization", "gini", "coverage")
+)
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def train(dataset: Dataset, entry: Entry, settings: Settings, seed: int, protoco
     metrics = recommender.metrics or {}
     return {
         "seconds": seconds,
-        **{name: metrics[name] for name in ("epochs", "best_epoch", "valid", "test")},
+        **{name: metrics[name] for name in ("epochs", "best_epoch", "valid", "test", "beyond_accuracy")},
         "test_recall@20_by_user": [round(value, 6) for value in by_user.tolist()],
     }
 
@@ -324,6 +327,9 @@ def rows(runs: Mapping[str, Sequence[Run]], lines: Mapping[str, Entry]) -> list[
             row[f"test {metric} mean"] = _mean(of_line, "test", metric)
             values = [run["test"][metric] for run in of_line]
             row[f"test {metric} sd"] = statistics.stdev(values) if len(values) > 1 else None
+        for metric in BEYOND_ACCURACY:
+            values = [{**run["test"], **run.get("beyond_accuracy", {}).get("test", {})}.get(metric) for run in of_line]
+            row[f"test {metric} mean"] = None if None in values else statistics.fmean(values)
         row["p against"], row["p"] = None, None
         if against is not None and against != name:
             row["p against"], row["p"] = against, p_value(of_line, runs[against])
@@ -358,7 +364,16 @@ def markdown(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], pee
         cells += [f"{row[f'valid {MONITOR} mean']:.4f}", "" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"]
         cells += [f"{row['seconds']:.1f}", row["settings"]]
         out.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*out, "", *verdict(table, lines, peer)])
+    return "\n".join([*out, "", *verdict(table, lines, peer), "", *beyond_accuracy(table)])
+
+
+def beyond_accuracy(table: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table about the recommendations themselves."""
+    yield f"| {' | '.join(['', *(f'test {metric}' for metric in BEYOND_ACCURACY)])} |"
+    yield f"|{' --- |' * (1 + len(BEYOND_ACCURACY))}"
+    for row in table:
+        means = [row[f"test {metric} mean"] for metric in BEYOND_ACCURACY]
+        yield f"| {' | '.join([row['model'], *('' if mean is None else f'{mean:.4f}' for mean in means)])} |"
 
 
 def verdict(table: Sequence[Mapping[str, Any]], lines: Mapping[str, Entry], peer: str | None) -> Iterator[str]:

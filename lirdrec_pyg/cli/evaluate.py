@@ -22,23 +22,46 @@ from lirdrec_pyg.recommender import Evaluator, Recommender
     help="Split to evaluate on.",
 )
 @click.option("--buckets", is_flag=True, help="Also evaluate by activity of users and by popularity of items.")
+@click.option(
+    "--category",
+    metavar="COLUMN",
+    help="Column of the item catalog for the diversity of the lists. By default, 32 clusters of the item features.",
+)
 @device_option
 @json_option
-def evaluate(run: Path, split: str, buckets: bool, device: str, as_json: bool) -> None:
+def evaluate(run: Path, split: str, buckets: bool, category: str | None, device: str, as_json: bool) -> None:
     """Compute the metrics of RUN again, from its weights and its graph.
 
     Only the run folder is needed. The model is that of the best epoch by validation. If fit --split cold-items held out
     whole items, they are ranked too: alone, and among all items.
+
+    The second table is about the lists themselves:
+
+    \b
+      average_popularity   mean number of training interactions of the items
+      novelty              mean of -log2(their share of the users), in bits
+      diversity            share of the pairs of items in a list that differ in their category
+      personalization      share of a list that another user does not get, over all pairs of users
+      gini                 0 if all items are recommended equally often, 1 if only one is
+
+    \b
+    Evaluate on validation and test data, by activity of users and popularity of items:
+      lirdrec-pyg evaluate runs/shop --split both --buckets
+    Measure diversity by a column of the item catalog:
+      lirdrec-pyg evaluate runs/shop --category product_type
     """
     recommender = Recommender.load(run)
-    evaluator = Evaluator(recommender, device)
+    evaluator = Evaluator(recommender, device, category)
     saved = recommender.metrics or {}
     found: dict[str, Any] = {}
     show: Callable[[str], object] = (lambda text: None) if as_json else click.echo
     for name in [each.value for each in HELD_OUT] if split == "both" else [split]:
-        found[name] = evaluator.metrics(name)
+        metrics = evaluator.all_metrics(name)
+        found[name] = metrics[name]
+        lists = found.setdefault("beyond_accuracy", {})[name] = metrics["beyond_accuracy"][name]
         show(f"{name}, all items ranked:\n{metric_table(found[name])}")
         show(_agreement(found[name], saved.get(name)))
+        show(f"{name}, the recommendations themselves:\n{metric_table(lists)}\n")
         if new_item_edges(evaluator.data, name) is not None:
             cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(name)
             show(f"{name}, held-out items:\n{cold_start_table(cold)}\n")

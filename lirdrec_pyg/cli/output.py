@@ -9,21 +9,39 @@ import polars as pl
 
 from lirdrec_pyg.errors import escaped
 
+# A table of recommendations with titles should fit into a terminal.
+_WIDEST = 48
+
 
 def print_frame(frame: pl.DataFrame) -> None:
-    """Print a frame as aligned columns."""
-    columns = [
-        [f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value) for value in column]
-        for column in frame.iter_columns()
-    ]
-    click.echo(table([frame.columns, *zip(*columns, strict=True)]))
+    """Print a frame as aligned columns; long texts are cut, but no ID of a user or an item."""
+    click.echo(table([*zip(*map(_cells, frame.iter_columns()), strict=True)]))
+
+
+def _cells(column: pl.Series) -> list[str]:
+    """Return name and values of a column; those of texts have one width, so that they are aligned to the left."""
+    if column.dtype != pl.String:
+        values = (f"{v:.4f}" if isinstance(v, float) else "" if v is None else str(v) for v in column)
+        return [column.name, *values]
+    texts = [printable(" ".join(text.split())) for text in (column.name, *column.fill_null(""))]
+    if column.name not in ("user", "item", "similar_item"):
+        texts = [text if _width(text) <= _WIDEST else f"{_cut(text)}..." for text in texts]
+    width = max(map(_width, texts))
+    return [text + " " * (width - _width(text)) for text in texts]
+
+
+def _cut(text: str) -> str:
+    while _width(text) > _WIDEST - 3:
+        text = text[: _WIDEST - 3] if len(text) > _WIDEST else text[:-1]
+    return text
 
 
 def metric_table(metrics: Mapping[str, float]) -> str:
     """Format metrics ``{"recall@20": ...}`` with one line per metric and one column per cutoff."""
     names = list(dict.fromkeys(key.split("@")[0] for key in metrics))
     cutoffs = list(dict.fromkeys(key.split("@")[1] for key in metrics))
-    rows = [[name, *(f"{metrics[f'{name}@{k}']:.4f}" for k in cutoffs)] for name in names]
+    cells = {key: f"{value:.4f}" for key, value in metrics.items()}
+    rows = [[name, *(cells.get(f"{name}@{k}", "") for k in cutoffs)] for name in names]
     return table([["", *(f"@{k}" for k in cutoffs)], *rows])
 
 

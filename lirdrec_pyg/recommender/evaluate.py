@@ -1,9 +1,14 @@
 import copy
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lirdrec_pyg.data import Split
+import polars as pl
+import torch
+from torch import Tensor
+
+from lirdrec_pyg.data import HELD_OUT, Dataset, Split, held_out_edges
 from lirdrec_pyg.devices import resolve_device
+from lirdrec_pyg.errors import ConfigError, DataError, listed
 from lirdrec_pyg.evaluation import (
     Bucket,
     RankingTask,
@@ -11,6 +16,7 @@ from lirdrec_pyg.evaluation import (
     evaluate_buckets,
     evaluate_cold_start,
     evaluate_ranker,
+    evaluate_splits,
 )
 from lirdrec_pyg.models import Neighborhood, Vectors, attach_items
 from lirdrec_pyg.nn import DotProducts, Ranker
@@ -26,9 +32,22 @@ class Evaluator:
     Args:
         recommender: recommender to evaluate.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        category: column of the item catalog with the categories of the diversity; by default clusters of the features,
+            see :func:`~lirdrec_pyg.evaluation.item_clusters`.
+
+    Raises:
+        ConfigError: if there is no such column.
+        DataError: if the model was trained on all interactions.
     """
 
-    def __init__(self, recommender: "Recommender", device: str = "cpu") -> None:
+    def __init__(self, recommender: "Recommender", device: str = "cpu", category: str | None = None) -> None:
+        if not any(held_out_edges(recommender.graph, split).numel() for split in HELD_OUT):
+            refit = recommender.training_config.refit
+            raise DataError(
+                "The model was trained on all interactions, so none are left to evaluate it on."
+                f"{' The metrics in metrics.json are those of the training before, which held some out.' * refit}"
+            )
+        self._category = None if category is None else _categories(recommender.dataset, category)
         self.config = recommender.model_config
         self._sampled = recommender.training_config.sampling == "neighbors"
         place = "cpu" if self._sampled else resolve_device(device)
@@ -58,6 +77,12 @@ class Evaluator:
         """Rank all items, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""
         return evaluate_ranker(self.ranker, RankingTask.from_graph(self.data, split))
 
+    def all_metrics(self, split: Split | str) -> dict[str, Any]:
+        """Rank all items, see :func:`~lirdrec_pyg.evaluation.evaluate_splits`."""
+        task = RankingTask.from_graph(self.data, split)
+        category = None if self._category is None else self._category.to(task.user_index.device)
+        return evaluate_splits(self.ranker, {Split(split).value: task}, self.data, category)
+
     def buckets(self, split: Split | str) -> list[Bucket]:
         """Compute metrics by user activity and item popularity, see :class:`~lirdrec_pyg.evaluation.Bucket`."""
         return evaluate_buckets(self.data, self.ranker, RankingTask.from_graph(self.data, split))
@@ -66,3 +91,14 @@ class Evaluator:
         """Rank warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
         check_cold_start(self.data)
         return evaluate_cold_start(self.data, self._with_new_items, split)
+
+
+def _categories(dataset: Dataset, column: str) -> Tensor:
+    """Number the values of a column of the catalog; an item without a value is a category of its own."""
+    if dataset.catalog is None:
+        raise ConfigError("`category` needs an item catalog, and the run has none. Train on data with one.")
+    if column not in (columns := dataset.catalog.frame.columns):
+        raise ConfigError(f"`category` is {column!r}, but the item catalog has the columns {listed(columns)}.")
+    values = dataset.catalog.rows(dataset.items.ids)[column]
+    own = -pl.int_range(1, len(values) + 1, eager=True)
+    return torch.tensor(values.rank("dense").cast(pl.Int64).fill_null(own).to_numpy())

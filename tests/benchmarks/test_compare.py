@@ -69,6 +69,9 @@ def test_two_models_and_two_seeds_make_a_table(tmp_path: Path) -> None:
     mean = (chosen["test"]["recall@20"] + best["test"]["recall@20"]) / 2
     assert float(table["bpr-mf"]["test recall@20 mean"]) == pytest.approx(mean)
     assert table["ease"]["test recall@20 sd"] == ""
+    for metric in compare.BEYOND_ACCURACY:
+        found = [{**run["test"], **run["beyond_accuracy"]["test"]}[metric] for run in (chosen, best)]
+        assert float(table["bpr-mf"][f"test {metric} mean"]) == pytest.approx(sum(found) / 2)
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("|  | test recall@10 |")
     assert "Best peer by validation" in text
@@ -159,6 +162,8 @@ def test_the_table_shows_the_best_line_and_its_significance() -> None:
     assert "**" not in lines[2] + lines[4]
     assert "0.5625 ± 0.1768" in lines[4]
     assert "LIRDRec is 0.1250 above it" in text
+    # These runs are of before there were other metrics than accuracy.
+    assert lines[-1] == "| lirdrec |  |  |  |  |  |  |"
     assert "better test recall@20 than LIRDRec: ease." in text
 
 
