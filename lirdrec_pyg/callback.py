@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 class Callback:
     """Follows long work, and may stop it. Every method does nothing by default; override those of interest.
 
-    Training calls the first four, :func:`~lirdrec_pyg.experiments.tune` also those of trials, and encoding features
+    Training calls the first five, :func:`~lirdrec_pyg.experiments.tune` also those of trials, and encoding features
     those of tasks.
     """
 
@@ -25,6 +25,9 @@ class Callback:
     def should_stop(self) -> bool:
         """Return whether to stop; asked before each epoch and after each step."""
         return False
+
+    def on_fit_end(self, recommender: Any) -> None:
+        """Called with the trained and evaluated :class:`~lirdrec_pyg.Recommender`, once its run is written."""
 
     def on_trial_start(self, number: int, settings: dict[str, Any]) -> None:
         """Called before the training of a trial."""

@@ -5,6 +5,7 @@ from lirdrec_pyg.training.config import PRESETS, TrainingConfig, check_settings
 from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric
 from lirdrec_pyg.training.journal import Journal
 from lirdrec_pyg.training.loaders import input_transform
+from lirdrec_pyg.training.loggers import LoggerKind, MLflowLogger, TrainingLog, training_log
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
 from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
 
@@ -15,14 +16,18 @@ __all__ = [
     "EpochResult",
     "FitResult",
     "Journal",
+    "LoggerKind",
+    "MLflowLogger",
     "ProcessLostError",
     "Trainable",
     "Trainer",
     "TrainingConfig",
     "TrainingDivergedError",
+    "TrainingLog",
     "check_settings",
     "input_transform",
     "make_fabric",
     "make_optimizer",
+    "training_log",
     "training_step",
 ]
