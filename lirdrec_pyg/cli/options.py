@@ -52,7 +52,7 @@ class Pair(click.ParamType):
     """``NAME=VALUE``, with a value of a given type."""
 
     def __init__(self, value_type: type) -> None:
-        self.name = f"name={'number' if value_type is float else 'file'}"
+        self.name = f"name={'file' if value_type is str else 'number'}"
         self._value_type = value_type
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
@@ -60,7 +60,7 @@ class Pair(click.ParamType):
             key, text = value
         else:
             # A name may hold an equals sign, and so may a path.
-            split = str(value).rpartition if self._value_type is float else str(value).partition
+            split = str(value).partition if self._value_type is str else str(value).rpartition
             key, _, text = split("=")
         try:
             if not (key and text):

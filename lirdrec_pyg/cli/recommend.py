@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,17 @@ import click
 import polars as pl
 from tqdm import tqdm
 
-from lirdrec_pyg.cli.options import choice_option, config_options, device_option, id_file, run_argument, split_ids
+from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
+from lirdrec_pyg.cli.explain import reasons_as_text
+from lirdrec_pyg.cli.options import (
+    choice_option,
+    config_options,
+    device_option,
+    id_file,
+    run_argument,
+    split_ids,
+    take,
+)
 from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.data import read_ids, read_interactions
 from lirdrec_pyg.data.interactions import ColumnConfig
@@ -14,6 +25,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommend import Fallback
+from lirdrec_pyg.recommender.rules import Rules
 
 
 @click.command()
@@ -22,7 +34,11 @@ from lirdrec_pyg.recommender.recommend import Fallback
 @click.option("--users-file", type=id_file, help="Text file, one user ID per line.")
 @click.option("--all", "everyone", is_flag=True, help="Recommend to all users of the training.")
 @click.option("--history", help="Comma-separated item IDs of a new user.")
-@click.option("--history-file", type=id_file, help="Table of interactions of new users, as fit reads it.")
+@click.option(
+    "--history-file",
+    type=id_file,
+    help="Table of interactions that came after the training, of known or new users, as fit reads it.",
+)
 @click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Items per user.")
 @click.option(
     "--out",
@@ -36,6 +52,10 @@ from lirdrec_pyg.recommender.recommend import Fallback
     help="Whether to leave out all known interactions of a user.",
 )
 @click.option("--candidates", type=id_file, help="Text file with one item ID per line: choose from these items only.")
+@click.option("--exclude", type=id_file, help="Text file with one item ID per line: leave out these items.")
+@config_options(Rules)
+@catalog_options
+@click.option("--explain", is_flag=True, help="Add the two past items with the largest shares in each score.")
 @choice_option("--fallback", Fallback, "skip", "What unknown users, and users without training interactions, get.")
 @device_option
 @config_options(ColumnConfig, skip=("label_column", "time_column", "time_format"))
@@ -50,22 +70,35 @@ def recommend(
     out: Path | None,
     exclude_seen: bool,
     candidates: Path | None,
+    exclude: Path | None,
+    items: Path | None,
+    title: str | None,
+    columns: str | None,
+    explain: bool,
     fallback: Fallback,
     device: str,
-    **columns: Any,
+    **values: Any,
 ) -> None:
     """Recommend items by the trained model in RUN, by exact ranking of the whole catalog.
 
     Items added by add-items are included. Scores order the items of one user and cannot be compared between users.
+    Titles are shown if the run has an item catalog.
 
     \b
     Print recommendations for some users:
       lirdrec-pyg recommend runs/shop --users u1,u2 -k 5
-    Write recommendations for all users, with the columns user, item, rank, score:
+    Write recommendations for all users, with the columns user, item, rank, score, and the title:
       lirdrec-pyg recommend runs/shop --all --out recommendations.parquet
+    Recommend what is in stock today, at most three items per category:
+      lirdrec-pyg recommend runs/shop --users u1 --items stock.csv \\
+        --where "stock > 0 AND category <> 'Socks'" --max-per category=3
+    Prefer variety, and less popular items:
+      lirdrec-pyg recommend runs/shop --users u1 --diversity 0.3 --popularity-penalty 0.2
+    Say why, by the past items that contribute most to each score:
+      lirdrec-pyg recommend runs/shop --users u1 --explain
     Recommend to a new user by a few clicks:
       lirdrec-pyg recommend runs/shop --history item7,item9
-    Recommend to the new users of a table, with the options of columns that fit it:
+    Recommend to the users of a table, with the options of columns that fit it:
       lirdrec-pyg recommend runs/shop --history-file today.csv \\
         --user-column customer --item-column sku
     """
@@ -74,30 +107,50 @@ def recommend(
         raise ConfigError("Pass exactly one of --users, --users-file, --all, --history and --history-file.")
     if everyone and out is None:
         raise ConfigError("--all needs a file, such as --out recommendations.parquet.")
-
-    if history_file is None and ColumnConfig(**columns) != ColumnConfig():
+    rules = take(Rules, values)
+    column_config = ColumnConfig(**{name: value for name, value in values.items() if not hasattr(rules, name)})
+    if history_file is None and column_config != ColumnConfig():
         raise ConfigError("The options of columns, such as --user-column, are for --history-file.")
     if out is not None:
         check_table_path(out)
     asked: IDs | None = None if users is None else split_ids("--users", users)
     if users_file is not None:
         asked = read_ids(users_file, "users_file")
-    allowed = None if candidates is None else read_ids(candidates, "candidates")
     clicks: IDs | pl.DataFrame | None = None if history is None else split_ids("--history", history)
     if history_file is not None:
-        clicks = read_interactions(history_file, ColumnConfig(**columns), split="none")
-    recommender = Recommender.load(run, device)
+        clicks = read_interactions(history_file, column_config, split="none")
+    options: dict[str, Any] = {
+        "k": k,
+        "exclude_seen": exclude_seen,
+        "candidates": None if candidates is None else read_ids(candidates, "candidates"),
+        "exclude": None if exclude is None else read_ids(exclude, "exclude"),
+        **vars(rules),
+    }
+    recommender, options["columns"] = load_with_catalog(run, device, items, title, columns)
+    if explain:
+        recommender.model_config.require("explanations")
     if clicks is None:
-        frames = recommender.recommend_blocks(
-            asked, k=k, exclude_seen=exclude_seen, candidates=allowed, fallback=fallback
-        )
+        frames = recommender.recommend_blocks(asked, fallback=fallback, **options)
     else:
-        frames = iter([recommender.recommend_for_history(clicks, k=k, exclude_seen=exclude_seen, candidates=allowed)])
+        frames = iter([recommender.recommend_for_history(clicks, **options)])
+    if explain:
+        frames = _with_reasons(recommender, frames, clicks)
     if out is None:
-        print_frame(pl.concat(frames))
+        frame = pl.concat(frames)
+        print_frame(reasons_as_text(frame) if explain else frame)
         return
     num_rows = write_table(_with_progress(frames), out)
     click.echo(f"{num_rows:,} recommendations are in {out}")
+
+
+def _with_reasons(
+    recommender: Recommender, frames: Iterable[pl.DataFrame], history: IDs | pl.DataFrame | None
+) -> Iterator[pl.DataFrame]:
+    for frame in frames:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of the history are known by now
+            explained = recommender.because(frame, history=history)
+        yield explained
 
 
 def _with_progress(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,17 @@ from lirdrec_pyg.data.ids import canonical_ids, check_ids, check_no_header
 from lirdrec_pyg.data.tables import read_parquet
 from lirdrec_pyg.data.texts import cell_texts
 from lirdrec_pyg.data.vocabulary import Vocabulary
-from lirdrec_pyg.errors import DataError, listed
+from lirdrec_pyg.errors import ConfigError, DataError, first_line, listed, shown
 
 # Names of columns that are recognized, most common first.
 _TITLES = ("title", "name", "item_name", "product_name", "prod_name", "product_title")
 _PICTURES = ("picture", "image", "poster", "image_path", "picture_path", "poster_path", "image_file", "img")
+
+# Not 007, which is a name.
+_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
+# In a subquery, polars reads the files that these functions name.
+_READS_FILES = re.compile(r"\bread_(csv|ipc|json|ndjson|parquet)\b", re.IGNORECASE)
+_EXAMPLE = "Write it as in \"stock > 0 AND category <> 'Socks'\"."
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,55 @@ class ItemCatalog:
     def rows(self, ids: pl.Series) -> pl.DataFrame:
         """Return the rows of some items, in their order, with nulls for items that are not in the catalog."""
         position = pl.Series(self._vocabulary.find(ids))
-        return self.frame[position.set(position < 0, None)].with_columns(ids.alias("id"))
+        return self.frame.select(pl.all().gather(position.set(position < 0, None))).with_columns(ids.alias("id"))
 
     def titles(self, ids: pl.Series) -> pl.Series:
         """Return the names of some items as text, null where there is none."""
         if self.title is None:
             return pl.Series("title", [None] * len(ids), dtype=pl.String)
         return self.rows(ids)[self.title].cast(pl.String).alias("title")
+
+    def matching(self, condition: str) -> pl.Series:
+        """Return the IDs of the items that meet a condition in the SQL of polars.
+
+        Text columns that hold nothing but numbers, such as those of CSV files, count as numbers. Where the condition
+        is null, it is not met.
+
+        Args:
+            condition: such as ``"stock > 0 AND category <> 'Socks'"``.
+
+        Raises:
+            ConfigError: if it is invalid or not a condition.
+        """
+        text, frame = shown(condition), self._typed
+        if _READS_FILES.search(condition):
+            raise ConfigError(f"`where` is {text}, but cannot read files. Compare columns of the item catalog.")
+        try:
+            met = frame.select(pl.sql_expr(condition).alias("met"), pl.col("id"))
+        except pl.exceptions.ColumnNotFoundError as error:
+            raise ConfigError(
+                f"`where` is {text}, but the item catalog has the columns {listed(frame.columns)} "
+                f"({first_line(error).split(';')[0]}). Put text into single quotes."
+            ) from error
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            named = {word: frame.schema[word] for word in re.findall(r"\w+", condition) if word in frame.columns}
+            types = ", ".join(f"{name}: {dtype}" for name, dtype in named.items())
+            raise ConfigError(
+                f"`where` is {text}, which is no valid SQL{f' for {types}' if types else ''} ({first_line(error)}). "
+                f"{_EXAMPLE}"
+            ) from error
+        if met.schema["met"] != pl.Boolean:
+            raise ConfigError(f"`where` is {text}, which is of type {met.schema['met']}, not a condition. {_EXAMPLE}")
+        return met.filter("met")["id"]
+
+    @cached_property
+    def _typed(self) -> pl.DataFrame:
+        """The table with numbers in the text columns that hold nothing else; the titles stay text."""
+        return self.frame.with_columns(
+            self.frame[name].cast(pl.Float64)
+            for name, dtype in self.frame.schema.items()
+            if dtype == pl.String and name not in ("id", self.title) and self.frame[name].str.contains(_NUMBER).all()
+        )
 
     def save(self, path: Path) -> None:
         """Write a Parquet file that holds the table and which columns are title and picture."""

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,15 +14,18 @@ from lirdrec_pyg.config import check_choice
 from lirdrec_pyg.data import Vocabulary
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.models import fold_in_users
-from lirdrec_pyg.nn import Scores, SeenItems, TopK, top_k
+from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK
+from lirdrec_pyg.recommender.columns import checked_columns, with_columns
 from lirdrec_pyg.recommender.history import History, history_pairs
 from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
-from lirdrec_pyg.recommender.rules import Rules
+from lirdrec_pyg.recommender.rules import Rules, allowed_items, ruled
 
 if TYPE_CHECKING:
     from lirdrec_pyg.recommender.recommender import Recommender
 
 Fallback = Literal["skip", "popular", "error"]
+
+_COLUMNS = ("user", "item", "rank", "score")
 
 
 def recommend_blocks(
@@ -38,6 +42,7 @@ def recommend_blocks(
     """See :meth:`Recommender.recommend_blocks`. The call itself raises all errors."""
     check_choice("fallback", fallback, Fallback)
     check_count("k", k)
+    columns = checked_columns(recommender, columns, _COLUMNS)
     known_users = recommender.users
     asked = known_users.ids if users is None else as_ids(users, "user").unique(maintain_order=True)
     if not len(asked):
@@ -47,9 +52,10 @@ def recommend_blocks(
     others = asked.filter(~pl.Series(trained))
     if len(others):
         _report(known_users, others, asked.filter(pl.Series(position < 0)), len(asked), fallback)
-    allowed = None if candidates is None else _candidates(recommender, candidates)
+    allowed = allowed_items(recommender, rules, candidates, exclude)
+    ranker = ruled(recommender, recommender.ranker, rules)
     index = torch.from_numpy(position[trained])
-    return _blocks(recommender, index, k, exclude_seen, allowed, others, fallback)
+    return _blocks(recommender, ranker, index, k, exclude_seen, allowed, others, fallback, columns, rules)
 
 
 def _report(users: Vocabulary, others: pl.Series, unknown: pl.Series, num_asked: int, fallback: Fallback) -> None:
@@ -62,27 +68,17 @@ def _report(users: Vocabulary, others: pl.Series, unknown: pl.Series, num_asked:
     warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=5)
 
 
-def _candidates(recommender: "Recommender", candidates: IDs) -> Tensor:
-    ids = as_ids(candidates, "candidate")
-    if not len(ids):
-        raise DataError("The list of candidates is empty.")
-    position = recommender.items.find(ids)
-    if len(unknown := ids.filter(pl.Series(position < 0))):
-        text = f"{len(unknown)} of {len(ids)} candidates are unknown ({listed(unknown)})."
-        if len(unknown) == len(ids):
-            raise DataError(f"{text} {recommender.items.hint(unknown)}")
-        warnings.warn(f"{text} They are skipped. {recommender.items.hint(unknown)}", stacklevel=5)
-    return torch.from_numpy(position[position >= 0]).unique().to(recommender.device)
-
-
 def _blocks(
     recommender: "Recommender",
+    ranker: Ranker,
     index: Tensor,
     k: int,
     exclude_seen: bool,
     allowed: Tensor | None,
     others: pl.Series,
     fallback: Fallback,
+    columns: list[str],
+    rules: Rules,
 ) -> Iterator[pl.DataFrame]:
     ids = recommender.users.ids
     if ids.dtype != others.dtype:
@@ -90,15 +86,16 @@ def _blocks(
         ids, others = ids.cast(pl.String), others.cast(pl.String)
     if len(index):
         seen = recommender.seen if exclude_seen else None
-        for block in recommender.ranker.top_k(index.to(recommender.device), k, seen, allowed):
-            yield _table(recommender, ids.gather(index[block.rows].numpy()), block)
+        for block in ranker.top_k(index.to(recommender.device), k, seen, allowed):
+            yield _table(recommender, ids.gather(index[block.rows].numpy()), block, columns)
     if fallback == "popular" and len(others):
-        for block in _popular(recommender, others, k, exclude_seen, allowed):
-            yield _table(recommender, others[block.rows], block).with_columns(score=pl.lit(None, pl.Float32))
+        for block in _popular(recommender, others, k, exclude_seen, allowed, rules):
+            frame = _table(recommender, others[block.rows], block, columns)
+            yield frame.with_columns(score=pl.lit(None, pl.Float32))
 
 
 def _popular(
-    recommender: "Recommender", users: pl.Series, k: int, exclude_seen: bool, allowed: Tensor | None
+    recommender: "Recommender", users: pl.Series, k: int, exclude_seen: bool, allowed: Tensor | None, rules: Rules
 ) -> Iterator[TopK]:
     """Rank items by their number of training interactions, ties by position, for users without a vector."""
     num_items = len(recommender.items)
@@ -107,12 +104,11 @@ def _popular(
     score[order] = -torch.arange(num_items, dtype=score.dtype, device=recommender.device)
     seen = None
     if exclude_seen:  # those that were held out
-        position = torch.from_numpy(recommender.users.find(users)).to(recommender.device)
-        known = (position >= 0).nonzero().view(-1)
-        row, item = recommender.seen.pairs(position[known])
-        seen = SeenItems.of(torch.stack([known[row], item]), len(users))
+        position = torch.from_numpy(recommender.users.find(users))
+        seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), position)
     ranker = Scores(lambda index: score.repeat(len(index), 1), num_items)
-    return ranker.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
+    limited = ruled(recommender, ranker, replace(rules, popularity_penalty=0.0, diversity=0.0))
+    return limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
 
 
 def recommend_for_history(
@@ -128,17 +124,17 @@ def recommend_for_history(
     """See :meth:`Recommender.recommend_for_history`."""
     check_count("k", k)
     recommender.model_config.require("new_users")
+    columns = checked_columns(recommender, columns, _COLUMNS)
     users, pairs = history_pairs(recommender.items, history)
+    allowed = allowed_items(recommender, rules, candidates, exclude)
     position = torch.from_numpy(recommender.users.find(users))
     trained = position.where((position >= 0) & torch.from_numpy(recommender.has_history)[position], -1)
     vectors = fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, trained)
     seen = _seen_with(recommender, pairs, position) if exclude_seen else None
-    allowed = None if candidates is None else _candidates(recommender, candidates)
+    ranker = ruled(recommender, DotProducts(vectors.user.to(recommender.device), recommender.ranked_items), rules)
     index = torch.arange(len(users), device=recommender.device)
-    item = recommender.ranked_items
     return pl.concat(
-        _table(recommender, users[block.rows], block)
-        for block in top_k(vectors.user.to(recommender.device), item, index, k, seen, allowed)
+        _table(recommender, users[block.rows], block, columns) for block in ranker.top_k(index, k, seen, allowed)
     )
 
 
@@ -150,7 +146,7 @@ def _seen_with(recommender: "Recommender", pairs: Tensor, position: Tensor) -> S
     return SeenItems.of(both.to(recommender.device), len(position))
 
 
-def _table(recommender: "Recommender", users: pl.Series, block: TopK) -> pl.DataFrame:
+def _table(recommender: "Recommender", users: pl.Series, block: TopK, columns: list[str]) -> pl.DataFrame:
     """Return one row per user and rank."""
     k = block.item.size(1)
     frame = pl.DataFrame(
@@ -160,5 +156,5 @@ def _table(recommender: "Recommender", users: pl.Series, block: TopK) -> pl.Data
             "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(users)),
             "score": block.score.flatten().float().cpu().numpy(),
         }
-    )
-    return frame.filter(pl.col("score") > -np.inf)
+    ).filter(pl.col("score") > -np.inf)
+    return with_columns(recommender, frame, columns)

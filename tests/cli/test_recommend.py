@@ -131,6 +131,92 @@ def test_a_table_is_replaced_and_kept_if_something_fails(
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
+@pytest.fixture(scope="module")
+def stock(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog of all items but one, with titles that do not fit into a terminal."""
+    path = tmp_path_factory.mktemp("stock") / "stock.csv"
+    titles = ["Ein Schal"] * 20 + ["\u30b9\u30ab\u30fc\u30d5" * 20] * 20 + ["A long scarf" + " of wool" * 20] * 19
+    rows = [f"item-{n},{title},{'hats' if n % 3 else 'socks'},{n % 4}" for n, title in enumerate(titles)]
+    path.write_text("\n".join(["sku,headline,kind,stock", *rows]))
+    return path
+
+
+def test_titles_are_in_every_format_and_fit_into_the_terminal(run: Path, stock: Path, tmp_path: Path) -> None:
+    with_ids = tmp_path / "stock.csv"
+    with_ids.write_text(stock.read_text().replace("sku,", "item_id,", 1))
+    options = ("--items", with_ids, "--title-col", "headline", "--columns", "kind,stock")
+    table = pl.read_csv(with_ids, infer_schema=False)
+    frame = Recommender.load(run).with_catalog(table, title="headline").recommend(columns=["headline", "kind", "stock"])
+    assert frame["headline"].null_count()
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        out = tmp_path / f"table{suffix}"
+        result = lirdrec("recommend", run, "--all", *options, "--out", out)
+        assert result.exit_code == 0, result.output
+        written = read(out).with_columns(pl.col("stock").cast(str))
+        assert written.drop("score").equals(frame.drop("score"))
+    result = lirdrec("recommend", run, "--users", "user-1", "-k", 60, "--include-seen", *options)
+    header, *lines = result.output.splitlines()
+    assert header.split() == ["user", "item", "rank", "score", "headline", "kind", "stock"]
+    assert len(lines) == 60
+    start = header.index("headline")
+    assert {line[start:].split("  ")[0] for line in lines} == {
+        "Ein Schal",
+        "\u30b9\u30ab\u30fc\u30d5" * 5 + "\u30b9\u30ab...",
+        "A long scarf of wool of wool of wool of wool ...",
+        "",
+    }
+
+
+def test_the_catalog_of_a_run_is_shown_without_asking(run: Path, stock: Path, tmp_path: Path) -> None:
+    catalog = pl.read_csv(stock).rename({"sku": "item_id", "headline": "title"})
+    own = tmp_path / "run"
+    Recommender.load(run).with_catalog(catalog).save(own)
+    header, *lines = lirdrec("recommend", own, "--history", "item-3", "-k", 2).output.splitlines()
+    assert header.split() == ["user", "item", "rank", "score", "title"]
+    titles = dict(catalog["item_id", "title"].iter_rows())
+    for line in lines:
+        item, title = line.split()[2], line.split(maxsplit=5)[5]
+        assert titles[item].startswith(title.removesuffix("...").strip())
+    lines = lirdrec("recommend", own, "--users", "user-1", "-k", 2, "--title-col", "kind").output.splitlines()
+    assert lines[0].split()[-1] == "kind"
+    assert {line.split()[-1] for line in lines[1:]} <= {"hats", "socks"}
+    explained = lirdrec("recommend", own, "--users", "user-1", "-k", 2, "--explain", "--out", tmp_path / "a.csv")
+    assert explained.exit_code == 0, explained.output
+    recommender = Recommender.load(own)
+    expected = recommender.because(recommender.recommend(["user-1"], k=2, columns=["title"]))
+    assert read(tmp_path / "a.csv").columns == expected.columns
+    assert read(tmp_path / "a.csv")["because_1"].to_list() == expected["because_1"].to_list()
+
+
+def test_rules_are_those_of_the_library(run: Path, stock: Path, tmp_path: Path) -> None:
+    catalog = pl.read_csv(stock).rename({"sku": "item_id"})
+    catalog.write_parquet(tmp_path / "stock.parquet")
+    (tmp_path / "gone.txt").write_text("item-9\nitem-30\n")
+    options = (
+        *("--items", tmp_path / "stock.parquet", "--exclude", tmp_path / "gone.txt", "--out", tmp_path / "a.csv"),
+        *("--where", "stock > 0 AND kind <> 'none'", "--max-per", "kind=3", "--max-per", "stock=4"),
+        *("--popularity-penalty", 0.4, "--diversity", 0.3, "--diversity-method", "dpp", "--diversity-by", "image"),
+    )
+    rules = {
+        "exclude": ["item-9", "item-30"],
+        "where": "stock > 0 AND kind <> 'none'",
+        "max_per": {"kind": 3, "stock": 4},
+        "popularity_penalty": 0.4,
+        "diversity": 0.3,
+        "diversity_method": "dpp",
+        "diversity_by": "image",
+    }
+    recommender = Recommender.load(run).with_catalog(catalog)
+    for ask, found in (
+        (("--users", "user-1,user-2"), recommender.recommend(["user-1", "user-2"], **rules)),
+        (("--history", "item-3,item-4"), recommender.recommend_for_history(["item-3", "item-4"], **rules)),
+    ):
+        result = lirdrec("recommend", run, *ask, *options)
+        assert result.exit_code == 0, result.output
+        assert read(tmp_path / "a.csv").drop("score").equals(found.drop("score"))
+        assert len(found) == 6 * found["user"].n_unique()
+
+
 ONE_OF = "--users, --users-file, --all, --history and --history-file"
 MISTAKES: dict[tuple[str, ...], str] = {
     (): ONE_OF,
@@ -154,6 +240,16 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("--history", ""): "--history",
     ("--users", "user-1", "-k", "0"): "-k",
     ("--users", "user-1", "--fallback", "best"): "--fallback",
+    ("--users", "user-1", "--where", "stock > 0"): "--where needs an item catalog, but the run has none. Pass",
+    ("--users", "user-1", "--columns", "kind"): "as --items",
+    ("--users", "user-1", "--title-col", "kind"): "--title-col needs an item catalog",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--title-col", "x"): "Pass --title-col",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--where", "x > 0"): "--where is 'x > 0'",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--max-per", "kind=0"): "--max-per is 0",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--max-per", "kind=a"): "NAME=NUMBER",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--max-per", "size=3"): "--max-per has 'size'",
+    ("--users", "user-1", "--items", "{tmp}/users.txt"): "no column of item IDs (columns: 'user-1')",
+    ("--users", "user-1", "--diversity", "2"): "--diversity",
 }
 
 
@@ -161,6 +257,7 @@ def test_each_mistake_is_one_error_and_writes_nothing(run: Path, tmp_path: Path)
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "blank.txt").write_text("user-1\n\nuser-2\n")
     (tmp_path / "users.txt").write_text("user-1\n")
+    (tmp_path / "stock.csv").write_text("item_id,kind\nitem-1,hats\n")
     before = sorted(tmp_path.iterdir())
     for options, named in MISTAKES.items():
         assert_refused(lirdrec("recommend", run, *(option.format(tmp=tmp_path) for option in options)), named)

@@ -1,8 +1,10 @@
+from pathlib import Path
+
 import polars as pl
 import pytest
 
 from lirdrec_pyg.data import ItemCatalog
-from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.errors import ConfigError, DataError
 
 
 def test_titles_are_texts() -> None:
@@ -17,3 +19,45 @@ def test_titles_are_texts() -> None:
 def test_a_repeated_header_is_refused() -> None:
     with pytest.raises(DataError, match="repeats its header in row 1"):
         ItemCatalog.of(pl.DataFrame({"item_id": ["a", "item_id"], "title": ["A", "title"]}))
+
+
+def test_a_condition_compares_numbers_and_texts() -> None:
+    frame = pl.DataFrame(
+        {
+            "sku": ["a", "b", "c", "d"],
+            "title": ["1", "2", "3", "4"],
+            "stock": ["10", "9", "-1.5", None],
+            "zone": ["007", "7", "8", "9"],
+            "size": ["1", "2", "L", None],
+        }
+    )
+    catalog = ItemCatalog.of(frame, id_column="sku")
+    for condition, ids in (
+        ("stock > 9", ["a"]),  # not as texts, where "9" is more than "10"
+        ("stock < 0", ["c"]),
+        ("NOT stock > 9", ["b", "c"]),  # null is neither
+        ("stock IS NULL OR id = 'a'", ["a", "d"]),
+        ("zone = '007'", ["a"]),
+        ("title = '2' AND size = '2'", ["b"]),
+        ("stock > AVG(stock) AND size LIKE '_'", ["a", "b"]),
+        ("COUNT(*) = 4", ["a", "b", "c", "d"]),
+        ("stock = 11", []),
+    ):
+        assert catalog.matching(condition).to_list() == ids, condition
+    with pytest.raises(ConfigError, match=r"no valid SQL for size: String \(cannot compare string with numeric"):
+        catalog.matching("size > 1")
+    assert catalog.frame["stock"].to_list() == ["10", "9", "-1.5", None]  # as given
+
+
+@pytest.mark.parametrize("function", ["read_csv", "READ_PARQUET", '"read_json"'])
+def test_a_condition_reads_no_file(tmp_path: Path, function: str) -> None:
+    (tmp_path / "secret.csv").write_text("id,stock\na,3\n")
+    catalog = ItemCatalog.of(pl.DataFrame({"id": ["a"], "stock": [3]}))
+    with pytest.raises(ConfigError, match="cannot read files"):
+        catalog.matching(f"stock IN (SELECT stock FROM {function}('{tmp_path / 'secret.csv'}'))")
+
+
+def test_rows_of_unknown_items_are_null() -> None:
+    catalog = ItemCatalog.of(pl.DataFrame({"id": [1, 2], "title": ["A", "B"]}))
+    for ids, titles in (([2, 5, 1], ["B", None, "A"]), ([5, 6], [None, None]), ([], [])):
+        assert catalog.titles(pl.Series(ids, dtype=pl.Int64)).to_list() == titles

@@ -9,47 +9,26 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from all_scores import all_scores, items_by_user, seen_by_user, trained_by_user
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec_pyg import Dataset, fit
-from lirdrec_pyg.data import INTERACTS, build_graph
+from lirdrec_pyg.data import HELD_OUT, build_graph
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.models import PopularityConfig
 from lirdrec_pyg.recommender import Recommender
 
-Scores = dict[int | str, dict[int | str, float]]
 CheckTopK = Callable[..., None]
 
 SCHEMA = {"user": pl.String, "item": pl.String, "rank": pl.Int32, "score": pl.Float32}
 UNTRAINED = ["u46", "u47", "u48", "u49"]
 
 
-def seen_by_user(recommender: Recommender) -> dict[int | str, list[int | str]]:
-    """Return the training items of each user."""
-    users, items = recommender.users.ids.to_list(), recommender.items.ids.to_list()
-    seen: dict[int | str, list[int | str]] = {user: [] for user in users}
-    for user, item in recommender.graph[INTERACTS].edge_index.t().tolist():
-        seen[users[user]].append(items[item])
-    return seen
-
-
-def all_scores(recommender: Recommender, exclude_seen: bool, only: list | None = None) -> Scores:
-    """Return the scores of the items that each user with training interactions may get."""
-    u, v = (x.astype(np.float64) for x in (recommender.user_vectors(), recommender.item_vectors()))
-    seen, items = seen_by_user(recommender), recommender.items.ids.to_list()
-    kept = [n for n, item in enumerate(items) if only is None or item in only]
-    return {
-        user: {items[n]: float(row[n]) for n in kept if not (exclude_seen and items[n] in seen[user])}
-        for user, row in zip(recommender.users.ids.to_list(), u @ v.T, strict=True)
-        if seen[user]
-    }
-
-
 @pytest.fixture(scope="module")
 def trained(recommender: Recommender) -> list[str]:
     """Users with training interactions."""
-    return [user for user, seen in seen_by_user(recommender).items() if seen]
+    return [user for user, items in trained_by_user(recommender).items() if items]
 
 
 def test_all_users_get_the_best_of_all_items(recommender: Recommender, assert_best: CheckTopK) -> None:
@@ -227,14 +206,35 @@ def test_others_get_the_popular_items(recommender: Recommender) -> None:
         frame = recommender.recommend(["nobody", "u3", "u47"], k=6, fallback="popular")
     assert frame["user"].to_list() == ["u3"] * 6 + ["nobody"] * 6 + ["u47"] * 6
     assert frame.schema == SCHEMA
-    popular = frame.filter(pl.col("user") == "u47")
-    assert popular["score"].null_count() == 6
-    assert popular["rank"].to_list() == [1, 2, 3, 4, 5, 6]
     clicks = dict.fromkeys(recommender.items.ids, 0)
-    for seen in seen_by_user(recommender).values():
-        for item in seen:
+    for items in trained_by_user(recommender).values():
+        for item in items:
             clicks[item] += 1
-    assert [clicks[item] for item in popular["item"]] == sorted(clicks.values(), reverse=True)[:6]
+    held_out = seen_by_user(recommender)["u47"]
+    assert len(held_out) == 8  # all of them
+    for user, taken in (("nobody", []), ("u47", held_out)):
+        popular = frame.filter(user=user)
+        assert popular["score"].null_count() == 6
+        assert popular["rank"].to_list() == [1, 2, 3, 4, 5, 6]
+        best = sorted((n for item, n in clicks.items() if item not in taken), reverse=True)[:6]
+        assert [clicks[item] for item in popular["item"]] == best
+        assert not set(taken) & set(popular["item"])
+
+
+def test_users_get_what_was_held_out_only_if_asked(recommender: Recommender) -> None:
+    held_out = items_by_user(recommender, *(split.edge_label_key for split in HELD_OUT))
+    for user in ("u5", "u47"):  # the second has nothing else
+        own = held_out[user]
+        assert own
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            frame = recommender.recommend([user], k=80, fallback="popular")
+            assert len(frame) == 80 - len(seen_by_user(recommender)[user])
+            assert not set(own) & set(frame["item"])
+            everything = recommender.recommend([user], k=80, fallback="popular", exclude_seen=False)
+        assert set(own) < set(everything["item"])
+        later = recommender.recommend_for_history({user: ["sku/79"]}, k=80)
+        assert not {*own, "sku/79"} & set(later["item"])
 
 
 def test_popular_items_obey_candidates(recommender: Recommender) -> None:
