@@ -1,0 +1,325 @@
+"""The endpoints: what a request may hold, and how it is answered."""
+
+import asyncio
+import json
+import logging
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import polars as pl
+
+from lirdrec_pyg._version import __version__
+from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError
+from lirdrec_pyg.recommender.recommend import Fallback
+from lirdrec_pyg.recommender.rules import Rules
+from lirdrec_pyg.service.batches import Batches
+from lirdrec_pyg.service.config import ServiceConfig
+from lirdrec_pyg.service.guard import Guard
+from lirdrec_pyg.service.items import new_items
+from lirdrec_pyg.service.live import LiveRun, Served
+from lirdrec_pyg.service.metrics import Metrics
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_log = logging.getLogger(__name__)
+
+_THREADS = 4
+
+# Warnings of the request that a thread is busy with.
+_caught: ContextVar[list[str] | None] = ContextVar("_caught", default=None)
+
+
+def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -> "FastAPI":
+    """Return the application, which any ASGI server runs.
+
+    Args:
+        live: the run to answer from.
+        config: limits of a request, and how often to check for another run.
+        token: what every request must bear, ``None`` for nothing.
+    """
+    from fastapi import Depends, FastAPI, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from fastapi.security import HTTPBearer
+    from prometheus_client import CONTENT_TYPE_LATEST
+    from pydantic import BaseModel, ConfigDict, Field, create_model
+    from starlette.exceptions import HTTPException
+
+    metrics, batches = Metrics(), Batches()
+    pool = ThreadPoolExecutor(_THREADS, "compute")
+
+    class Body(BaseModel):
+        model_config = ConfigDict(extra="forbid", strict=True)
+
+    class Error(BaseModel):
+        error: str
+
+    IDs = list[int] | list[str]
+
+    class Shown(Body):
+        columns: list[str] | None = Field(None, description="Columns of the item catalog to add; by default the title.")
+
+        def shown(self, served: Served) -> list[str]:
+            return _title(served) if self.columns is None else self.columns
+
+    rules, hints = Rules(), get_type_hints(Rules)
+    of_rules: dict[str, Any] = {
+        name: (hints[name], Field(value, description=Rules.doc(name).replace("--", "")))
+        for name, value in vars(rules).items()
+    }
+    Ruled: Any = create_model("Ruled", __base__=Shown, **of_rules)
+
+    class Ranking(Ruled):
+        k: int = Field(20, ge=1, le=config.max_k, description="Items per user.")
+        exclude_seen: bool = Field(True, description="Whether to leave out all known interactions of the user.")
+        candidates: IDs | None = Field(None, description="Items to choose from; by default all.")
+        exclude: IDs | None = Field(None, description="Items to leave out.")
+        because: int = Field(0, ge=0, le=10, description="How many past items to name as reasons for each item.")
+
+        def options(self, served: Served) -> dict[str, Any]:
+            names = "k", "exclude_seen", "candidates", "exclude", *vars(rules)
+            return {"columns": self.shown(served), **{name: getattr(self, name) for name in names}}
+
+    class Users(Ranking):
+        users: IDs = Field(min_length=1, max_length=config.max_users)
+        fallback: Fallback = Field("skip", description="What users get who are unknown or have no interactions.")
+
+    class History(Ranking):
+        history: IDs | dict[str, IDs] = Field(
+            min_length=1, max_length=config.max_users, description="Items of one new user, or items by user."
+        )
+
+    class Item(Shown):
+        item: int | str
+        k: int = Field(10, ge=1, le=config.max_k, description="Number of items.")
+        by: str = Field("vectors", description="'vectors' for the learned representations, or a modality.")
+
+    class Pair(Shown):
+        user: int | str
+        item: int | str
+        nearest: int = Field(3, ge=0, le=config.max_k, description="Past items per modality.")
+
+    class NewItem(Body):
+        id: int | str
+        features: dict[str, list[float]] = Field(min_length=1, description="A vector per modality.")
+
+    class NewItems(Body):
+        items: list[NewItem] = Field(min_length=1, max_length=config.max_users)
+
+    async def computed(function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+
+    async def answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) -> Response:
+        return Response(await computed(_answer, served, work, *args), media_type="application/json")
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(config.poll_seconds)
+            try:
+                if await asyncio.to_thread(live.refresh):
+                    metrics.loaded(live.current)
+                    _log.info("Serving %s", live.current.name)
+            except Exception as error:  # whatever is wrong with the new run, the old one still answers
+                metrics.failed()
+                _log.error("Still serving %s, since the new run is broken: %s", live.current.name, error)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        metrics.loaded(live.current)
+        with _warnings_sorted():
+            watching = asyncio.create_task(watch())
+            yield
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+        pool.shutdown()
+
+    # For the page of the API; the guard checks the token before anything is read.
+    bearer = [Depends(HTTPBearer(auto_error=False))] if token else []
+    app = FastAPI(
+        title="lirdrec-pyg",
+        version=__version__,
+        lifespan=lifespan,
+        dependencies=bearer,
+        redoc_url=None,
+        responses={status: {"model": Error} for status in (401, 404, 413, 422)},
+    )
+    app.add_middleware(Guard, token=token, max_body=1024 * config.max_body, answered=metrics.answered)
+
+    @app.exception_handler(LIRDRecError)
+    async def refuse(request: Request, error: LIRDRecError) -> Response:
+        # What a question names and the run does not know, or what is wrong with it.
+        unknown = isinstance(error, DataError) and request.url.path != "/items"
+        return JSONResponse({"error": str(error)}, 404 if unknown else 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(_request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse({"error": _message(error.errors()[-1])}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(_request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.post("/recommend")
+    async def recommend(body: Users) -> Response:
+        """Rank the best items per user of the training."""
+        served = live.current
+
+        def ranked(users: Any) -> Mapping[str, Any]:
+            frame = served.recommender.recommend(users, fallback=body.fallback, **body.options(served))
+            return {"recommendations": served.recommender.because(frame, body.because) if body.because else frame}
+
+        if len(body.users) > 1:
+            return await answer(served, ranked, body.users)
+        key = served, body.model_dump_json(exclude={"users"})
+        found = await batches.answer(key, body.users[0], lambda users: computed(_answers, served, users, ranked))
+        if isinstance(found, LIRDRecError):
+            raise found
+        return Response(found, media_type="application/json")
+
+    @app.post("/history")
+    async def history(body: History) -> Response:
+        """Rank the best items per user by their clicks since the training; users may be new."""
+        served = live.current
+
+        def ranked() -> Mapping[str, Any]:
+            frame = served.recommender.recommend_for_history(body.history, **body.options(served))
+            if body.because:
+                frame = served.recommender.because(frame, body.because, body.history)
+            return {"recommendations": frame}
+
+        return await answer(served, ranked)
+
+    @app.post("/similar")
+    async def similar(body: Item) -> Response:
+        """Rank the items most similar to an item."""
+        served = live.current
+
+        def found() -> Mapping[str, Any]:
+            return {"similar": served.recommender.similar_items(body.item, body.k, body.by, body.shown(served))}
+
+        return await answer(served, found)
+
+    @app.post("/explain")
+    async def explain(body: Pair) -> Response:
+        """Split the score of an item for a user by the user's past items."""
+        served = live.current
+
+        def split() -> Mapping[str, Any]:
+            return served.recommender.explain(body.user, body.item, body.nearest, body.shown(served))._asdict()
+
+        return await answer(served, split)
+
+    @app.post("/items")
+    async def items(body: NewItems) -> Response:
+        """Add items by their features. All later answers know them."""
+        if config.workers > 1:
+            raise ConfigError(
+                "With several `workers`, each would know its own items only. Add them to the run instead."
+            )
+        ids, features = [item.id for item in body.items], [item.features for item in body.items]
+
+        def grown() -> bytes:
+            with _collected() as found:
+                served = live.add(new_items(live.current.recommender, ids, features))
+            return _json({"run": served.name, "warnings": found, "added": len(ids)})
+
+        return Response(await computed(grown), media_type="application/json")
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Tell that the service is up, and which run it serves."""
+        return {"status": "ok", "run": live.current.name}
+
+    @app.get("/metrics")
+    async def measurements() -> Response:
+        """Return measurements in the format of Prometheus."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _title(served: Served) -> list[str]:
+    catalog = served.recommender.dataset.catalog
+    return [] if catalog is None or catalog.title is None else [catalog.title]
+
+
+def _answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) -> bytes:
+    """Return the result of ``work`` as JSON, with the name of the run and the warnings."""
+    with _collected() as found:
+        content = work(*args)
+    return _json({"run": served.name, "warnings": found, **content})
+
+
+def _answers(
+    served: Served, users: list[Any], ranked: Callable[[list[Any]], Mapping[str, Any]]
+) -> dict[str, bytes | LIRDRecError]:
+    """Return the answer for each of the users as if they had been asked for one by one."""
+    if len(users := list(dict.fromkeys(users))) > 1:
+        with suppress(LIRDRecError), _collected() as found:
+            ((name, frame),) = ranked(users).items()
+            parts = frame.partition_by("user", as_dict=True)
+            if not found and len(parts) == len(users):
+                return {str(user): _answer(served, dict, {name: part}) for (user,), part in parts.items()}
+    answers: dict[str, bytes | LIRDRecError] = {}
+    for user in users:
+        try:
+            answers[str(user)] = _answer(served, ranked, [user])
+        except LIRDRecError as error:
+            answers[str(user)] = error
+    return answers
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    parts = (
+        f'"{name}":{_frame_json(x) if isinstance(x, pl.DataFrame) else json.dumps(x)}' for name, x in content.items()
+    )
+    return f"{{{','.join(parts)}}}".encode()
+
+
+def _frame_json(frame: pl.DataFrame) -> str:
+    for name, dtype in frame.schema.items():
+        if "Binary" in str(dtype) or "Object" in str(dtype):
+            raise ConfigError(f"`columns` has {name!r}, whose type {dtype} has no form in JSON.")
+    return frame.write_json()
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """Return one error of pydantic as a sentence."""
+    place = ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part))
+    if error["type"] == "json_invalid" or not place:
+        return "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
+    return f"`{place}` is invalid: {error['msg']}."
+
+
+@contextmanager
+def _collected() -> Iterator[list[str]]:
+    """Collect the warnings of this thread."""
+    found: list[str] = []
+    token = _caught.set(found)
+    try:
+        yield found
+    finally:
+        _caught.reset(token)
+
+
+@contextmanager
+def _warnings_sorted() -> Iterator[None]:
+    """Pass warnings to the request that they are about, and log all others."""
+
+    def sort(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        found = _caught.get()
+        if found is None or category is not UserWarning:
+            _log.warning("%s", message)
+        else:
+            found.append(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning, append=True)  # after those that ignore some
+        warnings.showwarning = sort
+        yield

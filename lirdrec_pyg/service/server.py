@@ -1,0 +1,115 @@
+import gc
+import json
+import logging
+import os
+import socket
+import tempfile
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.service.app import create_app
+from lirdrec_pyg.service.config import ServiceConfig
+from lirdrec_pyg.service.live import LiveRun
+from lirdrec_pyg.threads import usable_cpus
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_log = logging.getLogger(__name__)
+
+TOKEN = "LIRDREC_TOKEN"
+# What the processes are told by the one that starts them.
+_SETTINGS = "LIRDREC_SERVICE"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_MAX_CONNECTIONS = 1000
+_SECONDS_TO_FINISH = 30
+
+
+def serve(run: Path, device: str, config: ServiceConfig) -> None:
+    """Serve a run until the process is told to end.
+
+    Args:
+        run: run folder, or a symbolic link to one, which may be pointed elsewhere at any time.
+        device: where to rank.
+        config: address, token and limits.
+
+    Raises:
+        ConfigError: if a package is missing, the port is taken or the token is invalid.
+        RunError: if ``run`` is not a finished run, or is damaged.
+    """
+    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
+        raise ConfigError("Serving needs the extra 'serve': pip install 'lirdrec-pyg[serve]'.")
+    import uvicorn
+
+    token = read_token(config)
+    if token is None and config.host not in _LOOPBACK:
+        _log.warning("Anyone who reaches %s can ask this service. Set a token by %s.", config.host, TOKEN)
+    _check_port(config.host, config.port)
+    live = LiveRun(run, device)
+    _log.info("Serving %s at http://%s:%s, described at /docs", live.current.name, config.host, config.port)
+    options: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "access_log": False,
+        "log_config": None,
+        "server_header": False,
+        "limit_concurrency": _MAX_CONNECTIONS,
+        "timeout_graceful_shutdown": _SECONDS_TO_FINISH,
+    }
+    if config.workers == 1:
+        uvicorn.run(_prepared(live, config, token), **options)
+        return
+    del live  # loaded only to report errors once
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ[_SETTINGS] = json.dumps({"run": str(run), "device": device, "config": asdict(config)})
+        uvicorn.run(f"{__name__}:worker_app", factory=True, workers=config.workers, **options)
+
+
+def worker_app() -> "FastAPI":
+    """Return the application of one of several processes."""
+    import torch
+
+    settings = json.loads(os.environ[_SETTINGS])
+    config = ServiceConfig(**settings["config"])
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("lirdrec_pyg").setLevel(logging.INFO)
+    torch.set_num_threads(max(1, usable_cpus() // config.workers))
+    return _prepared(LiveRun(Path(settings["run"]), settings["device"]), config, read_token(config))
+
+
+def _prepared(live: LiveRun, config: ServiceConfig, token: str | None) -> "FastAPI":
+    app = create_app(live, config, token)
+    # Otherwise all requests wait for half a second now and then, while Python looks for garbage in its libraries.
+    gc.collect()
+    gc.freeze()
+    return app
+
+
+def read_token(config: ServiceConfig) -> str | None:
+    """Return the token that requests must bear, ``None`` if there is none.
+
+    Raises:
+        ConfigError: if it cannot be read or sent in a header.
+    """
+    source, token = TOKEN, os.environ.get(TOKEN)
+    if config.token_file is not None:
+        source = config.token_file
+        try:
+            token = Path(source).read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"Cannot read `token_file` ({error}).") from error
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+        raise ConfigError(f"The token in {source} is empty or has other characters than those of ASCII.")
+    return token
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise ConfigError(f"Cannot listen on {host}, port {port} ({error}). Pass another `port` or `host`.") from error
