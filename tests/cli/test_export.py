@@ -1,12 +1,14 @@
 from pathlib import Path
 
+import lancedb
 import numpy as np
 import polars as pl
+import pytest
 from commands import assert_refused, lirdrec
 from runs import contents
 from safetensors.numpy import load_file
 
-from lirdrec_pyg import Recommender
+from lirdrec_pyg import DataConfig, EASEConfig, Recommender, TrainingConfig, fit
 
 FILES = {
     "parquet": ["items.parquet", "users.parquet"],
@@ -53,12 +55,66 @@ def test_an_earlier_export_is_replaced_on_request(run: Path, tmp_path: Path) -> 
     assert contents(out) == before
 
 
-def test_each_mistake_is_one_error_and_writes_nothing(run: Path, tmp_path: Path) -> None:
+def test_each_mistake_is_one_error_and_writes_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("precious")
+    url = "postgresql://u:hidden@localhost:1/db"
     for options, named in (
-        (("--out", tmp_path / "out", "--format", "csv"), "--format"),
-        (("--out", tmp_path / "file"), "file"),
+        (("--out", "out", "--format", "csv"), "--format"),
+        (("--out", "file"), "file"),
         ((), "--out"),
+        (("--out", "out", "--to", url), "either --out"),
+        (("--to", url, "--format", "npy"), "--format is for --out"),
+        (("--out", "out", "--schema", "s"), "for PostgreSQL"),
+        (("--to", "lance:out", "--no-index"), "for PostgreSQL"),
+        (("--to", "lance:file"), "file is a file. Export to a folder."),
+        (("--to", "hidden"), "--to is not the URL"),
+        (("--to", url), "Cannot export to PostgreSQL"),
     ):
-        assert_refused(lirdrec("export", run, *options), named)
+        result = lirdrec("export", run, *options)
+        assert_refused(result, named)
+        assert "hidden" not in result.output
     assert contents(tmp_path) == {"file": b"precious"}
+
+
+def test_tables_of_lance_are_written(run: Path, tmp_path: Path) -> None:
+    place = f"lance:{tmp_path / 'out'}"
+    for options in ((), ("--overwrite",)):
+        result = lirdrec("export", run, "--to", place, *options)
+        assert result.exit_code == 0, result.output
+        for name in ("users", "items", "seen"):
+            count = lancedb.connect(tmp_path / "out").open_table(name).count_rows()
+            assert f"{tmp_path / 'out'}  {name}  {count:,} rows\n" in result.output
+    assert_refused(
+        lirdrec("export", run, "--to", place), "has a table 'users'. Export to another folder, or pass --overwrite."
+    )
+
+
+def test_models_without_vectors_are_refused(shared_shop: Path, tmp_path: Path) -> None:
+    fit(DataConfig(data=str(shared_shop)), EASEConfig(), TrainingConfig(device="cpu"), tmp_path / "run")
+    for options in (
+        ("--out", tmp_path / "out"),
+        ("--to", "postgresql://localhost:1/db"),
+        ("--to", f"lance:{tmp_path / 'out'}"),
+    ):
+        assert_refused(lirdrec("export", tmp_path / "run", *options), "ease has no vectors")
+    assert_refused(
+        lirdrec("export", tmp_path / "run", "--out", tmp_path / "out", "--format", "onnx"),
+        "ease does not support new items",
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for extra, options in (
+        ("postgres", ("--to", "postgresql://localhost:1/db")),
+        ("lance", ("--to", f"lance:{tmp_path / 'out'}")),
+        ("onnx", ("--out", tmp_path / "out", "--format", "onnx")),
+    ):
+        monkeypatch.setattr(f"lirdrec_pyg.recommender.export.{extra}.find_spec", lambda name: None)
+        assert_refused(
+            lirdrec("export", run, *options), f"needs the extra '{extra}': pip install 'lirdrec-pyg[{extra}]'."
+        )
+    assert not (tmp_path / "out").exists()

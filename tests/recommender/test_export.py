@@ -173,8 +173,13 @@ def test_vectors_never_stay_beside_ids_of_another_export(recommender: Recommende
     for form, other, left in (
         ("npy", "safetensors", "user_vectors.npy"),
         ("safetensors", "npy", "vectors.safetensors"),
+        ("fold_in.onnx", "npy", "fold_in.onnx"),
     ):
-        export_vectors(recommender, tmp_path / form, form)
+        if form in FORMATS:
+            export_vectors(recommender, tmp_path / form, form)
+        else:
+            (tmp_path / form).mkdir()
+            (tmp_path / form / left).write_text("of format onnx")
         earlier = contents(tmp_path / form)
         with pytest.raises(RunError, match=rf"{left} is of an earlier export, whose IDs would be replaced\. Delete it"):
             export_vectors(recommender, tmp_path / form, other, overwrite=True)
@@ -197,7 +202,7 @@ def test_two_formats_fit_into_one_folder(recommender: Recommender, tmp_path: Pat
 
 
 def test_unknown_format_and_a_file_for_a_folder_are_refused(recommender: Recommender, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'csv'.*safetensors, parquet, npy"):
+    with pytest.raises(ConfigError, match=r"'csv'.*parquet, npy, safetensors, onnx"):
         export_vectors(recommender, tmp_path, "csv")
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="is a file"):
