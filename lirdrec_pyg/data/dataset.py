@@ -156,7 +156,7 @@ class Dataset:
         frame, source = read_layout(path, config, config.split, found)
         folder = path if path.is_dir() else path.parent
         files = {modality: Path(file) for modality, file in config.features.items()} or find_features(folder)
-        catalog = None if config.items is None else _catalog(read_table(Path(config.items)), config)
+        catalog = None if config.items is None else catalog_of(read_table(Path(config.items)), config)
         dataset = assemble(frame, read_feature_files(files, config.item_column), config, seed)
         facts = {"source": str(source), **found, **dataset.facts, **provenance_facts(files)}
         return replace(dataset, catalog=catalog, config=_absolute(config), facts=facts)
@@ -198,17 +198,11 @@ class Dataset:
         config = DataConfig(title=title, picture=picture, **options)
         if config.data is not None:
             raise ConfigError("`data` is for `Dataset.from_path`. Pass tables or arrays.")
-        columns, facts = config, Facts(source="data in memory")
+        facts = Facts(source="data in memory")
         if not isinstance(features, Mapping):
             raise ConfigError("`features` must be a mapping from modalities to features, such as {'image': x}.")
-        if isinstance(interactions, tuple):
-            ids = [as_series(role, x, f"the {role} IDs") for role, x in zip(("user", "item"), interactions)]
-            if len(interactions) != 2 or len(ids[0]) != len(ids[1]):
-                raise DataError("A tuple of `interactions` must be two arrays of one length: user IDs and item IDs.")
-            interactions = pl.DataFrame(ids)
-            columns = replace(config, item_column=None)  # it may be one of the features
-        frame = parse_interactions(to_polars(interactions), columns, config.split, "`interactions`", facts)
-        catalog = None if items is None else _catalog(to_polars(items).fill_nan(None), config)
+        frame = interactions_in_memory(interactions, config, config.split, facts)
+        catalog = None if items is None else catalog_of(to_polars(items).fill_nan(None), config)
         row_ids = None if catalog is None else catalog.frame["id"]
         tables = {m: _feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
         dataset = assemble(frame, tables, config, seed)
@@ -281,6 +275,19 @@ class Dataset:
                 "picture": self.catalog.picture,
             }
         return facts
+
+
+def interactions_in_memory(
+    interactions: Table | tuple[Any, Any], columns: ColumnConfig, split: SplitStrategy, facts: Facts | None = None
+) -> pl.DataFrame:
+    """Read a table in memory, or a pair of arrays (user IDs, item IDs), as :func:`parse_interactions` does."""
+    if isinstance(interactions, tuple):
+        ids = [as_series(role, x, f"the {role} IDs") for role, x in zip(("user", "item"), interactions)]
+        if len(interactions) != 2 or len(ids[0]) != len(ids[1]):
+            raise DataError("A tuple of `interactions` must be two arrays of one length: user IDs and item IDs.")
+        interactions = pl.DataFrame(ids)
+        columns = replace(columns, user_column=None, item_column=None)  # these may be columns of the features
+    return parse_interactions(to_polars(interactions), columns, split, "`interactions`", facts)
 
 
 def assemble(frame: pl.DataFrame, features: Mapping[str, FeatureTable], config: DataConfig, seed: int) -> Dataset:
@@ -384,7 +391,8 @@ def to_polars(table: Table) -> pl.DataFrame:
         raise DataError(f"Cannot read a table of type {type(table).__name__} ({first_line(error)}).") from error
 
 
-def _catalog(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
+def catalog_of(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
+    """Recognize the columns of a table of items, with IDs as the interactions have them."""
     id_column = config.item_column if config.item_column in frame.columns else None
     catalog = ItemCatalog.of(frame, id_column=id_column, title=config.title, picture=config.picture)
     if not config.strip_ids:

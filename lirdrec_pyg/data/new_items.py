@@ -33,6 +33,15 @@ class NewItems:
     features: dict[str, Tensor]
     masks: dict[str, Tensor]
 
+    def without(self, known: Vocabulary) -> "NewItems | None":
+        """Return the items that are not ``known``; ``None`` if all are."""
+        kept = torch.from_numpy(known.find(self.ids.ids) < 0)
+        if not kept.any():
+            return None
+        ids = Vocabulary(self.ids.ids.filter(pl.Series(kept.numpy())), "item")
+        features, masks = ({m: x[kept] for m, x in tensors.items()} for tensors in (self.features, self.masks))
+        return NewItems(ids, features, masks)
+
 
 def read_new_items(
     features: Mapping[str, str | Path],

@@ -17,6 +17,10 @@ class _Fusion(nn.Module):
         """Compute the branch weights of users who were not part of the training."""
         return self.attention(x)
 
+    @torch.no_grad()
+    def forget_users(self, forgotten: Tensor) -> None:
+        """Give some users, bool of shape ``(|U|,)``, the mean memory of the others, if there is a memory."""
+
     def start_epoch(self) -> None:
         """Advance the schedule, if there is one. Call it once before each training epoch."""
 
@@ -121,6 +125,11 @@ class ProgressiveWeightCopying(_Fusion):
         return self
 
     @torch.no_grad()
+    def forget_users(self, forgotten: Tensor) -> None:
+        self.theta[forgotten] = self.theta[~forgotten].mean(dim=0)
+        self.last_attention[forgotten] = torch.nan
+
+    @torch.no_grad()
     def start_epoch(self) -> None:
         """Copy the last attention into the memory and advance the schedule. Call it once before each training epoch."""
         self.epoch += 1
@@ -199,6 +208,10 @@ class StaticFusion(_Fusion):
 
     def reset_parameters(self) -> None:
         nn.init.xavier_normal_(self.theta)
+
+    @torch.no_grad()
+    def forget_users(self, forgotten: Tensor) -> None:
+        self.theta[forgotten] = self.theta[~forgotten].mean(dim=0)
 
     def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
         theta = self.theta if user_index is None else nn.functional.embedding(user_index, self.theta)

@@ -1,0 +1,153 @@
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from lirdrec_pyg.cli.allocator import keep_freed_memory
+from lirdrec_pyg.cli.interrupt import Interrupt
+from lirdrec_pyg.cli.options import (
+    FeatureFile,
+    config_options,
+    feature_files,
+    folder_option,
+    id_file,
+    run_argument,
+    take,
+)
+from lirdrec_pyg.cli.output import table
+from lirdrec_pyg.cli.progress import Progress
+from lirdrec_pyg.data import NewItems, item_features, modalities, read_new_items
+from lirdrec_pyg.data.interactions import ColumnConfig
+from lirdrec_pyg.data.tables import read_table
+from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.recommender import Recommender, Run
+from lirdrec_pyg.recommender.update import UpdateConfig, check_link
+from lirdrec_pyg.recommender.update import promote as promote_run
+
+_SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+
+
+@click.command(context_settings={"max_content_width": 100})
+@run_argument
+@click.option(
+    "--data",
+    required=True,
+    type=id_file,
+    help="Table of the new interactions. Those that are known already count once.",
+)
+@click.option(
+    "--features",
+    multiple=True,
+    type=FeatureFile(),
+    callback=feature_files,
+    help="MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know; known "
+    "items in them are left out.",
+)
+@click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
+@click.option(
+    "--items", type=id_file, help="Table of the items, with titles and other columns, instead of that of RUN."
+)
+@folder_option("the run", "Run folder to create, other than RUN.")
+@config_options(UpdateConfig)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="The gate: by which part Recall@20 on the held-out new interactions may fall, compared with RUN.",
+)
+@click.option(
+    "--promote",
+    type=click.Path(path_type=Path),
+    help="Symbolic link to point to --out if the update passes the gate, such as runs/current, which a service reads.",
+)
+@config_options(ColumnConfig, skip=("label_column",))
+@click.pass_context
+def update(
+    ctx: click.Context,
+    run: Path,
+    data: Path,
+    features: dict[str, str],
+    ids: Path | None,
+    items: Path | None,
+    out: Path,
+    overwrite: bool,
+    max_drop: float,
+    promote: Path | None,
+    **values: Any,
+) -> None:
+    """Train the model in RUN further, with later interactions, users and items.
+
+    All weights start from where they stood. New users start from the items they interacted with, new items from their
+    features. The training passes over all interactions, old and new, and stops when the validation no longer improves,
+    after a few epochs in most cases.
+
+    Options of columns are those of the training of RUN, unless given.
+
+    The run in --out is compared with RUN on held-out new interactions. If Recall@20 falls by more than --max-drop, the
+    run is written, but not promoted, and the exit code is 3.
+
+    \b
+    Every night, for a service that reads runs/current:
+      lirdrec-pyg update runs/current --data clicks_today.csv --features features_today \\
+        --out runs/2026-05-31 --promote runs/current
+    """
+    if promote is not None:
+        check_link(promote)
+    keep_freed_memory()
+    Run.check_free(out, overwrite, source=run)
+    recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
+    if items is not None:
+        recommender = recommender.with_catalog(read_table(items))
+    config = recommender.dataset.config
+    trained_on = ColumnConfig() if config is None else take(ColumnConfig, vars(config))
+    given = [
+        entry.name
+        for entry in fields(ColumnConfig)
+        if ctx.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
+    ]
+    columns = replace(trained_on, label_column=None, **{name: values[name] for name in given})
+    with Interrupt() as interrupt, Progress() as progress:
+        updated = recommender.update(
+            data,
+            _new_items(recommender, features, ids, columns.item_column) if features else None,
+            out,
+            config=take(UpdateConfig, values),
+            columns=columns,
+            callbacks=(interrupt, progress),
+            overwrite=overwrite,
+        )
+    if not is_first_process():
+        return
+    assert updated.metrics is not None
+    _report(updated.dataset.facts, updated.metrics)
+    click.echo(f"The run is in {out}")
+    if interrupt.signal is not None:
+        sys.exit(128 + interrupt.signal)
+    drop = updated.metrics["update"]["drop"] if "update" in updated.metrics else 0
+    if drop > max_drop:
+        click.echo(f"Recall@20 fell by {drop:.1%}, more than --max-drop {max_drop:g}: not promoted.", err=True)
+        sys.exit(3)
+    if promote is not None:
+        promote_run(out, promote)
+        click.echo(f"{promote} points to {out}")
+
+
+def _new_items(
+    recommender: Recommender, features: dict[str, str], ids: Path | None, item_column: str | None
+) -> NewItems:
+    widths = {m: item_features(recommender.graph, m).size(1) for m in modalities(recommender.graph)}
+    return read_new_items(features, widths, ids, item_column=item_column, facts=recommender.dataset.facts)
+
+
+def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    added = ", ".join(f"{facts[f'{kind} added']:,} {kind}" for kind in ("interactions", "users", "items"))
+    click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
+    if "update" in metrics:
+        before, after = metrics["update"]["before"], metrics["update"]["after"]
+        rows = [[name, f"{before[name]:.4f}", f"{after[name]:.4f}"] for name in _SHOWN]
+        click.echo(f"Held-out new interactions:\n{table([['', 'before', 'after'], *rows])}")

@@ -1,0 +1,133 @@
+"""Later interactions join a data set, with their new users and items."""
+
+import copy
+import warnings
+from dataclasses import fields, replace
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.data.dataset import DataConfig, Dataset
+from lirdrec_pyg.data.graph import (
+    NEW_ITEM,
+    SIMILAR,
+    feature_mask,
+    has_new_items,
+    held_out_edges,
+    item_features,
+    known_interactions,
+    modalities,
+    set_interactions,
+    without_new_items,
+)
+from lirdrec_pyg.data.ids import warn_of_look_alikes
+from lirdrec_pyg.data.interactions import ColumnConfig, merge_duplicates
+from lirdrec_pyg.data.splits import Split
+from lirdrec_pyg.errors import DataError, listed
+
+
+def extend(
+    dataset: Dataset, interactions: pl.DataFrame, hold_out: float, num_validation: int = 0, seed: int = 0
+) -> Dataset:
+    """Return ``dataset`` with later interactions.
+
+    The interactions that were known before are for training, those for testing among them; only those for validation
+    stay held out, until there are later ones in their place. Users and items keep their positions, and new ones follow.
+    The new items of ``dataset`` become items like all others. There is no item graph.
+
+    Args:
+        dataset: data of an earlier training, with the features of all items.
+        interactions: frame of :func:`~lirdrec_pyg.data.read_interactions`. What is known already counts once; what
+            belongs to an item without features is left out, with a warning.
+        hold_out: share of the new interactions to hold out, half for validation and half for test: the latest ones, or,
+            without times, random ones.
+        num_validation: number of validation interactions up to which earlier ones stay held out.
+        seed: seed of the random choice.
+
+    Raises:
+        DataError: if no interaction is new.
+    """
+    items = dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
+    graph = _with_all_items(dataset.graph)
+    position = items.find(interactions["item"])
+    known = pl.Series(position >= 0)
+    if not known.all():
+        unknown = interactions["item"].filter(~known).unique(maintain_order=True)
+        text = f"{(~known).sum()} interactions are with {len(unknown)} items that are unknown ({listed(unknown)})."
+        advice = "Pass `features` of these items."
+        if not known.any():
+            raise DataError(f"{text} {advice} {items.hint(unknown)}")
+        warnings.warn(f"{text} They are left out. {advice} {items.hint(unknown)}", stacklevel=3)
+    frame = merge_duplicates(interactions.filter(known).with_columns(item=pl.Series(position).filter(known)))
+    users = dataset.users
+    later = frame["user"].unique(maintain_order=True)
+    if len(more := later.filter(pl.Series(users.find(later) < 0))):
+        warn_of_look_alikes(more, users.ids, "user")
+        users = users.extended(more)
+    pairs = np.stack([users.positions(frame["user"]), frame["item"].to_numpy()])
+    before = known_interactions(dataset.graph)
+    is_new = ~np.isin(_keys(pairs, len(items)), _keys(before.numpy(), len(items)))
+    if not is_new.any():
+        raise DataError(f"All {len(frame)} interactions are known already. Pass later ones.")
+    pairs, frame = pairs[:, is_new], frame.filter(pl.Series(is_new))
+    graph["user"].num_nodes = len(users)
+    train, valid, test = (torch.from_numpy(part) for part in _divided(pairs, frame, hold_out, seed))
+    earlier = held_out_edges(dataset.graph, Split.VALID)
+    kept = _some(earlier, num_validation - valid.size(1), seed)
+    others = torch.from_numpy(~np.isin(_keys(before.numpy(), len(items)), _keys(kept.numpy(), len(items))))
+    train = torch.cat([before[:, others], train], dim=1)
+    graph = set_interactions(graph, [train, torch.cat([kept, valid], dim=1), test])
+    facts = {
+        **dataset.facts,
+        "interactions before": before.size(1),
+        "interactions added": pairs.shape[1],
+        "held out": "the latest interactions" if "time" in frame.columns else "random interactions, without times",
+        "users added": len(users) - len(dataset.users),
+        "items added": len(items) - len(dataset.items),
+    }
+    config = None
+    if dataset.config is not None:  # the files do not hold these data, but later ones may have the same columns
+        config = DataConfig(**{entry.name: getattr(dataset.config, entry.name) for entry in fields(ColumnConfig)})
+    return replace(dataset, graph=graph, users=users, items=items, new_items=None, config=config, facts=facts)
+
+
+def _with_all_items(data: HeteroData) -> HeteroData:
+    """Return a copy of ``data`` without item graph, whose new items are items like all others."""
+    graph = copy.copy(without_new_items(data))
+    if SIMILAR in graph.edge_types:
+        del graph[SIMILAR]
+    if not has_new_items(data):
+        return graph
+    for modality in modalities(data):
+        parts = [item_features(data, modality, node_type) for node_type in ("item", NEW_ITEM)]
+        graph["item"][f"x_{modality}"] = torch.cat([x.to(parts[0].dtype) for x in parts])
+        masks = [feature_mask(data, modality, node_type) for node_type in ("item", NEW_ITEM)]
+        if any(mask is not None for mask in masks):
+            known = [torch.ones(len(x), dtype=torch.bool) if mask is None else mask for x, mask in zip(parts, masks)]
+            graph["item"][f"mask_{modality}"] = torch.cat(known)
+    graph["item"].num_nodes = data["item"].num_nodes + data[NEW_ITEM].num_nodes
+    return graph
+
+
+def _keys(pairs: np.ndarray, num_items: int) -> np.ndarray:
+    """Return one number per pair (user, item)."""
+    return pairs[0] * num_items + pairs[1]
+
+
+def _some(pairs: Tensor, count: int, seed: int) -> Tensor:
+    """Return ``count`` random ones of ``pairs``, or all if there are fewer."""
+    order = np.random.default_rng(seed).permutation(pairs.size(1))
+    return pairs[:, torch.from_numpy(order[: max(0, count)])]
+
+
+def _divided(pairs: np.ndarray, frame: pl.DataFrame, hold_out: float, seed: int) -> list[np.ndarray]:
+    """Return the pairs for training, validation and test, the latest ones last."""
+    count = pairs.shape[1]
+    order = np.random.default_rng(seed).permutation(count)
+    if "time" in frame.columns:
+        order = order[np.argsort(frame["time"].rank("dense").to_numpy()[order], kind="stable")]
+    num_test = round(hold_out / 2 * count)
+    return np.split(pairs[:, order], [count - 2 * num_test, count - num_test], axis=1)

@@ -1,0 +1,176 @@
+"""A second day: later clicks, users and items join a trained recommender, whose training goes on."""
+
+import copy
+import os
+import tempfile
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+import torch
+from lightning_fabric import seed_everything
+from torch import Tensor
+
+from lirdrec_pyg.callback import Callback
+from lirdrec_pyg.config import Config, field
+from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, Split, held_out_edges
+from lirdrec_pyg.data.extend import extend
+from lirdrec_pyg.errors import DataError, RunError
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
+from lirdrec_pyg.models import continue_from, fold_in_users, model_class
+from lirdrec_pyg.nn import DotProducts, SeenItems
+from lirdrec_pyg.recommender.fit import _finished, _place, _tasks, _trained, _trainer, _with_item_graphs
+from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.training import MONITOR, make_fabric
+from lirdrec_pyg.training.distributed import leave
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.recommender.recommender import Recommender
+
+
+@dataclass(frozen=True)
+class UpdateConfig(Config):
+    """How a training goes on with later interactions."""
+
+    hold_out: float = field(
+        0.2,
+        "Share of the new interactions to hold out, the latest ones: half for validation, half for the gate. With 0, "
+        "all interactions are for training, which takes exactly --epochs epochs, and there is no gate.",
+        min=0,
+        max=0.9,
+    )
+    num_validation: int = field(
+        5000,
+        "Number of interactions to validate on: the latest held-out ones, and earlier validation interactions until "
+        "there are as many. All others are for training.",
+        min=0,
+    )
+    epochs: int = field(30, "Maximum number of epochs.", min=1)
+    patience: int = field(8, "Stop after this many epochs without a better validation Recall@20.", min=1)
+    lr: float | None = field(None, "Learning rate; by default that of the run.", min=0, min_open=True)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The recommender before an update and after it, on the same held-out new interactions.
+
+    These are interactions of users of the old recommender; items that it does not know count as misses.
+
+    Attributes:
+        before: metrics of the old recommender.
+        after: metrics of the new one.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def drop(self) -> float:
+        """By which part Recall@20 fell, negative if it rose."""
+        old, new = self.before[MONITOR], self.after[MONITOR]
+        return (old - new) / old if old else 0.0
+
+
+def update(
+    recommender: "Recommender",
+    interactions: pl.DataFrame,
+    config: UpdateConfig,
+    out: Path | None,
+    callback: Callback,
+    overwrite: bool,
+) -> "Recommender":
+    """See :meth:`Recommender.update`."""
+    training = replace(
+        recommender.training_config,
+        refit=False,
+        epochs=config.epochs,
+        patience=config.patience,
+        lr=config.lr or recommender.training_config.lr,
+    )
+    num_validation = config.num_validation if config.hold_out else 0
+    dataset = extend(recommender.dataset, interactions, config.hold_out, num_validation, training.seed)
+    empty = [split for split in HELD_OUT if not held_out_edges(dataset.graph, split).numel()]
+    if config.hold_out and empty:
+        raise DataError(
+            f"{dataset.facts['interactions added']} new interactions are too few to hold out a part. Collect more, or "
+            "pass `hold_out=0`."
+        )
+    model_config = recommender.model_config
+    seed_everything(training.seed, verbose=False)
+    fabric = make_fabric(training)
+    transform = model_class(model_config).graph_transform(model_config, progress=True)
+    graph = transform(copy.copy(dataset.graph).to(_place(fabric, training)))
+    trainer = _trainer(graph, model_config, training, fabric)
+    _continue(trainer.model.module, recommender, dataset)
+    dataset = replace(dataset, graph=_with_item_graphs(dataset.graph, graph))
+    tasks = _tasks(trainer.data, trainer.task)
+    folder = out if fabric.is_global_zero else None
+    created = nullcontext() if folder is None else Run.created(folder, dataset, model_config, training, overwrite)
+    with created as run:
+        updated = _trained(run, dataset, trainer, tasks, model_config, callback)
+        if config.hold_out:
+            gate = _gate(recommender, updated)
+            metrics = {**(updated.metrics or {}), "update": {**asdict(gate), "drop": gate.drop}}
+            updated = replace(updated, metrics=metrics)
+        updated = _finished(run, updated)
+    callback.on_fit_end(updated)
+    leave(fabric)
+    return updated
+
+
+def _continue(model: Any, recommender: "Recommender", dataset: Dataset) -> None:
+    """Start ``model``, for ``dataset``, from the weights of ``recommender``, and new users from their fold-in."""
+    learned = _learned(recommender, dataset)
+    user, item = dataset.graph[INTERACTS].edge_index
+    rows = learned.logical_not().cumsum(0) - 1  # of the other users among these
+    others = ~learned[user]
+    position = torch.full((int((~learned).sum()),), -1)
+    history = torch.stack([rows[user[others]], item[others]])
+    folded = fold_in_users(recommender.model, recommender.graph, recommender.vectors, history, position)
+    device = model.user.device
+    continue_from(model, recommender.model, learned.to(device), folded.user.to(device))
+
+
+def _learned(recommender: "Recommender", dataset: Dataset) -> Tensor:
+    """Return which users of ``dataset`` have a vector of their own in ``recommender``, bool, shape ``(|U|,)``."""
+    learned = torch.zeros(len(dataset.users), dtype=torch.bool)
+    learned[: len(recommender.users)] = torch.from_numpy(recommender.has_history)
+    return learned
+
+
+def _gate(old: "Recommender", new: "Recommender") -> Gate:
+    graph, num_old = new.graph, len(old.items)
+    pairs = held_out_edges(graph, Split.TEST)
+    pairs = pairs[:, _learned(old, new.dataset)[pairs[0]]]
+    trained = graph[INTERACTS].edge_index
+    found = []
+    for vectors, seen in ((old.vectors, trained[:, trained[1] < num_old]), (new.vectors, trained)):
+        task = RankingTask.of(pairs, SeenItems.of(seen, len(new.users)), len(new.items))
+        found.append(evaluate_ranker(DotProducts(vectors.user, vectors.item), task))
+    return Gate(*found)
+
+
+def promote(run: Path, link: Path) -> None:
+    """Point a symbolic link to the folder of a run, atomically: a reader finds the old run or the new one.
+
+    Raises:
+        RunError: if ``link`` is something else than a symbolic link, or cannot be written.
+    """
+    check_link(link)
+    try:
+        with tempfile.TemporaryDirectory(dir=link.absolute().parent, prefix=f".{link.name}.") as folder:
+            fresh = Path(folder) / "link"
+            fresh.symlink_to(run.resolve(), target_is_directory=True)
+            os.replace(fresh, link)
+    except OSError as error:
+        raise RunError(f"Cannot point {link} to {run} ({error}).") from error
+
+
+def check_link(link: Path) -> None:
+    """Raise :class:`RunError` if :func:`promote` cannot write ``link``."""
+    if not link.is_symlink() and link.exists():
+        raise RunError(f"{link} exists and is not a symbolic link. Pass another path as `promote`.")
+    if not link.absolute().parent.is_dir():
+        raise RunError(f"The folder of {link} does not exist. Create it, or pass another path as `promote`.")
