@@ -6,6 +6,7 @@ command line shows these as options: ``--out``, ``--split cold-items``.
 
 import re
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 # Entries of files get into messages and tables.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
@@ -41,6 +42,12 @@ class ConfigError(LIRDRecError, ValueError):
 
 class RunError(LIRDRecError, ValueError):
     """Missing, incomplete or damaged run folder, or a file that cannot be written."""
+
+
+def check_extra(extra: str, *modules: str, purpose: str) -> None:
+    """Raise :class:`ConfigError` unless the packages of an extra are installed."""
+    if not all(map(find_spec, modules)):
+        raise ConfigError(f"{purpose} needs the extra {extra!r}: pip install 'lirdrec-pyg[{extra}]'.")
 
 
 def escaped(text: str) -> str:

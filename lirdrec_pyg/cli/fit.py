@@ -1,7 +1,7 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
@@ -15,12 +15,13 @@ from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig
+from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender import fit as fit_model
 from lirdrec_pyg.recommender import resume as resume_training
-from lirdrec_pyg.training import TrainingConfig
+from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
 
 # Settings that may change when a training is resumed.
-_CHANGEABLE = ("epochs", "patience", "lr", "device")
+_CHANGEABLE = ("epochs", "patience", "lr", "device", "refit")
 
 
 @click.command(cls=ModelCommand, context_settings={"max_content_width": 100})
@@ -28,7 +29,19 @@ _CHANGEABLE = ("epochs", "patience", "lr", "device")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
-    help="Run folder whose training to resume, with its settings except for --epochs, --patience, --lr and --device.",
+    help="Run folder whose training to resume, with its settings except for --epochs, --patience, --lr, --device and "
+    "--refit.",
+)
+@click.option(
+    "--logger",
+    type=click.Choice(get_args(LoggerKind)),
+    help="Also log losses and metrics of all epochs to TensorBoard or MLflow; needs the extra of that name.",
+)
+@click.option(
+    "--logger-dir",
+    metavar="FOLDER|URI",
+    help="Folder of the logs of TensorBoard, or tracking URI of MLflow. By default logs/ in the run folder; for "
+    "MLflow, MLFLOW_TRACKING_URI comes first.",
 )
 @config_file_option
 @model_option
@@ -36,7 +49,16 @@ _CHANGEABLE = ("epochs", "patience", "lr", "device")
 @click.option("--data", help=DataConfig.doc("data"))
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 @click.pass_context
-def fit(ctx: click.Context, out: Path | None, overwrite: bool, resume: Path | None, model: str, **values: Any) -> None:
+def fit(
+    ctx: click.Context,
+    out: Path | None,
+    overwrite: bool,
+    resume: Path | None,
+    logger: LoggerKind | None,
+    logger_dir: str | None,
+    model: str,
+    **values: Any,
+) -> None:
     """Train a model, evaluate it on the test split, and save the run.
 
     The model is LIRDRec, or another one to compare with, from popularity to MGCN: fit --model NAME --help shows its
@@ -46,6 +68,13 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resume: Path | No
     progress; a second Ctrl-C ends the program immediately. After either, or a power cut, --resume continues the
     training.
 
+    For production, --refit uses what was held out, too: once validation has found the best epoch, a second training
+    starts from scratch on all interactions and takes as many epochs. An epoch is one pass over the interactions, so it
+    has more steps. The run holds the second model, beside the metrics of the first.
+
+    --logger tensorboard shows the training while it runs: tensorboard --logdir OUT/logs. With --resume, the same option
+    continues the log.
+
     Several processes, one per device, share the triples of every step if torchrun starts them:
     torchrun --nproc-per-node 2 -m lirdrec_pyg fit ...
 
@@ -53,6 +82,7 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resume: Path | No
     The run folder holds
       metrics.json             best epoch, validation and test metrics, time, memory
       history.csv              one line per epoch
+      selection.json, selection.csv   with --refit: metrics and history of the first training
       config.yaml              all settings: repeat the run with fit --config
       model.safetensors        weights of the best epoch
       checkpoint.safetensors   state of the training, for --resume
@@ -62,8 +92,12 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resume: Path | No
       versions.json, SHA256SUMS      versions of all packages; checksums
     """
     keep_freed_memory()
+    if logger_dir is not None and logger is None:
+        raise click.UsageError("--logger-dir needs --logger.")
     with Interrupt() as interrupt, Progress() as progress:
-        callbacks = interrupt, progress
+        run = resume or out
+        log = () if logger is None or run is None else (training_log(logger, run, logger_dir, resume is not None),)
+        callbacks = interrupt, progress, *log
         if resume is not None:
             folder, recommender = resume, resume_training(resume, _changes(ctx, values), callbacks=callbacks)
         else:
@@ -74,21 +108,22 @@ def fit(ctx: click.Context, out: Path | None, overwrite: bool, resume: Path | No
             configs = take(DataConfig, values), take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
             folder, recommender = out, fit_model(*configs, out, callbacks=callbacks, overwrite=overwrite)
     if is_first_process():
-        assert recommender.metrics is not None
-        click.echo(_account(recommender.metrics, folder))
+        click.echo(_account(recommender, folder))
     if interrupt.signal is not None:
         if is_first_process():
             click.echo(f"Resume with: lirdrec-pyg fit --resume {folder}")
         sys.exit(128 + interrupt.signal)
 
 
-def _account(metrics: Mapping[str, Any], run: Path) -> str:
+def _account(recommender: Recommender, run: Path) -> str:
+    metrics = recommender.metrics
+    assert metrics is not None
     best = (
         f"{'Best' if 'valid' in metrics else 'Last'} epoch {metrics['best_epoch']} of {metrics['epochs']}"
         if metrics["epochs"]
         else "No epoch was finished"
     )
-    if "seconds" in metrics:
+    if recommender.model_config.is_closed_form:
         best = f"It took {metrics['seconds']:.1f} s"
     lines = [f"\nStopped: {metrics['stopped']}. {best}"]
     if "valid" in metrics:
@@ -98,7 +133,25 @@ def _account(metrics: Mapping[str, Any], run: Path) -> str:
         lines.append(f"Test metrics, all items ranked:\n{metric_table(metrics['test'])}")
     if "cold_start" in metrics:
         lines.append(f"\nTest metrics, held-out items:\n{cold_start_table(metrics['cold_start']['test'])}")
-    return "\n".join([*lines, f"\nThe run is in {run}"])
+    return "\n".join([*lines, "", _training(metrics), f"The run is in {run}"])
+
+
+def _training(metrics: Mapping[str, Any]) -> str:
+    """Return in a sentence which interactions the model was trained on."""
+    count = f"{metrics['interactions']:,}"
+    if (refit := metrics.get("refit")) is None:
+        return (
+            f"The model was trained on {count} interactions, without those held out."
+            if "valid" in metrics or "test" in metrics
+            else f"The model was trained on all {count} interactions."
+        )
+    done = f"for {refit['epochs']} epochs" if refit["epochs"] else "in closed form"
+    if refit["stopped"] == "interrupted":
+        done = f"for {refit['epochs']} of {metrics['best_epoch']} epochs so far"
+    return (
+        f"These metrics are of a model trained on {count} interactions. The model in the run was then trained on all "
+        f"{refit['interactions']:,} from scratch, {done}."
+    )
 
 
 def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +159,8 @@ def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     given = [
         param
         for param in ctx.command.params
-        if param.name != "resume" and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
+        if param.name not in ("resume", "logger", "logger_dir")
+        and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
     ]
     if wrong := [param.opts[0] for param in given if param.name not in _CHANGEABLE]:
         raise click.UsageError(

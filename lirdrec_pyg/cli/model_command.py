@@ -14,7 +14,7 @@ from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
 from lirdrec_pyg.training import TrainingConfig
 
 # The settings of a training that a model in closed form uses.
-_OF_CLOSED_FORMS = ("seed", "device")
+_OF_CLOSED_FORMS = ("seed", "device", "refit")
 
 
 def model_option(command: Command) -> Command:

@@ -1,6 +1,9 @@
+from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import proxy
 
 import click
+import polars as pl
 from tqdm import tqdm
 
 from lirdrec_pyg.callback import Callback
@@ -24,7 +27,7 @@ class Progress(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         if not is_first_process():
             return
-        self._trainer = trainer
+        self._trainer = proxy(trainer)  # its memory is free for the refit when it has ended
         done = trainer.result.history
         if self._bar is not None:  # of an earlier training
             self._bar.close()
@@ -69,3 +72,11 @@ class Progress(Callback):
         config, best = self._trainer.config, self._trainer.result.best_epoch
         last = config.epochs if self._trainer.task is None else min(config.epochs, max(best, 1) + config.patience)
         return {"total": last, "desc": "at least " if last < config.epochs else ""}
+
+
+def with_progress(frames: Iterable[pl.DataFrame], work: str, column: str, total: int | None = None) -> Iterator[Any]:
+    """Yield frames, and show on a terminal how many users or items, by the values of a column, they have held."""
+    with tqdm(desc=work, unit=f" {column}s", total=total, disable=None) as bar:
+        for frame in frames:
+            yield frame
+            bar.update(frame[column].n_unique())

@@ -68,6 +68,11 @@ def feature_mask(data: HeteroData, modality: str, node_type: str = "item") -> Te
     return data[node_type].get(f"mask_{modality}")
 
 
+def feature_widths(data: HeteroData) -> dict[str, int]:
+    """Return the feature width of each modality."""
+    return {modality: item_features(data, modality).size(1) for modality in modalities(data)}
+
+
 def held_out_edges(data: HeteroData, split: Split | str) -> Tensor:
     """Return the held-out interactions of ``split``, shape ``(2, num_pairs)``; empty if the graph has none."""
     edges = data[INTERACTS].get(Split(split).edge_label_key)

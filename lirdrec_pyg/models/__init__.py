@@ -1,5 +1,6 @@
 """Recommenders."""
 
+from lirdrec_pyg.models.attribution import Attribution, Parts
 from lirdrec_pyg.models.base import Model, ModelConfig, eval_mode
 from lirdrec_pyg.models.bm3 import BM3, BM3Config
 from lirdrec_pyg.models.bpr_mf import BPRMF, BPRMFConfig
@@ -12,7 +13,15 @@ from lirdrec_pyg.models.layerwise import layerwise_vectors
 from lirdrec_pyg.models.lightgcn import LightGCN, LightGCNConfig
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig, branch_names, used_modalities
 from lirdrec_pyg.models.mgcn import MGCN, MGCNConfig
-from lirdrec_pyg.models.new_nodes import Neighborhood, attach_items, fold_in_users, model_vectors
+from lirdrec_pyg.models.new_nodes import (
+    Neighborhood,
+    attach_items,
+    attach_unclicked,
+    attribution_of_history,
+    continue_from,
+    fold_in_users,
+    model_vectors,
+)
 from lirdrec_pyg.models.popularity import Popularity, PopularityConfig
 from lirdrec_pyg.models.registry import MODEL_CONFIGS, MODELS, model_class
 from lirdrec_pyg.models.vbpr import VBPR, VBPRConfig
@@ -27,6 +36,7 @@ __all__ = [
     "MODELS",
     "MODEL_CONFIGS",
     "VBPR",
+    "Attribution",
     "BM3Config",
     "BPRMFConfig",
     "ClosedFormModel",
@@ -45,12 +55,16 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Neighborhood",
+    "Parts",
     "Popularity",
     "PopularityConfig",
     "VBPRConfig",
     "Vectors",
     "attach_items",
+    "attach_unclicked",
+    "attribution_of_history",
     "branch_names",
+    "continue_from",
     "eval_mode",
     "fold_in_users",
     "layerwise_vectors",

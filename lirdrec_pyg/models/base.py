@@ -12,9 +12,9 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 
 from lirdrec_pyg.config import Config, field
+from lirdrec_pyg.data import feature_widths
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.attribution import Attribution
-from lirdrec_pyg.models.embedding import feature_widths
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.transforms import CacheAdjacency, LoadFeatures, NormalizeBipartite, SparseBackend

@@ -6,13 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, item_features, modalities
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
 from lirdrec_pyg.nn import BipartiteConv, adjacency
-
-
-def feature_widths(data: HeteroData) -> dict[str, int]:
-    """Return the feature width of each modality."""
-    return {modality: item_features(data, modality).size(1) for modality in modalities(data)}
 
 
 def bipartite_edges(data: HeteroData) -> tuple[Any, Any, Any, Any]:

@@ -12,6 +12,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import DataError
+from lirdrec_pyg.models.attribution import PropagatedUsers
 from lirdrec_pyg.models.base import (
     Model,
     ModelConfig,
@@ -35,6 +36,7 @@ from lirdrec_pyg.nn import (
     SeenItems,
     StaticFusion,
     adjacency,
+    bipartite_norm,
     gather_rows,
     top_k,
     unit_vectors,
@@ -54,6 +56,7 @@ from lirdrec_pyg.transforms.bipartite import SparseBackend
 
 Transformation = Literal["feature", "2d", "none"]
 Fusion = Literal["pwc", "mean", "static", "attention"]
+UnclickedItems = Literal["attached", "trained"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,20 @@ class LIRDRecConfig(ModelConfig):
     item_graph: bool = field(True, "Propagate over the item graph.")
     id_branch: bool = field(False, "Add a branch in which each item has a free vector (an ID embedding).")
     only_modality: str | None = field(None, "Use this modality only; by default, all are used.")
+    unclicked_items: UnclickedItems = field(
+        "attached",
+        "Vectors by which items without training interactions are recommended: 'attached' by their neighbors, as those "
+        "of add-items, or 'trained' as in the paper, which hardly ever ranks them high. Training and all metrics are "
+        "those of the paper in both cases. Without effect if the model cannot encode new items.",
+    )
 
     @property
     def supports_new_items(self) -> bool:
         return self.dct != "2d" and not self.id_branch
+
+    @property
+    def attaches_unclicked_items(self) -> bool:
+        return self.supports_new_items and self.unclicked_items == "attached"
 
     @property
     def supports_new_users(self) -> bool:
@@ -95,6 +108,10 @@ class LIRDRecConfig(ModelConfig):
 
     @property
     def supports_explanations(self) -> bool:
+        return True
+
+    @property
+    def supports_fusion_weights(self) -> bool:
         return True
 
     @property
@@ -360,6 +377,13 @@ class LIRDRec(Model):
                 item=self._with_neighbors(data, x_item),
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
             )
+
+    def attribution(self, data: HeteroData, vectors: Vectors) -> PropagatedUsers:
+        """See :class:`~lirdrec_pyg.models.Model`."""
+        history = SeenItems.of(data[INTERACTS].edge_index, self.num_users)
+        user = torch.arange(self.num_users, device=history.item.device).repeat_interleave(history.start.diff())
+        weight = bipartite_norm(torch.stack([user, history.item]), self.num_users, data["item"].num_nodes)
+        return PropagatedUsers(history, weight, self.user, vectors)
 
     def layerwise_vectors(self, data: HeteroData) -> Vectors:
         """Return :meth:`vectors` for graphs for which one pass needs too much memory, see

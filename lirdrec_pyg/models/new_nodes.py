@@ -3,23 +3,24 @@
 All other representations stay the same, so the cost is that of the new items or users only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import coalesce, degree, scatter
+from torch_geometric.utils import coalesce, cumsum, degree, scatter
 
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new_items
+from lirdrec_pyg.models.attribution import PropagatedUsers
 from lirdrec_pyg.models.base import eval_mode
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
 
 # Tuned on the validation half of held-out items, on TikTok and on generated data.
-_NUM_NEIGHBORS = 20
-_SHARPNESS = 10.0
+NUM_NEIGHBORS = 20
+SHARPNESS = 10.0
 _RIDGE = 0.1
 
 _BLOCK_ROWS = 8192
@@ -106,7 +107,36 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     LIRDRecConfig(dct=model.dct.mode if model.dct else "none", id_branch=model.item_id is not None).require("new_items")
     with eval_mode(model):
         encoded = model.encode_items(data, NEW_ITEM)
-    neighbors, weight = _neighbors(model, data, neighborhood, encoded)
+    query = neighborhood.whitened(_with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM))
+    return vectors.append_items(*_attached(model, data, vectors, neighborhood, encoded, query))
+
+
+@torch.no_grad()
+def attach_unclicked(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood) -> Vectors:
+    """Represent the items without training interactions as :func:`attach_items` represents the same items as new ones.
+
+    Their trained vectors are shorter than those of items with interactions, so that they are hardly ever recommended.
+
+    Args:
+        model: model trained on ``data``.
+        data: the graph.
+        vectors: vectors of ``model`` on ``data``, with or without new items.
+        neighborhood: neighborhood of ``model`` on ``data``.
+
+    Returns:
+        ``vectors`` with another ``item``; ``item_layers`` are the same.
+    """
+    rows = (degree(data[INTERACTS].edge_index[1], data["item"].num_nodes) == 0).nonzero().view(-1)
+    encoded = model.split_branches(vectors.item_layers[0, rows])
+    attached, _ = _attached(model, data, vectors, neighborhood, encoded, neighborhood.key[rows])
+    return replace(vectors, item=vectors.item.index_copy(0, rows, attached))
+
+
+def _attached(
+    model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood, encoded: Tensor, query: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return vectors and layers of items by :func:`attach_items`, from their encoded features and whitened vectors."""
+    neighbors, weight = _neighbors(data, neighborhood, query)
     layers = torch.stack(
         [
             encoded.flatten(start_dim=1),
@@ -115,7 +145,7 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     )
     start = layers.sum(dim=0)
     if model.item_conv is None:
-        return vectors.append_items(start, layers)
+        return start, layers
     rows, position = neighbors.unique(return_inverse=True)
     x = start
     for hops in range(model.item_conv.num_layers):
@@ -123,7 +153,7 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
         x = x / model.knn_k + (1 - 1 / model.knn_k) * F.embedding_bag(
             position, known, mode="sum", per_sample_weights=weight
         )
-    return vectors.append_items(start + x, layers)
+    return start + x, layers
 
 
 def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
@@ -134,14 +164,13 @@ def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
     return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors))
 
 
-def _neighbors(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, encoded: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most similar items with training interactions and their weights, both of shape ``(num_new, N)``."""
+def _neighbors(data: HeteroData, neighborhood: Neighborhood, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most similar items with training interactions and their weights, both of shape ``(len(query), N)``."""
     clicked = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
-    query = neighborhood.whitened(_with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM))
     index = torch.arange(len(query), device=query.device)
-    blocks = list(top_k(query, neighborhood.key, index, _NUM_NEIGHBORS, candidates=clicked))
+    blocks = list(top_k(query, neighborhood.key, index, NUM_NEIGHBORS, candidates=clicked))
     cosine = torch.cat([block.score for block in blocks])
-    return torch.cat([block.item for block in blocks]), (_SHARPNESS * cosine).softmax(dim=1)
+    return torch.cat([block.item for block in blocks]), (SHARPNESS * cosine).softmax(dim=1)
 
 
 def _with_missing_at(center: Tensor, model: LIRDRec, data: HeteroData, encoded: Tensor, node_type: str) -> Tensor:
@@ -199,18 +228,62 @@ def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: T
         ConfigError: if the model has no layer of user-item propagation.
     """
     LIRDRecConfig(num_layers=model.bipartite_conv.num_layers).require("new_users")
+    known = position >= 0
+    user, item, weight = _fold_in_edges(data, vectors, history, position)
+    message = weight.unsqueeze(1) * vectors.item_layers[:-1, item].sum(dim=0)
+    x = model.split_branches(scatter(message, user, dim_size=len(position)))
+    alpha = model.fusion.attention_of_new_users(x).clone()
+    x[known] += unit_vectors(model.user[position[known]])
+    alpha[known] = model.fusion.attention(x[known], position[known])
+    return Vectors((alpha.unsqueeze(-1) * x).flatten(start_dim=1), alpha, vectors.item, vectors.item_layers)
+
+
+@torch.no_grad()
+def continue_from(model: LIRDRec, trained: LIRDRec, learned: Tensor, folded: Tensor) -> None:
+    r"""Give a model of a larger graph the weights of a trained model, whose users are the first of its own.
+
+    All weights and the memory of the learned users are copied. Others start at the mean memory, and with a free vector
+    in the direction of their fold-in, in each branch as long as those of the learned users are on average; without a
+    fold-in, their free vector stays random.
+
+    Args:
+        model: model to change.
+        trained: model trained on a part of its graph, on the same device.
+        learned: which users of ``model`` had interactions in that part, bool, shape ``(|U|,)``.
+        folded: vectors of the other users, in their order, see :func:`fold_in_users`, shape ``(N, B * d)``; zero
+            without interactions.
+    """
+    state = trained.state_dict()
+    for name, value in model.state_dict().items():
+        old = state[name]
+        (value if value.shape == old.shape else value[: len(old)]).copy_(old)
+    model.fusion.forget_users(~learned)
+    length = model.user[learned].norm(dim=-1, keepdim=True).mean(dim=0)
+    start = length * unit_vectors(model.split_branches(folded))
+    found = start.flatten(1).any(dim=1)
+    model.user[(~learned).nonzero().view(-1)[found]] = start[found]
+
+
+def attribution_of_history(
+    model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor
+) -> PropagatedUsers:
+    """Return the attribution for the users of :func:`fold_in_users`, whose arguments are the same."""
+    folded = fold_in_users(model, data, vectors, history, position)
+    user, item, weight = _fold_in_edges(data, folded, history, position)
+    start = cumsum(degree(user, len(position), dtype=torch.long))
+    known = (position >= 0).view(-1, 1, 1)
+    return PropagatedUsers(SeenItems(start, item), weight, model.user[position].where(known, 0), folded)
+
+
+def _fold_in_edges(
+    data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the edges (user, item) of :func:`fold_in_users`, sorted, and their weights."""
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
-    num_users, num_items, known = len(position), vectors.item.size(0), position >= 0
-    rows = known.nonzero().view(-1)
+    num_users, num_items, rows = len(position), vectors.item.size(0), (position >= 0).nonzero().view(-1)
     row, item = SeenItems.of(edge_index, data["user"].num_nodes).pairs(position[rows])
     pairs = torch.cat([torch.stack([rows[row], item]), history], dim=1)
     is_new = torch.arange(pairs.size(1), device=pairs.device) >= len(item)
     (user, item), is_new = coalesce(pairs, is_new.long(), reduce="min")  # no edge counts twice
     item_degree = degree(edge_index[1], num_items)[item] + is_new
-    weight = (degree(user, num_users)[user] * item_degree).rsqrt()
-    message = weight.unsqueeze(1) * vectors.item_layers[:-1, item].sum(dim=0)
-    x = model.split_branches(scatter(message, user, dim_size=num_users))
-    alpha = model.fusion.attention_of_new_users(x).clone()
-    x[known] += unit_vectors(model.user[position[known]])
-    alpha[known] = model.fusion.attention(x[known], position[known])
-    return Vectors((alpha.unsqueeze(-1) * x).flatten(start_dim=1), alpha, vectors.item, vectors.item_layers)
+    return user, item, (degree(user, num_users)[user] * item_degree).rsqrt()

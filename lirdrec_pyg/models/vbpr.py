@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import item_features, modalities
+from lirdrec_pyg.data import feature_widths, item_features, modalities
 from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig
-from lirdrec_pyg.models.embedding import bpr, feature_widths, gathered, squared_norms
+from lirdrec_pyg.models.embedding import bpr, gathered, squared_norms
 from lirdrec_pyg.nn import unit_vectors
 
 

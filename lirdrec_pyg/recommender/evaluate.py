@@ -2,13 +2,9 @@ import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-import torch
-from torch import Tensor
-
-from lirdrec_pyg.data import HELD_OUT, Dataset, Split, held_out_edges
+from lirdrec_pyg.data import HELD_OUT, Split, held_out_edges
 from lirdrec_pyg.devices import resolve_device
-from lirdrec_pyg.errors import ConfigError, DataError, listed
+from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.evaluation import (
     Bucket,
     RankingTask,
@@ -20,6 +16,7 @@ from lirdrec_pyg.evaluation import (
 )
 from lirdrec_pyg.models import Neighborhood, Vectors, attach_items
 from lirdrec_pyg.nn import DotProducts, Ranker
+from lirdrec_pyg.recommender.columns import numbered
 from lirdrec_pyg.training import input_transform
 
 if TYPE_CHECKING:
@@ -47,7 +44,9 @@ class Evaluator:
                 "The model was trained on all interactions, so none are left to evaluate it on."
                 f"{' The metrics in metrics.json are those of the training before, which held some out.' * refit}"
             )
-        self._category = None if category is None else _categories(recommender.dataset, category)
+        self._category = None
+        if category is not None:
+            self._category = numbered(recommender, [category], "category")[0, : recommender.num_trained_items]
         self.config = recommender.model_config
         self._sampled = recommender.training_config.sampling == "neighbors"
         place = "cpu" if self._sampled else resolve_device(device)
@@ -91,14 +90,3 @@ class Evaluator:
         """Rank warm and new items, see :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`."""
         check_cold_start(self.data)
         return evaluate_cold_start(self.data, self._with_new_items, split)
-
-
-def _categories(dataset: Dataset, column: str) -> Tensor:
-    """Number the values of a column of the catalog; an item without a value is a category of its own."""
-    if dataset.catalog is None:
-        raise ConfigError("`category` needs an item catalog, and the run has none. Train on data with one.")
-    if column not in (columns := dataset.catalog.frame.columns):
-        raise ConfigError(f"`category` is {column!r}, but the item catalog has the columns {listed(columns)}.")
-    values = dataset.catalog.rows(dataset.items.ids)[column]
-    own = -pl.int_range(1, len(values) + 1, eager=True)
-    return torch.tensor(values.rank("dense").cast(pl.Int64).fill_null(own).to_numpy())

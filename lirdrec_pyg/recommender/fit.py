@@ -1,5 +1,7 @@
 import copy
+import gc
 import logging
+import math
 import resource
 import statistics
 import sys
@@ -25,15 +27,27 @@ from lirdrec_pyg.data import (
     Split,
     has_new_items,
     held_out_edges,
+    known_interactions,
 )
-from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker
+from lirdrec_pyg.data.graph import set_interactions
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_splits
 from lirdrec_pyg.launcher import is_first_process
-from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Neighborhood, Vectors, attach_items, model_class
+from lirdrec_pyg.models import (
+    LIRDRecConfig,
+    ModelConfig,
+    Neighborhood,
+    Vectors,
+    attach_items,
+    attach_unclicked,
+    model_class,
+)
 from lirdrec_pyg.nn import DotProducts
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import (
     MONITOR,
+    Checkpoint,
     Journal,
     Trainer,
     TrainingConfig,
@@ -61,11 +75,15 @@ def fit(
     Everything that can be checked is checked before the data are read and any work starts. Without a validation split,
     the training takes exactly ``training_config.epochs`` epochs.
 
+    With ``training_config.refit``, a second training from scratch follows, on all interactions, for as many epochs as
+    the best one of the first: as many passes over the data, in more steps in proportion to the interactions. The
+    metrics are those of the first training, and all else is that of the second.
+
     Args:
         data: the data, or what :meth:`Dataset.from_path` reads.
         model_config: hyperparameters, whose class says which model; by default those of LIRDRec.
-        training_config: settings of the training; a model in closed form uses the device only. By default those of the
-            paper, or of the model's own paper.
+        training_config: settings of the training; a model in closed form uses the device and ``refit`` only. By default
+            those of the paper, or of the model's own paper.
         out: run folder to write, from which an interrupted training can be resumed; by default nothing is written.
         callbacks: follow the training, and may stop it.
         overwrite: whether to replace an earlier run in ``out``.
@@ -90,11 +108,45 @@ def fit(
             _log.info("%s: %s", name, fact)
     elif has_new_items(data.graph):
         model_config.require("new_items")
+    if training_config.refit:
+        _check_refit(data.graph)
+    elif not (_validates(data.graph) or model_config.is_closed_form):
+        _check_epochs(training_config)
     fabric = make_fabric(training_config)
     folder = Path(out) if out is not None and fabric.is_global_zero else None
-    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, CallbackList(callbacks))
+    callback = CallbackList(callbacks)
+    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, callback)
+    callback.on_fit_end(recommender)
     leave(fabric)
     return recommender
+
+
+def _validates(graph: HeteroData) -> bool:
+    """Return whether interactions are held out for validation."""
+    return held_out_edges(graph, Split.VALID).numel() > 0
+
+
+def _check_refit(graph: HeteroData) -> None:
+    if has_new_items(graph):
+        raise ConfigError(
+            "`refit=True` cannot be combined with `split='cold-items'`, whose held-out items have no part in the "
+            "training. Pass another `split`."
+        )
+    if not _validates(graph):
+        raise ConfigError(
+            "`refit=True` finds the number of epochs by validation, but no interactions are held out for it. Pass "
+            "another `split`, or the number of `epochs` without `refit`."
+        )
+
+
+def _check_epochs(training_config: TrainingConfig) -> None:
+    """Raise :class:`ConfigError` unless a number of epochs was chosen, for a training that nothing else ends."""
+    if training_config.epochs == TrainingConfig.epochs:
+        raise ConfigError(
+            f"No interactions are held out for validation, so nothing would end the training before the default of "
+            f"`epochs={training_config.epochs}`. Pass another number, such as the best epoch of a run with a "
+            "validation split; or use such a split with `refit=True`, which finds the number."
+        )
 
 
 def _fit_on(
@@ -112,13 +164,19 @@ def _fit_on(
     created = partial(Run.created, model_config=model_config, training_config=training_config, overwrite=overwrite)
     if model_config.is_closed_form:
         recommender = _compute(dataset, graph, model_config, training_config)
+        if training_config.refit:
+            selection, dataset = recommender.metrics, replace(dataset, graph=_with_all_for_training(dataset.graph))
+            recommender = _compute(dataset, _with_all_for_training(graph), model_config, training_config)
+            recommender = _with_selection(recommender, selection)
         with nullcontext() if folder is None else created(folder, dataset) as run:
             return _finished(run, recommender)
     trainer = _trainer(graph, model_config, training_config, fabric)
     dataset = replace(dataset, graph=_with_item_graphs(dataset.graph, graph))
     tasks = _tasks(trainer.data, trainer.task)
     with nullcontext() if folder is None else created(folder, dataset) as run:
-        return _train(run, dataset, trainer, tasks, model_config, callback)
+        recommender = _trained(run, dataset, trainer, tasks, model_config, callback)
+        del graph, trainer, tasks  # the refit needs the memory
+        return _finished(run, _refit_if_wanted(run, recommender, fabric, callback))
 
 
 def resume(
@@ -131,7 +189,7 @@ def resume(
 
     Args:
         path: run folder.
-        changes: settings of the training to change: ``epochs``, ``patience``, ``lr``, ``device``.
+        changes: settings of the training to change: ``epochs``, ``patience``, ``lr``, ``device``, ``refit``.
         callbacks: follow the training, and may stop it.
 
     Returns:
@@ -142,22 +200,41 @@ def resume(
     """
     run = Run.open(path)
     with Run.locked(run.path) if is_first_process() else nullcontext():
-        checkpoint = run.checkpoint()
         if run.is_sealed:  # damage would get new checksums at the end
             run.verify()
         training_config = replace(run.training_config(), **(changes or {}))
-        model_config, dataset = run.model_config(), run.dataset()
+        model_config, dataset, selection = run.model_config(), run.dataset(), run.selection()
+        if selection is not None and (fixed := {"epochs", "patience"} & {*(changes or {})}):
+            raise ConfigError(
+                f"The refit in {run.path} takes the {selection['best_epoch']} epochs that validation found, so "
+                f"`{min(fixed)}` cannot be changed."
+            )
+        if training_config.refit and selection is None:
+            _check_refit(dataset.graph)
+        # A refit that was stopped before its first checkpoint starts from scratch.
+        is_new = selection is not None and (_validates(dataset.graph) or not run.has_checkpoint)
+        checkpoint = None if is_new else run.checkpoint()
         fabric = make_fabric(training_config)
-        seed_everything(training_config.seed, verbose=False)
-        graph = copy.copy(dataset.graph).to(_place(fabric, training_config))
-        trainer = _trainer(graph, model_config, training_config, fabric)
-        trainer.restore(checkpoint)
-        tasks = _tasks(trainer.data, trainer.task)
-        if fabric.is_global_zero:
-            run.reopen(dataset.config, model_config, training_config)
         written = run if fabric.is_global_zero else None
-        recommender = _train(written, dataset, trainer, tasks, model_config, CallbackList(callbacks))
-        del trainer
+        callback = CallbackList(callbacks)
+        if selection is None:
+            assert checkpoint is not None
+            seed_everything(training_config.seed, verbose=False)
+            graph = copy.copy(dataset.graph).to(_place(fabric, training_config))
+            trainer = _trainer(graph, model_config, training_config, fabric)
+            trainer.restore(checkpoint)
+            tasks = _tasks(trainer.data, trainer.task)
+            if written is not None:
+                written.reopen(dataset.config, model_config, training_config)
+            recommender = _trained(written, dataset, trainer, tasks, model_config, callback)
+            del graph, trainer, tasks
+            recommender = _refit_if_wanted(written, recommender, fabric, callback)
+        else:
+            recommender = _refitted(
+                written, dataset, model_config, training_config, selection, fabric, callback, checkpoint
+            )
+        recommender = _finished(written, recommender)
+        callback.on_fit_end(recommender)
     leave(fabric)
     return recommender
 
@@ -194,7 +271,7 @@ def _tasks(data: HeteroData, valid: RankingTask | None = None) -> dict[str, Rank
     }
 
 
-def _train(
+def _trained(
     run: Run | None,
     dataset: Dataset,
     trainer: Trainer,
@@ -202,8 +279,8 @@ def _train(
     model_config: ModelConfig,
     callback: Callback,
 ) -> Recommender:
-    """Train to the end from the current state of ``trainer``, and write all of it into the run."""
-    if trainer.task is None:
+    """Train to the end, and write the progress into the run, but not the result."""
+    if trainer.task is None and not trainer.config.refit:
         _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
     journal = None if run is None else Journal(run.path)
     try:
@@ -219,14 +296,16 @@ def _train(
     vectors = trainer.loader.vectors(model)
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)
-    metrics: dict[str, Any] = {name: evaluate_ranker(ranker, task) for name, task in tasks.items()}
+    metrics = evaluate_splits(ranker, tasks, trainer.data)
     neighborhood = None
     if model_config.supports_new_items:
         neighborhood = Neighborhood.of(model, trainer.data, vectors)
         if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, neighborhood)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
-    recommender = Recommender(
+    if neighborhood is not None and model_config.attaches_unclicked_items:
+        vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
+    return Recommender(
         dataset,
         model.cpu().eval(),
         model_config,
@@ -238,6 +317,8 @@ def _train(
             "epochs": len(result.history),
             "stopped": result.stopped,
             "monitor": MONITOR,
+            "interactions": len(trainer.sampler),
+            "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
             "seconds_per_epoch": {
                 "training": _mean([epoch.train_seconds for epoch in result.history]),
                 "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
@@ -248,7 +329,64 @@ def _train(
             "data": dataset.facts,
         },
     )
-    return _finished(run, recommender)
+
+
+def _refit_if_wanted(run: Run | None, first: Recommender, fabric: Fabric, callback: Callback) -> Recommender:
+    """Return the recommender of a refit, if the settings say so and the first training came to its end."""
+    assert first.metrics is not None
+    if not first.training_config.refit or first.metrics["stopped"] == "interrupted":
+        return first
+    gc.collect()  # a trainer refers to itself
+    if run is not None:
+        run.keep_selection(first.metrics)
+    return _refitted(run, first.dataset, first.model_config, first.training_config, first.metrics, fabric, callback)
+
+
+def _refitted(
+    run: Run | None,
+    dataset: Dataset,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    selection: Mapping[str, Any],
+    fabric: Fabric,
+    callback: Callback,
+    checkpoint: Checkpoint | None = None,
+) -> Recommender:
+    """Train on all interactions, from scratch or from ``checkpoint``, for as many epochs as ``selection`` found."""
+    dataset = replace(dataset, graph=_with_all_for_training(dataset.graph))
+    config = replace(training_config, epochs=selection["best_epoch"])
+    seed_everything(config.seed, verbose=False)
+    trainer = _trainer(copy.copy(dataset.graph).to(_place(fabric, config)), model_config, config, fabric)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    if run is not None:
+        run.reopen(dataset.config, model_config, training_config)
+        if checkpoint is None:
+            run.start_refit(dataset.graph)
+    _log.info(
+        "refit: from scratch on all %s interactions, for the %s epochs that validation found: as many passes over "
+        "the data, in %s steps each instead of %s",
+        f"{len(trainer.sampler):,}",
+        config.epochs,
+        trainer.steps_per_epoch,
+        math.ceil(selection["interactions"] / config.batch_size),
+    )
+    found = _trained(run, dataset, trainer, {}, model_config, callback)
+    return _with_selection(replace(found, training_config=training_config), selection)
+
+
+def _with_all_for_training(data: HeteroData) -> HeteroData:
+    """Return a copy of ``data`` in which the held-out interactions are for training, too."""
+    none = data[INTERACTS].edge_index.new_empty(2, 0)
+    return set_interactions(copy.copy(data), [known_interactions(data), none, none])
+
+
+def _with_selection(refit: Recommender, selection: Mapping[str, Any] | None) -> Recommender:
+    """Return ``refit`` with the metrics of the training before it, and its own as an account."""
+    assert selection is not None
+    assert refit.metrics is not None
+    account = {name: refit.metrics[name] for name in ("interactions", "epochs", "stopped", "seconds")}
+    return replace(refit, metrics={**selection, **_peak_memory(), "refit": account})
 
 
 def _finished(run: Run | None, recommender: Recommender) -> Recommender:
@@ -271,7 +409,7 @@ def _compute(
     seconds = time.perf_counter() - start
     vectors = model.vectors(graph)
     ranker = model.ranker(graph)
-    metrics = {name: evaluate_ranker(ranker, task) for name, task in tasks.items()}
+    metrics = evaluate_splits(ranker, tasks, graph)
     if vectors is None:
         vectors = Vectors.of(torch.empty(len(dataset.users), 0), torch.empty(len(dataset.items), 0))
     return Recommender(
@@ -285,6 +423,7 @@ def _compute(
             "monitor": MONITOR,
             "epochs": 0,
             "best_epoch": 0,
+            "interactions": graph[INTERACTS].edge_index.size(1),
             "seconds": seconds,
             **metrics,
             **_peak_memory(),

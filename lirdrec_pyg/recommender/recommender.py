@@ -1,6 +1,6 @@
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,12 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
+from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import (
     INTERACTS,
     NEW_ITEM,
     Dataset,
+    ItemCatalog,
     NewItems,
     Vocabulary,
     append_new_items,
@@ -24,27 +26,35 @@ from lirdrec_pyg.data import (
     known_interactions,
     set_new_items,
 )
+from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
 from lirdrec_pyg.data.ids import warn_of_look_alikes
+from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.devices import resolve_device
-from lirdrec_pyg.errors import ConfigError, DataError
+from lirdrec_pyg.errors import ConfigError, DataError, listed
 from lirdrec_pyg.models import (
+    Attribution,
     ModelConfig,
     Neighborhood,
     Vectors,
     attach_items,
+    attach_unclicked,
     model_class,
     model_vectors,
 )
-from lirdrec_pyg.nn import DotProducts, Ranker, SeenItems
+from lirdrec_pyg.nn import DotProducts, Scores, SeenItems
 from lirdrec_pyg.recommender.evaluate import Evaluator
-from lirdrec_pyg.recommender.explain import Explanation, explain
+from lirdrec_pyg.recommender.explain import Explanation, because, explain
 from lirdrec_pyg.recommender.history import History
 from lirdrec_pyg.recommender.ids import IDs, as_ids
 from lirdrec_pyg.recommender.recommend import Fallback, recommend_blocks, recommend_for_history
+from lirdrec_pyg.recommender.rerankers import PopularityScale
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.recommender.run import Run
-from lirdrec_pyg.recommender.similar import similar_items
+from lirdrec_pyg.recommender.similar import similar_items, similar_items_blocks
 from lirdrec_pyg.training import TrainingConfig
+
+if TYPE_CHECKING:
+    from lirdrec_pyg.recommender.update import UpdateConfig
 
 Value = TypeVar("Value")
 
@@ -164,11 +174,11 @@ class Recommender:
         return self.vectors.item.to(self.device)
 
     @_Once
-    def ranker(self) -> Ranker:
+    def ranker(self) -> DotProducts | Scores:
         """Ranking function of the model."""
         if self.model_config.has_vectors:
             return DotProducts(self.vectors.user.to(self.device), self.ranked_items)
-        ranker: Ranker = self.model_on(self.device).ranker(copy.copy(self.graph).to(self.device))
+        ranker: Scores = self.model_on(self.device).ranker(copy.copy(self.graph).to(self.device))
         return ranker
 
     def model_on(self, device: str) -> Any:
@@ -198,10 +208,27 @@ class Recommender:
         """Which users have training interactions."""
         return (self.history.start.diff() > 0).cpu().numpy()
 
+    def trained_positions(self, users: pl.Series) -> np.ndarray:
+        """Return positions of users, -1 for those without training interactions."""
+        position = self.users.find(users)
+        return np.where((position >= 0) & self.has_history[position], position, -1)
+
+    @_Once
+    def attribution(self) -> Attribution:
+        """Function that splits scores by the training items of a user."""
+        self.model_config.require("explanations")
+        attribution: Attribution = self.model.attribution(self.graph, self.vectors)
+        return attribution
+
     @_Once
     def popularity(self) -> Tensor:
         """Training interactions per item, shape ``(|I|,)``."""
         return degree(self.graph[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.items), dtype=torch.long)
+
+    @_Once
+    def popularity_scale(self) -> PopularityScale:
+        """What a penalty of popularity is measured in."""
+        return PopularityScale.of(self.popularity, self.ranked_items)
 
     def item_positions(self, items: IDs) -> Tensor:
         """Return positions of items.
@@ -237,6 +264,47 @@ class Recommender:
             raise DataError(f"There are {len(user)} users, but {len(item)} items. Pass one item per user.")
         return (self.vectors.user[user] * self.vectors.item[item]).sum(dim=1).numpy()
 
+    def with_catalog(
+        self,
+        items: ItemCatalog | Table,
+        *,
+        title: str | None = None,
+        picture: str | None = None,
+        item_column: str | None = None,
+    ) -> "Recommender":
+        """Return the same recommender with another item catalog, for titles and rules, such as today's stock.
+
+        Args:
+            items: a pandas, polars or Arrow table with one row per item, or a catalog.
+            title: column with the name of an item; by default that of the present catalog, or one with a usual name.
+            picture: column with the path of its image; by default as for ``title``.
+            item_column: column of item IDs; by default that of the training, or one with a usual name.
+
+        Raises:
+            DataError: if a column is missing, an ID is missing or occurs twice, or no item is known.
+        """
+        catalog = items if isinstance(items, ItemCatalog) else self._recognized(items, title, picture, item_column)
+        if (self.items.find(catalog.frame["id"]) < 0).all():
+            raise DataError(
+                f"None of the {len(catalog)} items of the catalog is known ({listed(catalog.frame['id'])}). "
+                f"{self.items.hint(catalog.frame['id'])}"
+            )
+        return replace(self, dataset=replace(self.dataset, catalog=catalog))
+
+    def _recognized(self, items: Table, title: str | None, picture: str | None, item_column: str | None) -> ItemCatalog:
+        frame, config, present = (
+            to_polars(items).fill_nan(None),
+            self.dataset.config or DataConfig(),
+            self.dataset.catalog,
+        )
+        if present is not None:
+            title = title or (present.title if present.title in frame.columns else None)
+            picture = picture or (present.picture if present.picture in frame.columns else None)
+        if item_column is not None and item_column not in frame.columns:
+            raise DataError(f"The item catalog has no column {item_column!r} (columns: {listed(frame.columns)}).")
+        item_column = item_column or config.item_column
+        return catalog_of(frame, replace(config, title=title, picture=picture, item_column=item_column))
+
     def recommend(
         self,
         users: IDs | None = None,
@@ -261,8 +329,9 @@ class Recommender:
             exclude: IDs of items to leave out for all users; unknown ones have no effect.
             fallback: what users get who are unknown or have no training interactions, and so no meaningful vector:
                 nothing (``"skip"``), the items with the most training interactions (``"popular"``), or an error
-                (``"error"``). In the first two cases a warning names such users.
-            columns: columns of the catalog to add, such as the title.
+                (``"error"``). In the first two cases a warning names such users. Popular items obey all rules but
+                ``popularity_penalty`` and ``diversity``, which are about scores.
+            columns: columns of the catalog to add, such as the title; null for items that it lacks.
             rules: fields of :class:`~lirdrec_pyg.recommender.Rules`.
 
         Returns:
@@ -341,36 +410,84 @@ class Recommender:
         """
         return recommend_for_history(self, history, k, exclude_seen, candidates, exclude, columns, Rules(**rules))
 
-    def similar_items(self, item: int | str, k: int = 10, by: str = "vectors") -> pl.DataFrame:
+    def similar_items(
+        self, item: int | str, k: int = 10, by: str = "vectors", columns: Sequence[str] = ()
+    ) -> pl.DataFrame:
         """Rank the items most similar to one item.
 
         Args:
             item: item ID.
             k: number of items.
             by: ``"vectors"`` for the cosine of the representations, or a modality for that of the raw features.
+            columns: columns of the catalog to add, such as the title.
 
         Returns:
-            ``item``, ``rank`` (from 1) and ``cosine``.
+            ``item``, ``rank`` (from 1), ``cosine``, and ``columns``.
 
         Raises:
             DataError: if the item is unknown, has no features in that modality, or is equally similar to all others.
-            ConfigError: if there is no such modality.
+            ConfigError: if there is no such modality, or the catalog has no such column.
         """
-        return similar_items(self, item, k, by)
+        return similar_items(self, item, k, by, columns)
 
-    def explain(self, user: int | str, item: int | str, nearest: int = 3) -> Explanation:
-        """Split the score of a pair by branch, and find the user's other items nearest to the item.
+    def similar_items_blocks(
+        self, k: int = 10, by: str = "vectors", columns: Sequence[str] = ()
+    ) -> Iterator[pl.DataFrame]:
+        """Do the same as :meth:`similar_items` for each item, in portions that fit into memory.
+
+        Items for which :meth:`similar_items` has nothing to rank are skipped, and counted in a warning at the end.
+
+        Args:
+            k: number of items per item.
+            by: as in :meth:`similar_items`.
+            columns: columns of the catalog to add for both items of a pair.
+
+        Returns:
+            ``item``, ``similar_item``, ``rank`` (from 1), ``cosine``, and for each column, such as ``title``,
+            ``item_title`` and ``similar_item_title``.
+
+        Raises:
+            DataError: at the end, if there is nothing to rank for any item.
+            ConfigError: if there is no such modality, or the catalog has no such column.
+        """
+        return similar_items_blocks(self, k, by, columns)
+
+    def explain(self, user: int | str, item: int | str, nearest: int = 3, columns: Sequence[str] = ()) -> Explanation:
+        """Split the score of a pair by the user's training items and by branch, and find the nearest of these items.
 
         Args:
             user: user ID.
             item: item ID.
             nearest: number of items per modality.
+            columns: columns of the catalog to add to the tables of items, such as the title.
 
         Raises:
             DataError: if an ID is unknown.
+            ConfigError: if the model does not support explanations, or the catalog has no such column.
+        """
+        return explain(self, user, item, nearest, columns)
+
+    def because(self, frame: Table, count: int = 2, history: History | None = None) -> pl.DataFrame:
+        """Add the items of the user that contribute most to the score of each recommendation, exactly.
+
+        These are the items of :attr:`Explanation.items` with the largest positive parts, without the recommended item
+        itself.
+
+        Args:
+            frame: table with the columns ``user`` and ``item``, such as :meth:`recommend` returns.
+            count: number of items per row.
+            history: for the result of :meth:`recommend_for_history`, the history that it was called with.
+
+        Returns:
+            ``frame`` with ``because_1`` (an item ID), ``because_1_title`` if the catalog has titles,
+            ``because_1_share`` (see :class:`Explanation`), ``because_2`` and so on; null where there are fewer items,
+            and for unknown users.
+
+        Raises:
+            DataError: if an item is unknown, or a column is missing.
             ConfigError: if the model does not support explanations.
         """
-        return explain(self, user, item, nearest)
+        return because(self, frame, count, history)
 
     def add_items(self, new: NewItems) -> "Recommender":
         """Return a recommender that also knows items that were not part of the training.
@@ -405,6 +522,56 @@ class Recommender:
             neighborhood=neighborhood,
         )
 
+    def update(
+        self,
+        interactions: str | Path | Table | tuple[Any, Any],
+        new_items: NewItems | None = None,
+        out: str | Path | None = None,
+        *,
+        config: "UpdateConfig | None" = None,
+        columns: ColumnConfig | None = None,
+        callbacks: Iterable[Callback] = (),
+        overwrite: bool = False,
+    ) -> "Recommender":
+        """Return a recommender that was trained further, with later interactions, users and items.
+
+        All weights, and the vectors of the users, start from where they stood; new users start from their fold-in, see
+        :func:`~lirdrec_pyg.models.continue_from`, and items that are new start as :meth:`add_items` attaches them. The
+        training then passes over all interactions, old and new, for as long as the validation on held-out ones, the
+        latest among them, improves.
+
+        Args:
+            interactions: path of a table, a pandas, polars or Arrow table, or a pair of arrays (user IDs, item IDs).
+            new_items: IDs and features of items; those that are known already are left out.
+            out: run folder to write; by default nothing is written.
+            config: how the training goes on.
+            columns: columns of ``interactions``, and which rows count; by default as in the training.
+            callbacks: follow the training, and may stop it.
+            overwrite: whether to replace an earlier run in ``out``.
+
+        Returns:
+            The recommender, of the new folder if there is one. ``metrics["update"]`` compares it with this one.
+
+        Raises:
+            DataError: if an ID or a feature does not fit, or there are too few new interactions.
+            ConfigError: if the model does not support new items and new users.
+        """
+        from lirdrec_pyg.recommender.update import UpdateConfig, update  # which makes recommenders
+
+        for capability in ("new_items", "new_users"):
+            self.model_config.require(capability)
+        if out is not None:
+            Run.check_free(Path(out), overwrite, source=self.path)
+        columns = columns or self.dataset.config or ColumnConfig()
+        if isinstance(interactions, (str, Path)):
+            frame = read_interactions(Path(interactions), columns, split="none")
+        else:
+            frame = interactions_in_memory(interactions, columns, split="none")
+        more = new_items and new_items.without(self.items)
+        grown = self.add_items(more) if more else self
+        folder = None if out is None else Path(out)
+        return update(grown, frame, config or UpdateConfig(), folder, CallbackList(callbacks), overwrite)
+
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`."""
         return Evaluator(self).metrics(split)
@@ -415,9 +582,9 @@ def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vec
     if not config.has_vectors:
         return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
     prepared = model_class(config).input_transform(config)(copy.copy(graph))
-    if has_new_items(prepared):
-        return model_vectors(model, prepared)
-    vectors: Vectors = model.vectors(prepared)
+    vectors: Vectors = model_vectors(model, prepared) if has_new_items(prepared) else model.vectors(prepared)
+    if config.attaches_unclicked_items:
+        vectors = attach_unclicked(model, prepared, vectors, Neighborhood.of(model, prepared, vectors))
     return vectors
 
 

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from functools import partial
@@ -34,6 +34,7 @@ from lirdrec_pyg.files import CHECKSUMS, load_state, save_state, write_file
 from lirdrec_pyg.models import MODEL_CONFIGS, ModelConfig, Neighborhood, Vectors, model_class
 from lirdrec_pyg.training import Checkpoint, TrainingConfig
 from lirdrec_pyg.training.journal import CHECKPOINT, DIVERGED, HISTORY, WEIGHTS
+from lirdrec_pyg.training.loggers import LOGS
 
 if TYPE_CHECKING:
     from lirdrec_pyg.recommender.recommender import Recommender
@@ -57,8 +58,12 @@ _OPTIONAL = (
     "catalog.parquet",
 )
 _DIVERGED = f"{DIVERGED}.safetensors"
+_SELECTION, _SELECTION_HISTORY = "selection.json", "selection.csv"
 # All that a run folder ever holds: nothing else is replaced or removed.
-_FILES = (*_NEEDED, *_OPTIONAL, CHECKPOINT, _DIVERGED, HISTORY, "metrics.json", CHECKSUMS)
+_FILES = (
+    *(*_NEEDED, *_OPTIONAL, CHECKPOINT, _DIVERGED, HISTORY),
+    *(_SELECTION, _SELECTION_HISTORY, "metrics.json", CHECKSUMS),
+)
 # Files of a finished training, which do not fit weights that are trained further.
 _OF_THE_END = (
     "metrics.json",
@@ -72,6 +77,8 @@ _OF_THE_END = (
 # What format 1 called otherwise.
 _RENAMED_SETTINGS = {"num_neighbours": "num_neighbors"}
 _RENAMED_TENSORS = {"neighbour": "neighbor"}
+# Settings of runs from before there was a choice, if the default is another.
+_EARLIER_SETTINGS = {"unclicked_items": "trained"}
 
 _PACKAGES = (
     "torch",
@@ -104,6 +111,7 @@ class Run:
     ``new_items.*``         features and IDs of the items that were not part of the training
     ``new_vectors.*``       their representations
     ``history.csv``         one line per epoch
+    ``selection.*``         metrics and history of the training that found the number of epochs of a refit
     ``metrics.json``        validation and test metrics of the best epoch, time and memory
     ``SHA256SUMS``          checksums of all that the model needs, once the run is finished
     ======================  ================================================================
@@ -122,7 +130,7 @@ class Run:
             raise RunError(f"{path} is the folder of the run itself. Pass another folder as `out`.")
         is_training = source is None and (path / CHECKPOINT).exists()
         hint = " To continue the training in it, use `resume`." if is_training else ""
-        files.check_output_folder(path, _FILES, _FILES[0], overwrite, hint)
+        files.check_output_folder(path, (*_FILES, LOGS), _FILES[0], overwrite, hint)
 
     @staticmethod
     def locked(path: Path) -> Any:
@@ -238,13 +246,18 @@ class Run:
             )
         return run
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a state of the training."""
+        return (self.path / CHECKPOINT).is_file()
+
     def checkpoint(self) -> Checkpoint:
         """Return the last state of the training.
 
         Raises:
             RunError: if there is none, or the file is damaged.
         """
-        if not (self.path / CHECKPOINT).is_file():
+        if not self.has_checkpoint:
             if self.model_config().is_closed_form:
                 raise RunError(f"{self.path} holds a model in closed form: there is no training to resume.")
             fix = (
@@ -257,12 +270,32 @@ class Run:
 
     def reopen(self, data_config: DataConfig | None, model_config: ModelConfig, config: TrainingConfig) -> None:
         """Turn the run into an unfinished one, whose settings may have changed, before its training is resumed."""
+        self._remove(_OF_THE_END)
+        write_file(self.path, "config.yaml", lambda path: _dump_settings(path, data_config, model_config, config))
+
+    def keep_selection(self, metrics: Mapping[str, Any]) -> None:
+        """Keep metrics and history of the training that found the number of epochs, before the refit."""
+        write_file(self.path, _SELECTION_HISTORY, partial(shutil.copyfile, self.path / HISTORY))
+        write_file(self.path, _SELECTION, partial(_dump_json, metrics))
+
+    def selection(self) -> dict[str, Any] | None:
+        """Return these metrics; ``None`` if there is no refit, or it has not started."""
+        return self._read_json(_SELECTION) if (self.path / _SELECTION).is_file() else None
+
+    def start_refit(self, graph: HeteroData) -> None:
+        """Remove the state of the first training, and replace the graph by that of the refit.
+
+        In this order: a checkpoint beside a graph without held-out interactions belongs to the refit.
+        """
+        self._remove((CHECKPOINT, _MODEL, HISTORY))
+        write_file(self.path, "graph.safetensors", partial(save_graph, graph))
+
+    def _remove(self, names: Iterable[str]) -> None:
         try:
-            for name in _OF_THE_END:
+            for name in names:
                 (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"Cannot write {self.path} ({error}).") from error
-        write_file(self.path, "config.yaml", lambda path: _dump_settings(path, data_config, model_config, config))
 
     def metrics(self) -> dict[str, Any] | None:
         """Return ``metrics.json``, or ``None`` if the run is unfinished."""
@@ -289,14 +322,14 @@ class Run:
 
     def data_config(self) -> DataConfig | None:
         """Return where the data came from; ``None`` for data made in memory."""
-        return self._config(DataConfig) if self.settings().get("data") is not None else None
+        return self._config(DataConfig) if "data" in self.settings() else None
 
     def training_config(self) -> TrainingConfig:
         """Return the settings of the training."""
         return self._config(TrainingConfig)
 
     def _config(self, kind: type[Config]) -> Config:
-        settings = self.settings()
+        settings = _EARLIER_SETTINGS | self.settings()
         try:
             # A missing entry came with a later release; its default is what there was before.
             return kind(**{field.name: settings[field.name] for field in fields(kind) if field.name in settings})

@@ -20,6 +20,12 @@ class TrainingConfig(Config):
     """How to train (paper, section 5.1)."""
 
     epochs: int = field(1000, "Maximum number of epochs.", min=1)
+    refit: bool = field(
+        False,
+        "When validation has found the best epoch, train again from scratch on all interactions, also those for "
+        "validation and test, for as many epochs: as many passes over the data, in more steps in proportion to the "
+        "interactions. The run then holds this model, beside the metrics of the first training.",
+    )
     patience: int = field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
     batch_size: int = field(2048, "Triples (user, item, negative) per step.", min=1)
     lr: float = field(1e-4, "Learning rate of Adam.", min=0, min_open=True)

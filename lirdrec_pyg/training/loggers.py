@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from lightning_fabric.loggers import Logger, TensorBoardLogger
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from lirdrec_pyg.callback import Callback
-from lirdrec_pyg.errors import ConfigError, first_line
+from lirdrec_pyg.errors import ConfigError, check_extra, first_line
 from lirdrec_pyg.training.checkpoint import EpochResult
 from lirdrec_pyg.training.trainer import Trainer
 
@@ -209,8 +208,7 @@ def training_log(kind: LoggerKind, run: Path, where: str | None = None, resume: 
     Raises:
         ConfigError: if the package is not installed.
     """
-    if find_spec(kind) is None:
-        raise ConfigError(f"`logger={kind!r}` needs the extra {kind!r}: pip install 'lirdrec-pyg[{kind}]'.")
+    check_extra(kind, kind, purpose=f"`logger={kind!r}`")
     run = run.absolute()
     if kind == "mlflow":
         uri = where or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run / LOGS / 'mlflow.db'}"

@@ -237,11 +237,39 @@ def test_training_without_held_out_interactions(shared_shop: Path, tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert "exactly 3 epochs" in result.output
     assert "Last epoch 3 of 3." in result.output
+    assert "The model was trained on all 320 interactions." in result.output
+    assert_refused(lirdrec("evaluate", tmp_path / "run"), "trained on all interactions, so none are left")
     assert "recall@20" not in (tmp_path / "run" / "history.csv").read_text()
     resumed = lirdrec("fit", "--resume", tmp_path / "run", "--epochs", 4)
     assert resumed.exit_code == 0, resumed.output
     assert "Last epoch 4 of 4." in resumed.output
     assert lirdrec("recommend", tmp_path / "run", "--users", "1").exit_code == 0
+
+
+def test_refit_says_what_was_trained_on_what(shared_shop: Path, shop_run: Path, tmp_path: Path) -> None:
+    run, saved = tmp_path / "run", json.loads((shop_run / "metrics.json").read_text())
+    result = fit(shared_shop, run, "--refit")
+    assert result.exit_code == 0, result.output
+    assert (
+        f"from scratch on all 320 interactions, for the {saved['best_epoch']} epochs that validation" in result.output
+    )
+    assert "in 5 steps each instead of 4" in result.output
+    assert "trained on 240 interactions. The model in the run was then trained on all 320 from scratch" in result.output
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {name: metrics[name] for name in ("valid", "test")} == {name: saved[name] for name in ("valid", "test")}
+    assert metrics["refit"]["epochs"] == saved["best_epoch"]
+    assert_refused(
+        lirdrec("evaluate", run), "trained on all interactions", "metrics.json are those of the training before"
+    )
+    assert_refused(lirdrec("fit", "--resume", run, "--epochs", 9), "--epochs cannot be changed")
+    assert lirdrec("recommend", run, "--users", "1").exit_code == 0
+    assert settings_of(run)["refit"] is True
+    for options, *named in (
+        (("--split", "none"), "--refit finds the number of epochs by validation"),
+        (("--split", "cold-items"), "--refit cannot be combined with --split cold-items"),
+    ):
+        assert_refused(fit(shared_shop, tmp_path / "other", "--refit", *options), *named)
+    assert_refused(lirdrec("fit", "--data", shared_shop, "--out", tmp_path / "x", "--split", "none"), "--epochs 1000")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

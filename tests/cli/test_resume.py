@@ -179,6 +179,25 @@ def test_signals_save_the_progress(learnable_shop: Path, uninterrupted: Path, tm
         assert_same_run(uninterrupted, out)
 
 
+def test_signal_saves_the_progress_of_a_refit(learnable_shop: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert lirdrec("fit", "--data", learnable_shop, "--out", whole, *OPTIONS, "--refit").exit_code == 0
+
+    def interrupt(progress: Progress, epoch: int, step: int) -> None:
+        if progress._trainer.task is None and (epoch, step) == (1, 3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Progress, "on_step_end", interrupt)
+        result = lirdrec("fit", "--data", learnable_shop, "--out", out, *OPTIONS, "--refit")
+    assert result.exit_code == 130, result.output
+    assert f"from scratch, for 0 of {json.loads((out / 'metrics.json').read_text())['best_epoch']} epochs so far" in (
+        result.output
+    )
+    assert lirdrec("fit", "--resume", out).exit_code == 0
+    assert_same_run(whole, out)
+
+
 def test_data_are_not_needed_to_resume(cut_short: Path, uninterrupted: Path) -> None:
     result = lirdrec("fit", "--resume", cut_short)
     assert result.exit_code == 0, result.output

@@ -14,6 +14,7 @@ from small_graph import BACKENDS, NUM_ITEMS, NUM_USERS, TRIPLES, WIDTHS, gradien
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import Compose
+from torch_geometric.utils import scatter
 
 from lirdrec_pyg.data import INTERACTS, modalities, set_new_items
 from lirdrec_pyg.errors import ConfigError
@@ -44,7 +45,7 @@ CONFIGS = {
 TRAINED = {name: config for name, config in CONFIGS.items() if not config.is_closed_form}
 # Equal for all items of a user, these biases cancel out in the loss.
 WITHOUT_EFFECT = {"freedom": {"projections.0.bias", "projections.1.bias"}}
-ALL_USERS = torch.arange(NUM_USERS)
+ALL_USERS, ITEMS = torch.arange(NUM_USERS), torch.arange(NUM_ITEMS)
 
 every = pytest.mark.parametrize("name", CONFIGS)
 every_trained = pytest.mark.parametrize("name", TRAINED)
@@ -166,7 +167,14 @@ def test_state_dict_round_trip(name: str) -> None:
 @every
 def test_capabilities_work_or_are_rejected(name: str) -> None:
     config, (model, data) = CONFIGS[name], make(name)
-    for capability in ("new_items", "new_users", "explanations", "neighbor_sampling", "negatives"):
+    for capability in (
+        "new_items",
+        "new_users",
+        "explanations",
+        "fusion_weights",
+        "neighbor_sampling",
+        "negatives",
+    ):
         if not getattr(config, f"supports_{capability}"):
             with pytest.raises(ConfigError, match=f"`model='{config.model}'` .*{capability.replace('_', ' ')}.*`"):
                 config.require(capability)
@@ -183,6 +191,11 @@ def test_capabilities_work_or_are_rejected(name: str) -> None:
         assert found.user.shape == (1, vectors.user.size(1))
         assert found.user.isfinite().all()
     if config.supports_explanations:
+        parts = model.attribution(data, vectors)(ALL_USERS.repeat_interleave(NUM_ITEMS), ITEMS.repeat(NUM_USERS))
+        total = parts.rest + scatter(parts.part, parts.row, dim_size=len(parts.rest))
+        exact = 1e-5 if config.is_closed_form else 1e-9
+        torch.testing.assert_close(total.view(NUM_USERS, -1), scores(model, data), rtol=exact, atol=exact)
+    if config.supports_fusion_weights:
         assert vectors.user_weight.shape == (NUM_USERS, len(model.branches))
         torch.testing.assert_close(vectors.user_weight.sum(dim=1), torch.ones(NUM_USERS).double())
     if config.supports_neighbor_sampling:

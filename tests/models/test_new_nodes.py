@@ -29,6 +29,8 @@ from lirdrec_pyg.models import (
     Neighborhood,
     Vectors,
     attach_items,
+    attach_unclicked,
+    continue_from,
     fold_in_users,
     model_vectors,
     new_nodes,
@@ -73,7 +75,9 @@ def attach(model: LIRDRec, data: HeteroData, vectors: Vectors) -> Vectors:
 
 def neighbors_of(model: LIRDRec, data: HeteroData) -> tuple[Tensor, Tensor]:
     neighborhood = Neighborhood.of(model, data, model.vectors(data))
-    return new_nodes._neighbors(model, data, neighborhood, model.encode_items(data, NEW_ITEM).detach())
+    encoded = model.encode_items(data, NEW_ITEM).detach()
+    start = new_nodes._with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM)
+    return new_nodes._neighbors(data, neighborhood, neighborhood.whitened(start))
 
 
 # --- New items -------------------------------------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def test_an_item_with_the_features_of_another_gets_its_layers(monkeypatch: pytes
     assert neighbors[:, 0].tolist() == clicked.tolist()
     assert (weight[:, 0] > weight[:, 1]).all()
     # The larger the weight of the nearest item, the more similar the new item is to it.
-    monkeypatch.setattr(new_nodes, "_SHARPNESS", 1e4)
+    monkeypatch.setattr(new_nodes, "SHARPNESS", 1e4)
     vectors = model_vectors(model, data)
     assert_close(vectors.item_layers[:, NUM_ITEMS:], vectors.item_layers[:, clicked])
 
@@ -320,3 +324,54 @@ def test_new_users_need_a_layer() -> None:
     model, data = make(num_layers=0)
     with pytest.raises(ConfigError, match="`num_layers=0`"):
         fold_in_users(model, data, model.vectors(data), pairs([[1]]), new(1))
+
+
+def test_items_without_interactions_are_represented_as_new_ones() -> None:
+    for changes in ({}, {"item_graph": False}, {"num_item_layers": 2}):
+        model, data = make(masked=True, **changes)
+        vectors = model.vectors(data)
+        neighborhood = Neighborhood.of(model, data, vectors)
+        rest = torch.bincount(data[INTERACTS].edge_index[1], minlength=NUM_ITEMS) == 0
+        assert rest[-5:].all()
+        features, masks = ({m: read(data, m)[rest] for m in WIDTHS} for read in (item_features, feature_mask))
+        expected = attach_items(model, set_new_items(data, features, masks), vectors, neighborhood)
+        found = attach_unclicked(model, data, vectors, neighborhood)
+        assert_close(found.item[rest], expected.item[NUM_ITEMS:])
+        assert not torch.allclose(found.item[rest], vectors.item[rest], atol=0.01)
+        assert torch.equal(found.item[~rest], vectors.item[~rest])
+        assert found.item_layers is vectors.item_layers
+    config = LIRDRecConfig(embedding_dim=DIM, knn_k=K)
+    complete = build_graph(np.stack(np.ones((2, 8)).nonzero()), {m: item_features(data, m)[:8] for m in WIDTHS})
+    complete = LIRDRec.graph_transform(config)(complete)
+    model = LIRDRec.from_config(config, complete)
+    vectors = model.vectors(complete)
+    found = attach_unclicked(model, complete, vectors, Neighborhood.of(model, complete, vectors))
+    assert torch.equal(found.item, vectors.item)
+
+
+def test_a_larger_model_continues_from_a_trained_one() -> None:
+    for fusion in ("pwc", "mean", "static", "attention"):
+        model, data = make(fusion=fusion)
+        history = [[0, 3, 9], [5], []]
+        edges = torch.cat([data[INTERACTS].edge_index, pairs(history) + torch.tensor([[NUM_USERS], [0]])], dim=1)
+        larger = build_graph(edges, {m: item_features(data, m) for m in WIDTHS}, num_users=NUM_USERS + 3)
+        larger[SIMILAR].update(data[SIMILAR])
+        fresh = LIRDRec.from_config(LIRDRecConfig(embedding_dim=DIM, knn_k=K, fusion=fusion), larger).double()
+        random = fresh.user.detach().clone()
+        learned = torch.arange(NUM_USERS + 3) < NUM_USERS
+        folded = fold_in_users(model, data, model.vectors(data), pairs(history), new(3)).user
+        continue_from(fresh, model, learned, folded)
+        for name, value in fresh.state_dict().items():
+            old = model.state_dict()[name]
+            assert torch.equal(value[: len(old)] if old.dim() else value, old), name
+        length = model.user.norm(dim=-1).mean(dim=0)
+        expected = torch.nn.functional.normalize(model.split_branches(folded[:2]), dim=-1) * length.unsqueeze(-1)
+        assert_close(fresh.user[NUM_USERS : NUM_USERS + 2], expected)
+        assert torch.equal(fresh.user[NUM_USERS + 2], random[NUM_USERS + 2])  # without a fold-in
+        if fusion in ("pwc", "static"):
+            assert_close(fresh.fusion.theta[NUM_USERS:], model.fusion.theta.mean(dim=0).expand(3, -1))
+        # On the old graph, nothing changed.
+        whole = torch.arange(NUM_USERS) >= 0
+        again, _ = make(fusion=fusion, seed=1)
+        continue_from(again, model, whole, folded[:0])
+        assert_close(again.vectors(data).user, model.vectors(data).user)

@@ -13,7 +13,7 @@ import torch
 from lirdrec_pyg import LIRDRecConfig, Recommender
 from lirdrec_pyg.data import NewItems, Vocabulary, read_new_items
 from lirdrec_pyg.errors import ConfigError, DataError
-from lirdrec_pyg.models import attach_items
+from lirdrec_pyg.models import attach_items, attach_unclicked
 
 MakeNewItems = Callable[..., NewItems]
 
@@ -37,6 +37,7 @@ def assert_same(a: Recommender, b: Recommender, tolerance: float = 0.0) -> None:
 def assert_attached(grown: Recommender) -> None:
     vectors = grown.model.vectors(grown.graph)
     expected = attach_items(grown.model, grown.graph, vectors, grown.neighborhood)
+    expected = attach_unclicked(grown.model, grown.graph, expected, grown.neighborhood)
     np.testing.assert_allclose(grown.item_vectors(), expected.item.numpy(), atol=1e-5)
 
 

@@ -1,8 +1,10 @@
 """``fit`` and ``resume`` in Python: in memory, with and without a validation split, with callbacks."""
 
+import copy
 import importlib
 import inspect
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,24 @@ from lirdrec_pyg import (
     resume,
 )
 from lirdrec_pyg.callback import CallbackList
-from lirdrec_pyg.data import NEW_ITEM, Split, Vocabulary, set_new_items
+from lirdrec_pyg.data import (
+    INTERACTS,
+    NEW_ITEM,
+    NewItems,
+    Split,
+    Vocabulary,
+    held_out_edges,
+    item_features,
+    known_interactions,
+    modalities,
+    set_new_items,
+)
 from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
+from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.recommender import Evaluator, Run
-from lirdrec_pyg.training import EpochResult, make_fabric
+from lirdrec_pyg.training import EpochResult, Journal, make_fabric
+from lirdrec_pyg.transforms import item_graph
 
 MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
 SMALL = TrainingConfig(epochs=2, batch_size=64, lr=0.01, device="cpu", seed=1)
@@ -115,7 +130,7 @@ def test_without_a_validation_split_all_epochs_are_trained(tmp_path: Path, caplo
     assert all(torch.equal(checkpoint.model[name], value) for name, value in recommender.model.state_dict().items())
     loaded = Recommender.load(tmp_path / "run")
     assert loaded.recommend([0, 7], k=4).equals(recommender.recommend([0, 7], k=4))
-    with pytest.raises(DataError, match="test"):
+    with pytest.raises(DataError, match="trained on all interactions"):
         loaded.evaluate()
 
     longer = resume(tmp_path / "run", {"epochs": 5})
@@ -133,6 +148,196 @@ def test_a_validation_split_alone_is_enough() -> None:
     assert metrics is not None
     assert "valid" in metrics
     assert "test" not in metrics
+
+
+# --- Refit -----------------------------------------------------------------------------------------------------------
+
+REFIT = replace(SMALL, epochs=3, refit=True)
+
+
+def on_all(dataset: Dataset) -> Dataset:
+    """The same data without held-out interactions."""
+    graph = copy.copy(dataset.graph)
+    pairs = known_interactions(graph)
+    features = {m: item_features(graph, m) for m in modalities(graph)}
+    return replace(dataset, graph=build_graph(pairs, features, num_users=graph["user"].num_nodes))
+
+
+@pytest.fixture
+def second_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training with validation have its best epoch second."""
+
+    def evaluate(trainer: Trainer, _: Any) -> dict[str, float]:
+        return {"recall@20": [0.1, 0.3, 0.2][len(trainer.result.history)]}
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+
+
+@pytest.mark.usefixtures("second_is_best")
+def test_refit_is_a_training_on_everything_for_as_many_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = synthetic_data(40, 60)
+    first = fit(dataset, MODEL, replace(REFIT, refit=False), tmp_path / "first")
+    expected = fit(on_all(dataset), MODEL, replace(SMALL, epochs=2))
+    searches: list[Any] = []
+    search = item_graph.knn_edges
+    monkeypatch.setattr(item_graph, "knn_edges", lambda *of: searches.append(of) or search(*of))
+    found = fit(dataset, MODEL, REFIT, tmp_path / "run")
+    assert len(searches) == len(dataset.summary()["modalities"])  # not again for the refit
+    assert_same_vectors(found, expected)
+    assert found.training_config == REFIT
+    measured = ("best_epoch", "epochs", "valid", "test", "interactions", "stopped", "parameters", "data")
+    assert found.metrics["best_epoch"] == 2
+    assert {name: found.metrics[name] for name in measured} == {name: first.metrics[name] for name in measured}
+    num_known = known_interactions(dataset.graph).size(1)
+    assert (
+        found.metrics["refit"].items() > {"interactions": num_known, "epochs": 2, "stopped": "all epochs done"}.items()
+    )
+    assert contents(tmp_path / "run").keys() == contents(tmp_path / "first").keys() | {
+        "selection.json",
+        "selection.csv",
+    }
+    assert len((tmp_path / "run" / "selection.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 3
+
+    loaded = Recommender.load(tmp_path / "run")
+    assert_same_vectors(loaded, expected)
+    assert loaded.metrics == found.metrics
+    assert torch.equal(loaded.graph[INTERACTS].edge_index, known_interactions(dataset.graph).unique(dim=1))
+    with pytest.raises(DataError, match=r"trained on all interactions.*metrics\.json"):
+        loaded.evaluate()
+    assert_same_vectors(fit(dataset, MODEL, REFIT), expected)
+
+
+def assert_same_vectors(one: Recommender, other: Recommender) -> None:
+    torch.testing.assert_close(vars(one.vectors), vars(other.vectors), rtol=0, atol=0)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("second_is_best")
+def test_refit_resumes_from_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = synthetic_data(20, 30)
+    whole = fit(dataset, MODEL, REFIT)
+    run_module = importlib.import_module("lirdrec_pyg.recommender.run")
+    for number, (owner, name, last) in enumerate(
+        (
+            (Run, "keep_selection", 1),
+            (Run, "start_refit", 1),
+            (run_module, "save_graph", 2),  # within the former
+            (Journal, "on_fit_start", 2),
+            (Journal, "on_epoch_end", 5),  # at the end of the refit
+        )
+    ):
+        out, real, calls = tmp_path / f"run{number}", getattr(owner, name), iter(range(1, last))
+
+        def killed(*given: Any, real: Any = real, calls: Any = calls) -> Any:
+            if next(calls, None) is None:
+                raise Killed
+            return real(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            with pytest.raises(Killed):
+                fit(dataset, MODEL, REFIT, out)
+        found = resume(out)
+        assert_same_vectors(found, whole)
+        assert_same_vectors(Recommender.load(out), whole)
+        assert found.metrics["refit"]["epochs"] == 2
+        assert found.metrics["valid"] == whole.metrics["valid"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("second_is_best")
+def test_interrupted_refit_is_a_run_that_resumes(tmp_path: Path) -> None:
+    dataset = synthetic_data(20, 30)
+    whole = fit(dataset, MODEL, REFIT)
+
+    class Second(Recorder):
+        """Stops in the second epoch of the training whose number is given."""
+
+        def __init__(self, number: int) -> None:
+            super().__init__([], stop_at=(2, 1))
+            self.number = number
+
+        def should_stop(self) -> bool:
+            return [call[0] for call in self.calls].count("start") == self.number and super().should_stop()
+
+    for number, held_out in ((1, True), (2, False)):
+        out = tmp_path / f"run{number}"
+        stopped = fit(dataset, MODEL, REFIT, out, callbacks=[Second(number)])
+        assert ("refit" in stopped.metrics) is not held_out
+        assert (stopped.metrics if held_out else stopped.metrics["refit"])["stopped"] == "interrupted"
+        assert (held_out_edges(Run.open(out).dataset().graph, "valid").numel() > 0) is held_out
+        assert len(Recommender.load(out).recommend(["user-1"], k=3)) == 3
+        assert_same_vectors(resume(out), whole)
+    with pytest.raises(ConfigError, match=r"2 epochs that validation found.*`patience`"):
+        resume(out, {"patience": 9})
+    assert_same_vectors(resume(out, {"lr": 1.0}), whole)  # it has ended
+
+    plain = fit(dataset, MODEL, replace(REFIT, refit=False), tmp_path / "plain")
+    assert_same_vectors(resume(tmp_path / "plain", {"refit": True}), whole)
+    assert Run.open(tmp_path / "plain").training_config().refit
+    assert plain.metrics["best_epoch"] == 2
+
+
+def test_refit_in_closed_form(tmp_path: Path) -> None:
+    dataset = synthetic_data(40, 60)
+    first, expected = fit(dataset, EASEConfig(), SMALL), fit(on_all(dataset), EASEConfig(), SMALL)
+    found = fit(dataset, EASEConfig(), REFIT, tmp_path / "run")
+    for recommender in (found, Recommender.load(tmp_path / "run")):
+        assert recommender.recommend(k=5).equals(expected.recommend(k=5))
+        assert recommender.metrics["test"] == first.metrics["test"]
+        assert recommender.metrics["refit"]["interactions"] == known_interactions(dataset.graph).size(1)
+
+
+def test_without_validation_the_number_of_epochs_must_be_given(text_shop: Path, tmp_path: Path) -> None:
+    dataset, out = synthetic_data(40, 60), tmp_path / "run"
+    for data, config, named in (
+        (on_all(dataset), REFIT, "`refit=True`.*no interactions are held out"),
+        (on_all(dataset), TrainingConfig(device="cpu"), "`epochs=1000`.*`refit=True`"),
+        (Dataset.from_path(text_shop, split="cold-items"), REFIT, "`split='cold-items'`"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            fit(data, MODEL, config, out)
+        assert not out.exists()
+    fit(on_all(dataset), EASEConfig(), TrainingConfig(device="cpu"))
+    fit(on_all(dataset), MODEL, SMALL, out)
+    with pytest.raises(ConfigError, match="no interactions are held out"):
+        resume(out, {"refit": True})
+
+
+# --- Items without training interactions -----------------------------------------------------------------------------
+
+
+def test_unclicked_items_are_served_as_new_items_are(text_shop: Path, tmp_path: Path) -> None:
+    dataset = Dataset.from_path(text_shop)
+    paper = fit(dataset, replace(MODEL, unclicked_items="trained"), SMALL)
+    served = fit(dataset, MODEL, SMALL, tmp_path / "run")
+    assert torch.equal(paper.vectors.item, paper.model.vectors(LIRDRec.input_transform(MODEL)(paper.graph)).item)
+    assert served.metrics["test"] == paper.metrics["test"] == served.evaluate()
+
+    unclicked = (served.popularity == 0).nonzero().view(-1)
+    assert len(unclicked) > 5
+    features = {m: item_features(served.graph, m)[unclicked] for m in modalities(served.graph)}
+    added = served.add_items(
+        NewItems(Vocabulary(pl.Series("id", [f"new-{n}" for n in unclicked]), "item"), features, {})
+    )
+    torch.testing.assert_close(served.vectors.item[unclicked], added.vectors.item[len(dataset.items) :])
+    clicked = served.popularity > 0
+    assert torch.equal(served.vectors.item[clicked], paper.vectors.item[clicked])
+    assert not torch.allclose(served.vectors.item[unclicked], paper.vectors.item[unclicked], atol=0.1)
+    assert torch.equal(served.vectors.item_layers, paper.vectors.item_layers)
+
+    loaded, resumed = Recommender.load(tmp_path / "run"), resume(tmp_path / "run")
+    for name in ("vectors.safetensors", "metrics.json", "SHA256SUMS"):  # as if killed before the end
+        (tmp_path / "run" / name).unlink()
+    with pytest.warns(UserWarning, match="unfinished"):
+        computed = Recommender.load(tmp_path / "run")
+    for other in (loaded, resumed, computed):
+        torch.testing.assert_close(other.vectors.item, served.vectors.item)
 
 
 def test_callbacks_are_called_in_order(tmp_path: Path) -> None:
@@ -171,7 +376,7 @@ def test_callback_list_passes_on_every_method() -> None:
 
 
 def test_resume_continues_in_memory_what_a_callback_stopped(tmp_path: Path) -> None:
-    dataset = synthetic_data(40, 60)
+    dataset = synthetic_data(20, 30)
     whole = fit(dataset, MODEL, SMALL)
     stopped = fit(dataset, MODEL, SMALL, tmp_path / "run", callbacks=[Recorder([], stop_at=(2, 1))])
     assert stopped.metrics["stopped"] == "interrupted"

@@ -17,11 +17,21 @@ import pytest
 import torch
 from runs import change_settings, change_versions, contents, cut, flip, reseal, turn_into_format_1
 
-from lirdrec_pyg import DataConfig, Dataset, ItemCatalog, ItemKNNConfig, LIRDRecConfig, Recommender, TrainingConfig, fit
+from lirdrec_pyg import (
+    DataConfig,
+    Dataset,
+    ItemCatalog,
+    ItemKNNConfig,
+    LIRDRecConfig,
+    Recommender,
+    TrainingConfig,
+    fit,
+    resume,
+)
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, NewItems, has_new_items
 from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError, RunError
 from lirdrec_pyg.files import checksum, read_checksums
-from lirdrec_pyg.models import LIRDRec, Neighborhood, model_vectors
+from lirdrec_pyg.models import LIRDRec, Neighborhood, attach_unclicked, model_vectors
 from lirdrec_pyg.recommender import Evaluator, Run
 
 SEALED = {
@@ -108,15 +118,16 @@ def test_saved_vectors_and_neighborhood_are_those_of_the_best_model(
     for saved in (recommender, cold_recommender):
         evaluator = Evaluator(saved)
         model, data = evaluator.model, evaluator.data
-        expected = vars(model_vectors(model, data))
+        neighborhood = Neighborhood.of(model, data, model.vectors(data))
+        expected = vars(attach_unclicked(model, data, model_vectors(model, data), neighborhood))
         torch.testing.assert_close(vars(saved.vectors), expected, rtol=0, atol=0)
         assert saved.neighborhood is not None
-        neighborhood = Neighborhood.of(model, data, model.vectors(data))
         torch.testing.assert_close(vars(saved.neighborhood), vars(neighborhood))
         assert evaluator.metrics("test") == saved.evaluate() == saved.metrics["test"]
 
 
-def test_vectors_and_recommendations_are_those_of_the_model(recommender: Recommender) -> None:
+def test_vectors_and_recommendations_are_those_of_the_model(train_run: Callable[..., Path], text_shop: Path) -> None:
+    recommender = Recommender.load(train_run(text_shop, unclicked_items="trained"))
     data = LIRDRec.input_transform(recommender.model_config)(recommender.graph)
     with torch.no_grad():
         user, item = recommender.model(data)
@@ -126,6 +137,17 @@ def test_vectors_and_recommendations_are_those_of_the_model(recommender: Recomme
     frame = recommender.recommend(recommender.users.ids.gather([3, 1]), k=5)
     assert frame["item"].to_list() == recommender.items.ids.gather(item.flatten().numpy()).to_list()
     np.testing.assert_allclose(frame["score"], score.flatten().numpy(), atol=1e-5)
+
+
+def test_earlier_run_keeps_its_vectors_of_items_without_interactions(
+    train_run: Callable[..., Path], text_shop: Path, tmp_path: Path
+) -> None:
+    path = train_run(text_shop, unclicked_items="trained")
+    before = Recommender.load(path).vectors.item
+    change_settings(path, unclicked_items=None)  # which it did not have
+    reseal(path)
+    assert Recommender.load(path).model_config.unclicked_items == "trained"
+    assert torch.equal(resume(path).vectors.item, before)
 
 
 def test_held_out_items_follow_the_others(cold_recommender: Recommender) -> None:
