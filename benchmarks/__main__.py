@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "training": [],
     "gpu": None,
     "recommend": [],
+    "serve": ["--requests", "1000"],
     "sparse_products": [],
     "knn_search": [],
     "sampling": ["--users", "100000", "--items", "20000", "--interactions", "500000", "--steps", "20"],
@@ -38,6 +39,8 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "contention": [],
     "parity": None,
     "captions": None,
+    "rerank": [],
+    "nights": ["--scratch", "10", "--lr", "1e-3"],
 }
 # Scripts with another name than their command, since "compare" compares commits.
 SCRIPTS = {"models": "compare"}

@@ -139,8 +139,12 @@ def _new_items(known: pl.DataFrame, items: Vocabulary, vectors: Features) -> New
     ids = ids.filter(pl.Series(items.find(ids) < 0))
     if not len(ids):
         return None
-    stacked = {m: torch.from_numpy(np.stack([rows[item] for item in ids])) for m, rows in vectors.items()}
-    return NewItems(Vocabulary(ids, "item"), stacked, {})
+    features, masks = {}, {}
+    for modality, rows in vectors.items():
+        none = np.zeros_like(next(iter(rows.values())))
+        features[modality] = torch.from_numpy(np.stack([rows.get(item, none) for item in ids]))
+        masks[modality] = torch.tensor([item in rows for item in ids])
+    return NewItems(Vocabulary(ids, "item"), features, masks)
 
 
 def _served_today(model: Recommender, today: pl.DataFrame) -> Row:

@@ -30,6 +30,7 @@ from harness import Row, json_option, report
 
 from lirdrec_pyg import LIRDRecConfig, Recommender, TrainingConfig, fit
 from lirdrec_pyg.datasets import synthetic_data
+from lirdrec_pyg.recommender.update import promote
 
 K = 20
 _HEAD_END = b"\r\n\r\n"
@@ -174,23 +175,17 @@ def reloads(run: Path, recommender: Recommender, users: Sequence[Any], number: i
     def reload() -> None:
         for turn in range(number):
             target = runs[(turn + 1) % 2]
-            point_to(target, link)
+            promote(target, link)
             while latest != target.name:
                 time.sleep(0.01)
         finished.set()
 
-    point_to(runs[0], link)
+    promote(runs[0], link)
     with service(link, "--poll-seconds", "0.1") as (port, _):
         threading.Thread(target=reload, daemon=True).start()
         _, times = load(port, takewhile(lambda _: not finished.is_set(), cycle(users)), 16, check)
     p50, p99 = 1000 * np.quantile(times, [0.5, 0.99])
     return [{"reloads": number, "right answers": len(times), "p50 ms": p50, "p99 ms": p99}]
-
-
-def point_to(run: Path, link: Path) -> None:
-    unfinished = link.with_name("unfinished")
-    unfinished.symlink_to(run)
-    os.replace(unfinished, link)
 
 
 def soak(run: Path, users: Sequence[Any], number: int) -> Sequence[Row]:

@@ -15,7 +15,7 @@ ROOT = Path(lirdrec_pyg.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"experiments"},
+    {"service", "experiments"},
     {"recommender"},
     {"training"},
     {"evaluation"},
@@ -99,6 +99,18 @@ def test_dir_shows_what_is_exported_and_all_of_it_exists() -> None:
 def test_all_parts_import_without_the_extra_features() -> None:
     modules = [".".join(f.relative_to(ROOT.parent).with_suffix("").parts) for f in FILES]
     heavy = ("transformers", "sentence_transformers", "tokenizers", "huggingface_hub", "PIL", "soundfile", "optuna")
+    heavy += (
+        "mlflow",
+        "tensorboard",
+        "fastapi",
+        "uvicorn",
+        "prometheus_client",
+        "psycopg",
+        "pgvector",
+        "lancedb",
+        "onnx",
+    )
+    heavy += ("pyversity",)
     program = (
         "import importlib, sys\n"
         "for name in [*sys.modules]:\n"

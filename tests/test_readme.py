@@ -16,7 +16,6 @@ from lirdrec_pyg.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-EXPORT = (ROOT / "docs/export.md").read_text()
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -36,10 +35,12 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
         np.save("new.npy", rng.standard_normal((3, 12)).astype(np.float32))
         np.save("new_text.npy", rng.standard_normal((3, 7)).astype(np.float32))
         Path("new_ids.txt").write_text("30\n31\n32\n")
+        pairs = [f"{user},{item}" for user, item in rng.integers(0, [50, 30], (80, 2))]
+        Path("today.csv").write_text("\n".join(["user_id,item_id", *pairs]))
         for command in COMMANDS:
             arguments = shlex.split(command)[1:]
             # EASE has no epochs.
-            if {"fit", "tune", "gradient-bias"} & set(arguments[:2]) and "ease" not in arguments:
+            if {"fit", "tune", "gradient-bias", "update"} & set(arguments[:2]) and "ease" not in arguments:
                 arguments += ["--epochs", "2"]
             if "tune" in arguments:
                 arguments += ["--trials", "2"]
@@ -47,7 +48,7 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
             assert result.exit_code == 0, (command, result.output)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            for block in blocks("python") + blocks("python", EXPORT):
+            for block in blocks("python"):
                 exec(block, {})
         yield out.getvalue()
 
@@ -57,15 +58,21 @@ def test_commands_and_python_run(printed: str) -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == [
         *("info", "fit", "evaluate"),
         *("tune", "fit"),
-        *("recommend", "recommend", "similar", "explain"),
+        *("recommend", "recommend", "recommend", "similar", "similar", "explain"),
         *("add-items", "recommend", "recommend"),
+        *("fit", "update"),
         *("export", "export"),
         *("fit", "fit", "fit"),
         *("analyze", "analyze"),
     ]
-    assert [len(blocks("python", text)) for text in (README, EXPORT)] == [3, 1]
+    assert len(blocks("python")) == 3
     assert "branch" in printed
     assert re.search(r"user 0 may like \[(\s*\d+){10}\]", printed)
+
+
+def test_the_query_is_the_one_that_is_tested() -> None:
+    (query,) = blocks("sql")
+    assert query == blocks("sql", (ROOT / "docs/export.md").read_text())[0]
 
 
 def test_make_targets_exist() -> None:
