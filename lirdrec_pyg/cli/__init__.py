@@ -23,10 +23,12 @@ COMMANDS = {
     "evaluate": "Compute the metrics of a run again.",
     "info": "Describe a data set.",
     "recommend": "Recommend items by a trained model.",
+    "update": "Train a model further, with later clicks, users and items.",
     "add-items": "Add new items to a trained model, without training.",
     "similar": "List the items most similar to one item.",
     "explain": "Explain the score of an item for a user.",
     "export": "Write the vectors of all users and items.",
+    "serve": "Answer requests over HTTP by a trained model.",
     "analyze": "Measure what happens in a training.",
     "tune": "Search for the best settings on validation data.",
 }

@@ -11,7 +11,7 @@ from lirdrec_pyg.cli.options import (
     id_file,
     run_argument,
 )
-from lirdrec_pyg.data import item_features, modalities, read_new_items
+from lirdrec_pyg.data import feature_widths, read_new_items
 from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.recommender import Recommender, Run
 
@@ -73,9 +73,9 @@ def add_items(
     Run.check_free(out, overwrite, source=run)
     recommender = Recommender.load(run, device)
     recommender.model_config.require("new_items")
-    widths = {m: item_features(recommender.graph, m).size(1) for m in modalities(recommender.graph)}
     config, facts = recommender.dataset.config, recommender.dataset.facts
     item_column = item_column or (config.item_column if config else None)
+    widths = feature_widths(recommender.graph)
     new = read_new_items(features, widths, ids, zero_features, item_column, facts, allow_other_features)
     grown = recommender.add_items(new).save(out, overwrite)
     click.echo(f"{len(new.ids):,} items were added; {out} has {len(grown.items):,} items")

@@ -7,7 +7,7 @@ import click
 from lirdrec_pyg.cli.options import Command, id_file, split_ids
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.recommender import Recommender
-from lirdrec_pyg.recommender.rules import catalog_for
+from lirdrec_pyg.recommender.columns import catalog_for, title_column
 
 
 def catalog_options(command: Command) -> Command:
@@ -41,7 +41,4 @@ def load_with_catalog(
         recommender = recommender.with_catalog(table, title=title)
     elif title is not None:
         recommender = recommender.with_catalog(catalog_for(recommender, "title").frame, title=title, item_column="id")
-    catalog = recommender.dataset.catalog
-    if catalog is not None and catalog.title not in (None, "id"):
-        shown.insert(0, catalog.title)
-    return recommender, shown
+    return recommender, [*title_column(recommender), *shown]

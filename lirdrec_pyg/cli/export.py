@@ -55,16 +55,18 @@ def export(
         raise ConfigError("--format is for --out.")
     if (schema is not None or index is not None) and (to is None or scheme == "lance"):
         raise ConfigError("--schema and --index are for PostgreSQL.")
-    if out is not None:
-        for path in export_vectors(Recommender.load(run), out, format or "parquet", overwrite):
+    if to is not None and scheme != "lance":
+        check_postgres(to)
+    recommender = Recommender.load(run)
+    if to is None:
+        assert out is not None
+        for path in export_vectors(recommender, out, format or "parquet", overwrite):
             click.echo(f"{path}  {path.stat().st_size / 2**20:,.1f} MiB")
         return
-    assert to is not None
     if scheme == "lance":
-        place, rows = folder, export_lance(Recommender.load(run), Path(folder), overwrite)
+        place, rows = folder, export_lance(recommender, Path(folder), overwrite)
     else:
-        check_postgres(to)
-        place = f"schema {schema or 'lirdrec'}"
-        rows = export_postgres(Recommender.load(run), to, schema or "lirdrec", index is not False, overwrite)
+        place, schema = f"schema {schema or 'lirdrec'}", schema or "lirdrec"
+        rows = export_postgres(recommender, to, schema, index is not False, overwrite)
     for name, number in rows.items():
         click.echo(f"{place}  {name}  {number:,} rows")

@@ -5,7 +5,6 @@ from typing import Any
 
 import click
 import polars as pl
-from tqdm import tqdm
 
 from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
 from lirdrec_pyg.cli.explain import reasons_as_text
@@ -19,6 +18,7 @@ from lirdrec_pyg.cli.options import (
     take,
 )
 from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.cli.progress import with_progress
 from lirdrec_pyg.data import read_ids, read_interactions
 from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.errors import ConfigError
@@ -139,7 +139,7 @@ def recommend(
         frame = pl.concat(frames)
         print_frame(reasons_as_text(frame) if explain else frame)
         return
-    num_rows = write_table(_with_progress(frames), out)
+    num_rows = write_table(with_progress(frames, "recommending", "user"), out)
     click.echo(f"{num_rows:,} recommendations are in {out}")
 
 
@@ -151,10 +151,3 @@ def _with_reasons(
             warnings.simplefilter("ignore")  # those of the history are known by now
             explained = recommender.because(frame, history=history)
         yield explained
-
-
-def _with_progress(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    with tqdm(desc="recommending", unit=" users", disable=None) as bar:
-        for frame in frames:
-            yield frame
-            bar.update(frame["user"].n_unique())

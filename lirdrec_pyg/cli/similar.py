@@ -1,13 +1,12 @@
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 import polars as pl
-from tqdm import tqdm
 
 from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
 from lirdrec_pyg.cli.options import device_option, run_argument
 from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.cli.progress import with_progress
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.recommender import check_table_path, write_table
 
@@ -56,17 +55,11 @@ def similar(
         check_table_path(out)
     recommender, shown = load_with_catalog(run, device, items, title, columns)
     if item is None:
-        frames = _with_progress(recommender.similar_items_blocks(k, by, shown), len(recommender.items))
+        pairs = recommender.similar_items_blocks(k, by, shown)
+        frames = with_progress(pairs, "comparing", "item", len(recommender.items))
     else:
         frames = iter([recommender.similar_items(item, k, by, shown)])
     if out is None:
         print_frame(pl.concat(frames))
     else:
         click.echo(f"{write_table(frames, out):,} {'pairs of ' if everything else ''}items are in {out}")
-
-
-def _with_progress(frames: Iterable[pl.DataFrame], num_items: int) -> Iterator[pl.DataFrame]:
-    with tqdm(desc="comparing", unit=" items", total=num_items, disable=None) as bar:
-        for frame in frames:
-            yield frame
-            bar.update(frame["item"].n_unique())

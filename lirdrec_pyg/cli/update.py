@@ -20,11 +20,11 @@ from lirdrec_pyg.cli.options import (
 )
 from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.data import NewItems, item_features, modalities, read_new_items
+from lirdrec_pyg.data import feature_widths, read_new_items
 from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.launcher import is_first_process
-from lirdrec_pyg.recommender import Recommender, Run
+from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.update import UpdateConfig, check_link
 from lirdrec_pyg.recommender.update import promote as promote_run
 
@@ -99,7 +99,6 @@ def update(
     if promote is not None:
         check_link(promote)
     keep_freed_memory()
-    Run.check_free(out, overwrite, source=run)
     recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
     if items is not None:
         recommender = recommender.with_catalog(read_table(items))
@@ -111,10 +110,14 @@ def update(
         if ctx.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
     ]
     columns = replace(trained_on, label_column=None, **{name: values[name] for name in given})
+    new = None
+    if features:
+        facts, widths = recommender.dataset.facts, feature_widths(recommender.graph)
+        new = read_new_items(features, widths, ids, item_column=columns.item_column, facts=facts)
     with Interrupt() as interrupt, Progress() as progress:
         updated = recommender.update(
             data,
-            _new_items(recommender, features, ids, columns.item_column) if features else None,
+            new,
             out,
             config=take(UpdateConfig, values),
             columns=columns,
@@ -135,13 +138,6 @@ def update(
     if promote is not None:
         promote_run(out, promote)
         click.echo(f"{promote} points to {out}")
-
-
-def _new_items(
-    recommender: Recommender, features: dict[str, str], ids: Path | None, item_column: str | None
-) -> NewItems:
-    widths = {m: item_features(recommender.graph, m).size(1) for m in modalities(recommender.graph)}
-    return read_new_items(features, widths, ids, item_column=item_column, facts=recommender.dataset.facts)
 
 
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

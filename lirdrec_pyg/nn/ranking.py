@@ -194,6 +194,10 @@ class DotProducts:
         """See :class:`Ranker`."""
         return top_k(self.user, self.item, user_index, k, seen, candidates)
 
+    def score(self, user_index: Tensor) -> Tensor:
+        """Return the scores of all items for some users, shape ``(N, |I|)``."""
+        return self.user[user_index] @ self.item.t()
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -5,12 +5,14 @@ from lirdrec_pyg.recommender.explain import Explanation
 from lirdrec_pyg.recommender.export import check_table_path, export_vectors, write_table
 from lirdrec_pyg.recommender.fit import fit, resume
 from lirdrec_pyg.recommender.recommender import Recommender
+from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.recommender.run import Run
 
 __all__ = [
     "Evaluator",
     "Explanation",
     "Recommender",
+    "Rules",
     "Run",
     "check_table_path",
     "export_vectors",

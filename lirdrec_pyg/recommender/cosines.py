@@ -17,7 +17,7 @@ def feature_rows(graph: HeteroData, modality: str, positions: Tensor) -> tuple[T
     x = torch.empty(len(positions), item_features(graph, modality).size(1), device=device)
     real = torch.ones(len(positions), dtype=torch.bool, device=device)
     first = 0
-    for node_type in _node_types(graph):
+    for node_type in ("item", NEW_ITEM) if has_new_items(graph) else ("item",):
         stored, mask = item_features(graph, modality, node_type), feature_mask(graph, modality, node_type)
         here = (positions >= first) & (positions < first + len(stored))
         x[here] = stored[positions[here] - first].float()
@@ -27,21 +27,11 @@ def feature_rows(graph: HeteroData, modality: str, positions: Tensor) -> tuple[T
     return x, real
 
 
-def cosine_with_all(graph: HeteroData, modality: str, x: Tensor) -> Tensor:
-    """Return the cosine of ``x``, shape ``(1, d_m)``, with every item; minus infinity where features are missing."""
-    found = []
-    for node_type in _node_types(graph):
-        stored, mask = item_features(graph, modality, node_type), feature_mask(graph, modality, node_type)
-        cosine = torch.cat([F.cosine_similarity(rows.float(), x) for rows in stored.split(_BLOCK_ROWS)])
-        found.append(cosine if mask is None else cosine.masked_fill(~mask, -torch.inf))
-    return torch.cat(found)
-
-
-def nearest_of(graph: HeteroData, item: int, others: Tensor, modality: str, k: int) -> tuple[Tensor, Tensor]:
-    """Return places in ``others`` of the ``k`` items most similar to ``item`` by raw features, and their cosines."""
-    x, real = feature_rows(graph, modality, torch.cat([others.new_tensor([item]), others]))
-    cosine = F.cosine_similarity(x[1:], x[:1]).masked_fill(~(real[1:] & real[0]), -torch.inf)
-    return largest(cosine, k)
+def feature_cosines(graph: HeteroData, modality: str, item: Tensor, others: Tensor) -> Tensor:
+    """Return the cosines of an item, shape ``(1,)``, with others; minus infinity where features are missing."""
+    x, is_real = feature_rows(graph, modality, item)
+    blocks = (feature_rows(graph, modality, rows) for rows in others.split(_BLOCK_ROWS))
+    return torch.cat([F.cosine_similarity(y, x).masked_fill(~(real & is_real), -torch.inf) for y, real in blocks])
 
 
 def largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -49,7 +39,3 @@ def largest(cosine: Tensor, k: int) -> tuple[Tensor, Tensor]:
     best = cosine.topk(min(k, len(cosine)))
     kept = best.values > -torch.inf
     return best.indices[kept], best.values[kept]
-
-
-def _node_types(graph: HeteroData) -> tuple[str, ...]:
-    return ("item", NEW_ITEM) if has_new_items(graph) else ("item",)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from lirdrec_pyg.data.dataset import Table, to_polars
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.models import Attribution, Parts, attribution_of_history
 from lirdrec_pyg.recommender.columns import checked_columns, with_columns
-from lirdrec_pyg.recommender.cosines import nearest_of
+from lirdrec_pyg.recommender.cosines import feature_cosines, largest
 from lirdrec_pyg.recommender.history import History, history_pairs
 from lirdrec_pyg.recommender.ids import as_ids, check_count
 
@@ -68,7 +67,7 @@ def explain(
     own = parts.past[parts.past != column]
     found = []
     for modality in modalities(recommender.graph):
-        best, cosine = nearest_of(recommender.graph, int(column), own, modality, nearest)
+        best, cosine = largest(feature_cosines(recommender.graph, modality, column, own), nearest)
         names = pl.Series([modality] * len(best), dtype=pl.String)
         found.append(pl.DataFrame({"modality": names, "item": ids.gather(own[best].numpy()), "cosine": cosine.numpy()}))
     return Explanation(
@@ -87,7 +86,7 @@ def _branches(recommender: "Recommender", row: Tensor, column: Tensor) -> pl.Dat
     model, vectors = recommender.model, recommender.vectors
     u, v = (model.split_branches(x).double() for x in (vectors.user[row], vectors.item[column]))
     weight, part = vectors.user_weight[row[0]], (u * v).sum(dim=-1)[0]
-    return pl.DataFrame({"branch": model.branches, "weight": weight.cpu().numpy(), "part": part.cpu().numpy()})
+    return pl.DataFrame({"branch": model.branches, "weight": weight.numpy(), "part": part.numpy()})
 
 
 def because(recommender: "Recommender", table: Table, count: int, history: History | None) -> pl.DataFrame:
@@ -101,8 +100,9 @@ def because(recommender: "Recommender", table: Table, count: int, history: Histo
                 f"The table has no column {name!r} (columns: {listed(frame.columns)}). Pass one like that of "
                 "`Recommender.recommend`."
             )
-    users, attribution = (recommender.users, recommender.attribution)
-    if history is not None:
+    if history is None:
+        users, attribution = recommender.users, recommender.attribution
+    else:
         users, attribution = _of_history(recommender, history)
     user = torch.from_numpy(users.find(as_ids(frame["user"], "user")))
     item = recommender.item_positions(frame["item"])
@@ -126,9 +126,8 @@ def because(recommender: "Recommender", table: Table, count: int, history: Histo
 def _of_history(recommender: "Recommender", history: History) -> tuple[Vocabulary, Attribution]:
     recommender.model_config.require("new_users")
     users, pairs = history_pairs(recommender.items, history)
-    position = recommender.users.find(users)
-    trained = torch.from_numpy(np.where((position >= 0) & recommender.has_history[position], position, -1))
-    attribution = attribution_of_history(recommender.model, recommender.graph, recommender.vectors, pairs, trained)
+    position = torch.from_numpy(recommender.trained_positions(users))
+    attribution = attribution_of_history(recommender.model, recommender.graph, recommender.vectors, pairs, position)
     return Vocabulary(users, "user"), attribution
 
 

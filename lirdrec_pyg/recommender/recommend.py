@@ -43,22 +43,21 @@ def recommend_blocks(
     check_choice("fallback", fallback, Fallback)
     check_count("k", k)
     columns = checked_columns(recommender, columns, _COLUMNS)
-    known_users = recommender.users
-    asked = known_users.ids if users is None else as_ids(users, "user").unique(maintain_order=True)
+    asked = recommender.users.ids if users is None else as_ids(users, "user").unique(maintain_order=True)
     if not len(asked):
         raise DataError("The list of users is empty.")
-    position = known_users.find(asked)
-    trained = (position >= 0) & recommender.has_history[position]
-    others = asked.filter(~pl.Series(trained))
+    position = recommender.trained_positions(asked)
+    others = asked.filter(pl.Series(position < 0))
     if len(others):
-        _report(known_users, others, asked.filter(pl.Series(position < 0)), len(asked), fallback)
+        _report(recommender.users, others, len(asked), fallback)
     allowed = allowed_items(recommender, rules, candidates, exclude)
     ranker = ruled(recommender, recommender.ranker, rules)
-    index = torch.from_numpy(position[trained])
+    index = torch.from_numpy(position[position >= 0])
     return _blocks(recommender, ranker, index, k, exclude_seen, allowed, others, fallback, columns, rules)
 
 
-def _report(users: Vocabulary, others: pl.Series, unknown: pl.Series, num_asked: int, fallback: Fallback) -> None:
+def _report(users: Vocabulary, others: pl.Series, num_asked: int, fallback: Fallback) -> None:
+    unknown = others.filter(pl.Series(users.find(others) < 0))
     text = f"{len(others)} of {num_asked} users are unknown or have no training interactions ({listed(others)})."
     hint = f" {users.hint(unknown)}" if len(unknown) else ""
     if fallback == "error":
@@ -102,10 +101,8 @@ def _popular(
     score = torch.empty(num_items, device=recommender.device)
     order = recommender.popularity.argsort(descending=True, stable=True).to(recommender.device)
     score[order] = -torch.arange(num_items, dtype=score.dtype, device=recommender.device)
-    seen = None
-    if exclude_seen:  # those that were held out
-        position = torch.from_numpy(recommender.users.find(users))
-        seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), position)
+    # Such users can have interactions that were held out.
+    seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), users) if exclude_seen else None
     ranker = Scores(lambda index: score.repeat(len(index), 1), num_items)
     limited = ruled(recommender, ranker, replace(rules, popularity_penalty=0.0, diversity=0.0))
     return limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
@@ -127,10 +124,9 @@ def recommend_for_history(
     columns = checked_columns(recommender, columns, _COLUMNS)
     users, pairs = history_pairs(recommender.items, history)
     allowed = allowed_items(recommender, rules, candidates, exclude)
-    position = torch.from_numpy(recommender.users.find(users))
-    trained = position.where((position >= 0) & torch.from_numpy(recommender.has_history)[position], -1)
-    vectors = fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, trained)
-    seen = _seen_with(recommender, pairs, position) if exclude_seen else None
+    position = torch.from_numpy(recommender.trained_positions(users))
+    vectors = fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, position)
+    seen = _seen_with(recommender, pairs, users) if exclude_seen else None
     ranker = ruled(recommender, DotProducts(vectors.user.to(recommender.device), recommender.ranked_items), rules)
     index = torch.arange(len(users), device=recommender.device)
     return pl.concat(
@@ -138,8 +134,9 @@ def recommend_for_history(
     )
 
 
-def _seen_with(recommender: "Recommender", pairs: Tensor, position: Tensor) -> SeenItems:
-    """Return the known items of users, by their positions or -1, together with those of ``pairs``."""
+def _seen_with(recommender: "Recommender", pairs: Tensor, users: pl.Series) -> SeenItems:
+    """Return the known items of ``users``, together with those of ``pairs`` (place of the user among these, item)."""
+    position = torch.from_numpy(recommender.users.find(users))
     known = (position >= 0).nonzero().view(-1)
     row, item = (x.cpu() for x in recommender.seen.pairs(position[known].to(recommender.device)))
     both = torch.cat([pairs, torch.stack([known[row], item])], dim=1)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import check_extra
 from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
 
 DiversityMethod = Literal["dpp", "mmr", "msd", "cover", "ssd"]
@@ -41,7 +41,7 @@ class PopularityScale:
         return cls(z, torch.cat([item, z.unsqueeze(1)], dim=1), centered.t() @ centered / len(item))
 
 
-def penalized(ranker: Ranker, scale: PopularityScale, penalty: float) -> "Ranker":
+def penalized(ranker: DotProducts | Scores, scale: PopularityScale, penalty: float) -> "PenalizedProducts | Scores":
     r"""Return a ranker by :math:`x_{ui} - p \, \sigma_u z_i`.
 
     :math:`\sigma_u` is the standard deviation of the user's scores :math:`x_{ui}` over all items. With a penalty
@@ -50,7 +50,6 @@ def penalized(ranker: Ranker, scale: PopularityScale, penalty: float) -> "Ranker
     """
     if isinstance(ranker, DotProducts):
         return PenalizedProducts(ranker, scale, penalty)
-    assert isinstance(ranker, Scores)
 
     def score(user_index: Tensor) -> Tensor:
         x = ranker.score(user_index)
@@ -83,15 +82,9 @@ class PenalizedProducts:
             seen = SeenItems.of(torch.stack([row, item]), len(user_index))
         return top_k(self.users(user_index), self.scale.item, index, k, seen, candidates)
 
-
-def scores(ranker: Ranker, user_index: Tensor) -> Tensor:
-    """Return the scores of all items for some users, shape ``(N, |I|)``."""
-    if isinstance(ranker, DotProducts):
-        return ranker.user[user_index] @ ranker.item.t()
-    if isinstance(ranker, PenalizedProducts):
-        return ranker.users(user_index) @ ranker.scale.item.t()
-    assert isinstance(ranker, Scores)
-    return ranker.score(user_index)
+    def score(self, user_index: Tensor) -> Tensor:
+        """Return the scores of all items for some users, shape ``(N, |I|)``."""
+        return self.users(user_index) @ self.scale.item.t()
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ class Unpenalized:
     """The order of a ranker, with the scores of another one."""
 
     ranker: Ranker
-    scored_by: Ranker
+    scored_by: DotProducts | Scores
 
     def top_k(
         self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
@@ -110,7 +103,7 @@ class Unpenalized:
             if isinstance(self.scored_by, DotProducts):
                 score = torch.einsum("nf,nkf->nk", self.scored_by.user[index], self.scored_by.item[block.item])
             else:
-                score = scores(self.scored_by, index).gather(1, block.item)
+                score = self.scored_by.score(index).gather(1, block.item)
             yield block._replace(score=score.where(block.score > -torch.inf, -torch.inf))
 
 
@@ -127,7 +120,7 @@ class AtMost:
         limits: items per value, for each column.
     """
 
-    ranker: Ranker
+    ranker: DotProducts | PenalizedProducts | Scores
     values: Tensor
     limits: Sequence[int]
 
@@ -159,7 +152,7 @@ class AtMost:
         block = max(1, _BLOCK_SCORES // self.values.size(1))
         for first in range(0, len(user_index), block):
             index = user_index[first : first + block]
-            score = scores(self.ranker, index)
+            score = self.ranker.score(index)
             if seen is not None:
                 score[seen.pairs(index)] = -torch.inf
             best = [x.topk(min(count, x.size(1)), dim=1) for x in score.index_select(1, candidates).split(sizes, dim=1)]
@@ -266,8 +259,7 @@ def pyversity(method: DiversityMethod, diversity: float) -> Callable[..., Any]:
     Raises:
         ConfigError: if it is not installed.
     """
-    try:
-        from pyversity import diversify
-    except ImportError:
-        raise ConfigError("Re-ranking needs the extra 'rerank': pip install 'lirdrec-pyg[rerank]'.") from None
+    check_extra("rerank", "pyversity", purpose="Re-ranking")
+    from pyversity import diversify
+
     return partial(diversify, strategy=method, diversity=diversity)

@@ -1,7 +1,7 @@
 """Rules of recommendations: which items may be recommended, and how the best of them are chosen."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.config import Config, field
-from lirdrec_pyg.data import ItemCatalog, modalities
+from lirdrec_pyg.data import modalities
 from lirdrec_pyg.errors import ConfigError, DataError, listed, shown
-from lirdrec_pyg.nn import Ranker
+from lirdrec_pyg.nn import DotProducts, Ranker, Scores
+from lirdrec_pyg.recommender.columns import catalog_for, numbered
 from lirdrec_pyg.recommender.cosines import feature_rows
 from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
 from lirdrec_pyg.recommender.rerankers import AtMost, Diverse, DiversityMethod, Unpenalized, penalized, pyversity
@@ -110,51 +111,22 @@ def allowed_items(
     return allowed.nonzero().view(-1).to(recommender.device)
 
 
-def check_columns(recommender: "Recommender", columns: Sequence[str], name: str) -> None:
-    """Raise :class:`ConfigError` unless the catalog has ``columns``, which the parameter ``name`` asks for."""
-    if not columns:
-        return
-    known = catalog_for(recommender, name).frame.columns
-    if missing := [column for column in columns if column not in known]:
-        raise ConfigError(f"`{name}` has {shown(missing[0])}, but the item catalog has the columns {listed(known)}.")
-
-
-def catalog_for(recommender: "Recommender", name: str) -> ItemCatalog:
-    """Return the item catalog, which the parameter ``name`` needs, or raise :class:`ConfigError`."""
-    catalog = recommender.dataset.catalog
-    if catalog is None:
-        raise ConfigError(f"`{name}` needs an item catalog, but the run has none. Pass a table of items as `items`.")
-    return catalog
-
-
-def ruled(recommender: "Recommender", ranker: Ranker, rules: Rules) -> Ranker:
+def ruled(recommender: "Recommender", ranker: DotProducts | Scores, rules: Rules) -> Ranker:
     """Return a ranker of all users or of some, such as ``recommender.ranker``, that obeys the rules.
 
     Raises:
         ConfigError: if a column or modality is unknown, or a package is missing.
     """
-    model_ranker = ranker
-    if rules.popularity_penalty:
-        ranker = penalized(ranker, recommender.popularity_scale, rules.popularity_penalty)
+    penalty = rules.popularity_penalty
+    by_score = penalized(ranker, recommender.popularity_scale, penalty) if penalty else ranker
+    found: Ranker = by_score
     if rules.max_per:
-        check_columns(recommender, list(rules.max_per), "max_per")
-        ranker = AtMost(ranker, _values(recommender, list(rules.max_per)), list(rules.max_per.values()))
+        values = numbered(recommender, [*rules.max_per], "max_per").to(recommender.device)
+        found = AtMost(by_score, values, [*rules.max_per.values()])
     if rules.diversity:
         diversify = pyversity(rules.diversity_method, rules.diversity)
-        ranker = Diverse(ranker, _features(recommender, rules.diversity_by), diversify)
-    return Unpenalized(ranker, model_ranker) if rules.popularity_penalty else ranker
-
-
-def _values(recommender: "Recommender", columns: list[str]) -> Tensor:
-    """Return a number for the value of each item in each column, shape ``(C, |I|)``; another one for every null."""
-    rows = catalog_for(recommender, "max_per").rows(recommender.items.ids).select(columns)
-    if nested := [name for name, dtype in rows.schema.items() if dtype.is_nested()]:
-        raise ConfigError(
-            f"`max_per` has {shown(nested[0])}, whose values are lists. Choose a column of single values."
-        )
-    own = pl.int_range(pl.len()) + pl.len()
-    numbers = rows.select(pl.col(name).rank("dense").cast(pl.Int64).fill_null(own) for name in columns)
-    return torch.from_numpy(numbers.to_numpy().T.copy()).to(recommender.device)
+        found = Diverse(found, _features(recommender, rules.diversity_by), diversify)
+    return Unpenalized(found, ranker) if penalty else found
 
 
 def _features(recommender: "Recommender", by: str) -> Callable[[Tensor], Tensor]:

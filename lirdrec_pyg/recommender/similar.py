@@ -13,8 +13,8 @@ from torch import Tensor
 from lirdrec_pyg.data import modalities
 from lirdrec_pyg.errors import ConfigError, DataError, shown
 from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
-from lirdrec_pyg.recommender.columns import checked_columns, with_columns
-from lirdrec_pyg.recommender.cosines import cosine_with_all, feature_rows, largest
+from lirdrec_pyg.recommender.columns import checked_columns, columns_of, with_columns
+from lirdrec_pyg.recommender.cosines import feature_cosines, feature_rows, largest
 from lirdrec_pyg.recommender.ids import check_count
 
 if TYPE_CHECKING:
@@ -79,15 +79,13 @@ def _blocks(recommender: "Recommender", k: int, by: str, columns: list[str]) -> 
             "item": ids.gather(present[block.rows][row.cpu()].numpy()),
             "similar_item": ids.gather(present[block.item[row, place].cpu()].numpy()),
         }
-        catalog = recommender.dataset.catalog
-        columns_of = {
+        described = {
             f"{name}_{column.name}": column
-            for name, values in frame.items()
-            if columns and catalog is not None
-            for column in catalog.rows(values).select(columns)
+            for name, items in frame.items()
+            for column in columns_of(recommender, items, columns)
         }
         yield pl.DataFrame(
-            {**frame, "rank": rank[place].cpu().numpy(), "cosine": score[row, place].cpu().numpy(), **columns_of}
+            {**frame, "rank": rank[place].cpu().numpy(), "cosine": score[row, place].cpu().numpy(), **described}
         )
     num_missing = len(ids) - len(present)
     if num_alike + num_missing == len(ids):
@@ -131,7 +129,7 @@ def _cosine(recommender: "Recommender", position: int, by: str) -> Tensor:
     if by == "vectors":
         item = recommender.vectors.item
         return F.cosine_similarity(item, item[position : position + 1])
-    own, real = feature_rows(recommender.graph, by, torch.tensor([position]))
-    if not real:
+    cosine = feature_cosines(recommender.graph, by, torch.tensor([position]), torch.arange(len(recommender.items)))
+    if cosine[position] == -torch.inf:
         raise DataError(f"The item {recommender.items.ids[position]!r} has no features in {by}.")
-    return cosine_with_all(recommender.graph, by, own)
+    return cosine

@@ -20,7 +20,7 @@ from lirdrec_pyg.data.extend import extend
 from lirdrec_pyg.errors import DataError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import continue_from, fold_in_users, model_class
-from lirdrec_pyg.nn import DotProducts, SeenItems
+from lirdrec_pyg.nn import DotProducts
 from lirdrec_pyg.recommender.fit import _finished, _place, _tasks, _trained, _trainer, _with_item_graphs
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import MONITOR, make_fabric
@@ -48,7 +48,7 @@ class UpdateConfig(Config):
         min=0,
     )
     epochs: int = field(30, "Maximum number of epochs.", min=1)
-    patience: int = field(8, "Stop after this many epochs without a better validation Recall@20.", min=1)
+    patience: int = field(5, "Stop after this many epochs without a better validation Recall@20.", min=1)
     lr: float | None = field(None, "Learning rate; by default that of the run.", min=0, min_open=True)
 
 
@@ -56,7 +56,7 @@ class UpdateConfig(Config):
 class Gate:
     """The recommender before an update and after it, on the same held-out new interactions.
 
-    These are interactions of users of the old recommender; items that it does not know count as misses.
+    These are interactions of users of the old recommender, which knows the new items as `add_items` attaches them.
 
     Attributes:
         before: metrics of the old recommender.
@@ -141,15 +141,10 @@ def _learned(recommender: "Recommender", dataset: Dataset) -> Tensor:
 
 
 def _gate(old: "Recommender", new: "Recommender") -> Gate:
-    graph, num_old = new.graph, len(old.items)
-    pairs = held_out_edges(graph, Split.TEST)
+    pairs = held_out_edges(new.graph, Split.TEST)
     pairs = pairs[:, _learned(old, new.dataset)[pairs[0]]]
-    trained = graph[INTERACTS].edge_index
-    found = []
-    for vectors, seen in ((old.vectors, trained[:, trained[1] < num_old]), (new.vectors, trained)):
-        task = RankingTask.of(pairs, SeenItems.of(seen, len(new.users)), len(new.items))
-        found.append(evaluate_ranker(DotProducts(vectors.user, vectors.item), task))
-    return Gate(*found)
+    task = RankingTask.of(pairs, new.history, len(new.items))
+    return Gate(*(evaluate_ranker(DotProducts(x.user, x.item), task) for x in (old.vectors, new.vectors)))
 
 
 def promote(run: Path, link: Path) -> None:

@@ -14,6 +14,7 @@ import polars as pl
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError
+from lirdrec_pyg.recommender.columns import title_column
 from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.service.batches import Batches
@@ -42,13 +43,10 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         config: limits of a request, and how often to check for another run.
         token: what every request must bear, ``None`` for nothing.
     """
-    from fastapi import Depends, FastAPI, Request, Response
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse
+    from fastapi import Depends, FastAPI, Response
     from fastapi.security import HTTPBearer
     from prometheus_client import CONTENT_TYPE_LATEST
     from pydantic import BaseModel, ConfigDict, Field, create_model
-    from starlette.exceptions import HTTPException
 
     metrics, batches = Metrics(), Batches()
     pool = ThreadPoolExecutor(_THREADS, "compute")
@@ -65,7 +63,7 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         columns: list[str] | None = Field(None, description="Columns of the item catalog to add; by default the title.")
 
         def shown(self, served: Served) -> list[str]:
-            return _title(served) if self.columns is None else self.columns
+            return title_column(served.recommender) if self.columns is None else self.columns
 
     rules, hints = Rules(), get_type_hints(Rules)
     of_rules: dict[str, Any] = {
@@ -117,22 +115,11 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     async def answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) -> Response:
         return Response(await computed(_answer, served, work, *args), media_type="application/json")
 
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(config.poll_seconds)
-            try:
-                if await asyncio.to_thread(live.refresh):
-                    metrics.loaded(live.current)
-                    _log.info("Serving %s", live.current.name)
-            except Exception as error:  # whatever is wrong with the new run, the old one still answers
-                metrics.failed()
-                _log.error("Still serving %s, since the new run is broken: %s", live.current.name, error)
-
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         metrics.loaded(live.current)
         with _warnings_sorted():
-            watching = asyncio.create_task(watch())
+            watching = asyncio.create_task(_watch(live, config.poll_seconds, metrics))
             yield
             watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -150,20 +137,7 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         responses={status: {"model": Error} for status in (401, 404, 413, 422)},
     )
     app.add_middleware(Guard, token=token, max_body=1024 * config.max_body, answered=metrics.answered)
-
-    @app.exception_handler(LIRDRecError)
-    async def refuse(request: Request, error: LIRDRecError) -> Response:
-        # What a question names and the run does not know, or what is wrong with it.
-        unknown = isinstance(error, DataError) and request.url.path != "/items"
-        return JSONResponse({"error": str(error)}, 404 if unknown else 422)
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_body(_request: Request, error: RequestValidationError) -> Response:
-        return JSONResponse({"error": _message(error.errors()[-1])}, 422)
-
-    @app.exception_handler(HTTPException)
-    async def refuse_route(_request: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    _handle_errors(app)
 
     @app.post("/recommend")
     async def recommend(body: Users) -> Response:
@@ -244,9 +218,37 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     return app
 
 
-def _title(served: Served) -> list[str]:
-    catalog = served.recommender.dataset.catalog
-    return [] if catalog is None or catalog.title is None else [catalog.title]
+async def _watch(live: LiveRun, seconds: float, metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            if await asyncio.to_thread(live.refresh):
+                metrics.loaded(live.current)
+                _log.info("Serving %s", live.current.name)
+        except Exception as error:  # whatever is wrong with the new run, the old one still answers
+            metrics.failed()
+            _log.error("Still serving %s, since the new run is broken: %s", live.current.name, error)
+
+
+def _handle_errors(app: "FastAPI") -> None:
+    from fastapi import Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    @app.exception_handler(LIRDRecError)
+    async def refuse(request: Request, error: LIRDRecError) -> Response:
+        # Everywhere else, a DataError is about an ID that the run does not know.
+        unknown = isinstance(error, DataError) and request.url.path != "/items"
+        return JSONResponse({"error": str(error)}, 404 if unknown else 422)
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_body(_request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse({"error": _message(error.errors()[-1])}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_route(_request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def _answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) -> bytes:

@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lirdrec_pyg.data import NewItems, Vocabulary, item_features, modalities
+from lirdrec_pyg.data import NewItems, Vocabulary, feature_widths
 from lirdrec_pyg.errors import DataError, shown
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.ids import as_ids
@@ -16,7 +16,7 @@ def new_items(
     Raises:
         DataError: naming the item whose ID or features are wrong.
     """
-    widths = {name: item_features(recommender.graph, name).size(1) for name in modalities(recommender.graph)}
+    widths = feature_widths(recommender.graph)
     for id_, vectors in zip(ids, features):
         for name, vector in vectors.items():
             if name not in widths:

@@ -5,11 +5,10 @@ import os
 import socket
 import tempfile
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import ConfigError, check_extra
 from lirdrec_pyg.service.app import create_app
 from lirdrec_pyg.service.config import ServiceConfig
 from lirdrec_pyg.service.live import LiveRun
@@ -40,8 +39,7 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
         ConfigError: if a package is missing, the port is taken or the token is invalid.
         RunError: if ``run`` is not a finished run, or is damaged.
     """
-    if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
-        raise ConfigError("Serving needs the extra 'serve': pip install 'lirdrec-pyg[serve]'.")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", purpose="Serving")
     import uvicorn
 
     token = read_token(config)

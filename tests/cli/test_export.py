@@ -108,12 +108,12 @@ def test_models_without_vectors_are_refused(shared_shop: Path, tmp_path: Path) -
 
 
 def test_missing_packages_are_named(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lirdrec_pyg.errors.find_spec", lambda name: None)
     for extra, options in (
         ("postgres", ("--to", "postgresql://localhost:1/db")),
         ("lance", ("--to", f"lance:{tmp_path / 'out'}")),
         ("onnx", ("--out", tmp_path / "out", "--format", "onnx")),
     ):
-        monkeypatch.setattr(f"lirdrec_pyg.recommender.export.{extra}.find_spec", lambda name: None)
         assert_refused(
             lirdrec("export", run, *options), f"needs the extra '{extra}': pip install 'lirdrec-pyg[{extra}]'."
         )

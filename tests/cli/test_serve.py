@@ -76,7 +76,7 @@ def test_each_mistake_is_one_error(run: Path, tmp_path: Path, monkeypatch: pytes
     assert_refused(lirdrec("serve", run, "--token-file", tmp_path / "empty"), "empty")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert_refused(lirdrec("serve", run, "--port", taken.getsockname()[1]), "--port", "in use")
-    monkeypatch.setattr(server, "find_spec", lambda name: None)
+    monkeypatch.setattr("lirdrec_pyg.errors.find_spec", lambda name: None)
     assert_refused(lirdrec("serve", run), "pip install 'lirdrec-pyg[serve]'")
 
 

@@ -188,7 +188,7 @@ def test_the_command_line_logs_beside_the_run(shop: Path, tmp_path: Path, monkey
 def test_mistakes_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = ("fit", "--data", "synthetic", "--out", tmp_path / "run")
     assert "--logger-dir needs --logger" in lirdrec(*given, "--logger-dir", "x").output
-    monkeypatch.setattr("lirdrec_pyg.training.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("lirdrec_pyg.errors.find_spec", lambda name: None)
     assert_refused(lirdrec(*given, "--logger", "mlflow"), "--logger mlflow", "pip install 'lirdrec-pyg[mlflow]'")
     assert not (tmp_path / "run").exists()
     monkeypatch.undo()

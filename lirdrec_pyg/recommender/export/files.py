@@ -15,6 +15,7 @@ import torch
 from lirdrec_pyg.config import check_choice
 from lirdrec_pyg.errors import RunError
 from lirdrec_pyg.files import locked, replaced, save_tensors, whole_file
+from lirdrec_pyg.recommender.export.frames import vector_frame
 from lirdrec_pyg.recommender.export.onnx import ENCODER_FILES, check_encoders, save_encoders
 from lirdrec_pyg.recommender.recommender import Recommender
 
@@ -62,8 +63,7 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat, ov
     writers: dict[str, Callable[[Path], object]] = {}
     for name, (ids, vectors) in sides.items():
         if format == "parquet":
-            column = pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))
-            writers[f"{name}s.parquet"] = pl.DataFrame({"id": ids, "vector": column}).write_parquet
+            writers[f"{name}s.parquet"] = vector_frame(ids, vectors).write_parquet
         else:
             writers[f"{name}_ids.npy"] = _npy_writer(_plain_array(ids))
         if format in ("npy", "onnx"):

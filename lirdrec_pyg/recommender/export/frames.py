@@ -24,15 +24,16 @@ def database_frames(recommender: Recommender) -> dict[str, pl.DataFrame]:
     described = _described(recommender.dataset.catalog, items)
     row, item = recommender.seen.pairs(torch.arange(len(users), device=recommender.device))
     return {
-        "users": _with_vectors(users.filter(pl.Series(trained)), recommender.user_vectors()[trained]),
-        "items": _with_vectors(items, recommender.item_vectors()).hstack(described),
+        "users": vector_frame(users.filter(pl.Series(trained)), recommender.user_vectors()[trained]),
+        "items": vector_frame(items, recommender.item_vectors()).hstack(described),
         "seen": pl.DataFrame(
             {"user_id": users.gather(row.cpu().numpy()), "item_id": items.gather(item.cpu().numpy())}
         ).unique(maintain_order=True),
     }
 
 
-def _with_vectors(ids: pl.Series, vectors: np.ndarray) -> pl.DataFrame:
+def vector_frame(ids: pl.Series, vectors: np.ndarray) -> pl.DataFrame:
+    """Return a table with the columns ``id`` and ``vector``, float32 arrays."""
     column = pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1]))
     return pl.DataFrame({"id": ids, "vector": column})
 

@@ -1,9 +1,8 @@
 """Write vectors, titles and known interactions into a LanceDB database."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
-from lirdrec_pyg.errors import ConfigError, RunError, first_line
+from lirdrec_pyg.errors import RunError, check_extra, first_line
 from lirdrec_pyg.recommender.export.files import check_export_folder
 from lirdrec_pyg.recommender.export.frames import database_frames
 from lirdrec_pyg.recommender.recommender import Recommender
@@ -27,8 +26,7 @@ def export_lance(recommender: Recommender, out: Path, overwrite: bool = False) -
         ConfigError: if the model has no vectors, or the package is missing.
         RunError: if a table cannot be written, or exists.
     """
-    if find_spec("lancedb") is None:
-        raise ConfigError("LanceDB needs the extra 'lance': pip install 'lirdrec-pyg[lance]'.")
+    check_extra("lance", "lancedb", purpose="LanceDB")
     import lancedb
 
     check_export_folder(out)

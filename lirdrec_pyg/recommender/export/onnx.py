@@ -3,7 +3,6 @@
 import copy
 import logging
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lirdrec_pyg.data import SIMILAR, feature_mask, item_features
 from lirdrec_pyg.data.features import mean_row
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import check_extra
 from lirdrec_pyg.models import Neighborhood
 from lirdrec_pyg.models.new_nodes import NUM_NEIGHBORS, SHARPNESS
 from lirdrec_pyg.nn import ItemGraphConv, adjacency, unit_vectors
@@ -28,8 +27,7 @@ def check_encoders(recommender: Recommender) -> None:
     """Raise :class:`ConfigError` if the model has no encoders of new items and users, or a package is missing."""
     for capability in ("new_items", "new_users"):
         recommender.model_config.require(capability)
-    if find_spec("onnx") is None or find_spec("onnxscript") is None:
-        raise ConfigError("ONNX needs the extra 'onnx': pip install 'lirdrec-pyg[onnx]'.")
+    check_extra("onnx", "onnx", "onnxscript", purpose="ONNX")
 
 
 class ItemEncoder(nn.Module):

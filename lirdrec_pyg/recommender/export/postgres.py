@@ -2,19 +2,18 @@
 
 import logging
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import polars as pl
 from tqdm import tqdm
 
-from lirdrec_pyg.errors import ConfigError, RunError, first_line
+from lirdrec_pyg.errors import ConfigError, RunError, check_extra, first_line
 from lirdrec_pyg.recommender.export.frames import database_frames
 from lirdrec_pyg.recommender.recommender import Recommender
 
 if TYPE_CHECKING:
     from psycopg import Connection
-    from psycopg.sql import Composed, Identifier
+    from psycopg.sql import Composed
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +34,7 @@ def check_postgres(to: str) -> None:
 
     The message never contains the URL, which may hold a password.
     """
-    if find_spec("psycopg") is None or find_spec("pgvector") is None:
-        raise ConfigError("PostgreSQL needs the extra 'postgres': pip install 'lirdrec-pyg[postgres]'.")
+    check_extra("postgres", "psycopg", "pgvector", purpose="PostgreSQL")
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -132,7 +130,7 @@ def _write(connection: "Connection", schema: str, name: str, frame: pl.DataFrame
     """Write a table under a temporary name, which only this transaction sees."""
     from psycopg.sql import SQL, Identifier
 
-    table = _table(schema, name + _NEXT)
+    table = Identifier(schema, name + _NEXT)
     types = {column: _column_type(dtype) for column, dtype in frame.schema.items()}
     texts = [column for column, type in types.items() if type == "text"]
     frame = frame.with_columns(pl.col(texts).cast(pl.String))
@@ -166,14 +164,14 @@ def _column_type(dtype: pl.DataType) -> str:
 
 
 def _build_index(connection: "Connection", schema: str, width: int) -> None:
-    from psycopg.sql import SQL
+    from psycopg.sql import SQL, Identifier
 
     if width > _MAX_INDEXED_HALF:
         _log.warning("Vectors of %d dimensions cannot be indexed by pgvector. Searches are exact.", width)
         return
     column = "vector vector_ip_ops" if width <= _MAX_INDEXED else f"(vector::halfvec({width})) halfvec_ip_ops"
     _log.info("indexing the items")
-    table = _table(schema, "items" + _NEXT)
+    table = Identifier(schema, "items" + _NEXT)
     connection.execute(SQL("CREATE INDEX ON {} USING hnsw ({})").format(table, SQL(column)))
 
 
@@ -183,7 +181,7 @@ def _swap(connection: "Connection", schema: str, existing: list[str]) -> None:
 
     grants: list[tuple[str]] = []
     if existing:
-        old = SQL(", ").join(_table(schema, name) for name in existing)
+        old = SQL(", ").join(Identifier(schema, name) for name in existing)
         _lock(connection, SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(old))
         grants = connection.execute(
             "SELECT format('GRANT %%s ON %%I.%%I TO %%s', privilege_type, nspname, relname, "
@@ -194,7 +192,9 @@ def _swap(connection: "Connection", schema: str, existing: list[str]) -> None:
         ).fetchall()
         connection.execute(SQL("DROP TABLE {}").format(old))
     for name in _KEYS:
-        connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(_table(schema, name + _NEXT), Identifier(name)))
+        connection.execute(
+            SQL("ALTER TABLE {} RENAME TO {}").format(Identifier(schema, name + _NEXT), Identifier(name))
+        )
     names = connection.execute(
         "SELECT format('ALTER INDEX %%I.%%I RENAME TO %%I', schemaname, indexname, replace(indexname, %s, '')) "
         "FROM pg_indexes WHERE schemaname = %s AND tablename = ANY(%s)",
@@ -223,9 +223,3 @@ def _lock(connection: "Connection", statement: "Composed") -> None:
         "Other transactions read the tables of the earlier export all the time, such as one that was never ended. End "
         "them, and export again."
     )
-
-
-def _table(schema: str, name: str) -> "Identifier":
-    from psycopg.sql import Identifier
-
-    return Identifier(schema, name)
