@@ -35,8 +35,8 @@ def explain(
 ) -> None:
     """Explain the score of an item for a user.
 
-    The score splits exactly into one part for each training item of the user and one for what was learned of the user
-    beyond these items. A share is a part, divided by the sum of the absolute values of all parts.
+    The score splits exactly into one part for each training item of the user and one for what was learned about the
+    user beyond these items. A share is a part, divided by the sum of the absolute values of all parts.
 
     Of a model with branches, the score also splits into one part per modality and one for the shared branch; 'weight'
     is the weight of the branch in the user's fusion. Below are the user's other training items that are most similar to

@@ -14,7 +14,7 @@ _WIDEST = 48
 
 
 def print_frame(frame: pl.DataFrame) -> None:
-    """Print a frame as aligned columns; long texts are cut, but no ID of a user or an item."""
+    """Print a frame as aligned columns; long texts are cut, except for IDs of users and items."""
     click.echo(table([*zip(*map(_cells, frame.iter_columns()), strict=True)]))
 
 

@@ -82,7 +82,7 @@ def update(
 ) -> None:
     """Train the model in RUN further, with later interactions, users and items.
 
-    All weights start from where they stood. New users start from the items they interacted with, new items from their
+    All weights start from their present values, new users from the items they interacted with, new items from their
     features. The training passes over all interactions, old and new, and stops when the validation no longer improves,
     after a few epochs in most cases.
 

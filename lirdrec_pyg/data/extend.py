@@ -12,6 +12,7 @@ from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data.dataset import DataConfig, Dataset
 from lirdrec_pyg.data.graph import (
+    INTERACTS,
     NEW_ITEM,
     SIMILAR,
     feature_mask,
@@ -42,8 +43,8 @@ def extend(
         dataset: data of an earlier training, with the features of all items.
         interactions: frame of :func:`~lirdrec_pyg.data.read_interactions`. What is known already counts once; what
             belongs to an item without features is left out, with a warning.
-        hold_out: share of the new interactions to hold out, half for validation and half for test: the latest ones, or,
-            without times, random ones.
+        hold_out: share of the new interactions to hold out, the latest ones, or, without times, random ones: half for
+            test, of users with training interactions in ``dataset``, and of the others half for validation.
         num_validation: number of validation interactions up to which earlier ones stay held out.
         seed: seed of the random choice.
 
@@ -74,7 +75,10 @@ def extend(
         raise DataError(f"All {len(frame)} interactions are known already. Pass later ones.")
     pairs, frame = pairs[:, is_new], frame.filter(pl.Series(is_new))
     graph["user"].num_nodes = len(users)
-    train, valid, test = (torch.from_numpy(part) for part in _divided(pairs, frame, hold_out, seed))
+    learned = np.isin(pairs[0], dataset.graph[INTERACTS].edge_index[0].unique().numpy())
+    train, valid, test = (
+        torch.from_numpy(pairs[:, part]) for part in _divided(_in_time(frame, seed), learned, hold_out)
+    )
     earlier = held_out_edges(dataset.graph, Split.VALID)
     kept = _some(earlier, num_validation - valid.size(1), seed)
     others = torch.from_numpy(~np.isin(_keys(before.numpy(), len(items)), _keys(kept.numpy(), len(items))))
@@ -123,11 +127,18 @@ def _some(pairs: Tensor, count: int, seed: int) -> Tensor:
     return pairs[:, torch.from_numpy(order[: max(0, count)])]
 
 
-def _divided(pairs: np.ndarray, frame: pl.DataFrame, hold_out: float, seed: int) -> list[np.ndarray]:
-    """Return the pairs for training, validation and test, the latest ones last."""
-    count = pairs.shape[1]
-    order = np.random.default_rng(seed).permutation(count)
-    if "time" in frame.columns:
-        order = order[np.argsort(frame["time"].rank("dense").to_numpy()[order], kind="stable")]
-    num_test = round(hold_out / 2 * count)
-    return np.split(pairs[:, order], [count - 2 * num_test, count - num_test], axis=1)
+def _in_time(frame: pl.DataFrame, seed: int) -> np.ndarray:
+    """Return rows in the order of their times; those of one time, or without times, in random order."""
+    order = np.random.default_rng(seed).permutation(len(frame))
+    if "time" not in frame.columns:
+        return order
+    return order[np.argsort(frame["time"].rank("dense").to_numpy()[order], kind="stable")]
+
+
+def _divided(order: np.ndarray, learned: np.ndarray, hold_out: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows for training, validation and test, see :func:`extend`."""
+    half = round(hold_out / 2 * len(order))
+    of_learned = order[learned[order]]
+    test = of_learned[len(of_learned) - min(half, len(of_learned)) :]
+    rest = order[~np.isin(order, test)]
+    return rest[: len(rest) - half], rest[len(rest) - half :], test

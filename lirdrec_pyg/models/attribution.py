@@ -20,7 +20,7 @@ class Parts(NamedTuple):
         row: pair that a part belongs to, in ascending order, int64, shape ``(P,)``.
         past: item of the user that it is the part of, int64, shape ``(P,)``.
         part: :math:`a_p`, shape ``(P,)``.
-        rest: :math:`r_n`, the part of what was learned of the user beyond the items, shape ``(N,)``.
+        rest: :math:`r_n`, the part of what was learned about the user beyond the items, shape ``(N,)``.
     """
 
     row: Tensor

@@ -248,7 +248,7 @@ def continue_from(model: LIRDRec, trained: LIRDRec, learned: Tensor, folded: Ten
 
     Args:
         model: model to change.
-        trained: model trained on a part of its graph, on the same device.
+        trained: model trained on a part of its graph.
         learned: which users of ``model`` had interactions in that part, bool, shape ``(|U|,)``.
         folded: vectors of the other users, in their order, see :func:`fold_in_users`, shape ``(N, B * d)``; zero
             without interactions.

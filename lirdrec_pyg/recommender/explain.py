@@ -33,7 +33,7 @@ class Explanation(NamedTuple):
         score: score of the item.
         items: one row per training item of the user, the largest part first: ``item``, its ``part`` of the score and
             its ``share``.
-        user_part: part of what was learned of the user beyond the items; it and the parts of :attr:`items` add up to
+        user_part: part of what was learned about the user beyond the items; it and the parts of :attr:`items` add up to
             the score.
         user_share: its share.
         branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, and the ``part`` of the score,

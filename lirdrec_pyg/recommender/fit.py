@@ -2,9 +2,6 @@ import copy
 import gc
 import logging
 import math
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -19,8 +16,6 @@ from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import (
-    HELD_OUT,
-    INTERACTED_BY,
     INTERACTS,
     DataConfig,
     Dataset,
@@ -31,29 +26,30 @@ from lirdrec_pyg.data import (
 )
 from lirdrec_pyg.data.graph import set_interactions
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_splits
+from lirdrec_pyg.evaluation import evaluate_splits
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.models import (
     LIRDRecConfig,
     ModelConfig,
-    Neighborhood,
     Vectors,
-    attach_items,
-    attach_unclicked,
     model_class,
 )
-from lirdrec_pyg.nn import DotProducts
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.recommender.train import (
+    finished,
+    graph_device,
+    make_trainer,
+    peak_memory,
+    ranking_tasks,
+    trained,
+    with_item_graphs,
+)
 from lirdrec_pyg.training import (
     MONITOR,
     Checkpoint,
-    Journal,
-    Trainer,
     TrainingConfig,
-    TrainingDivergedError,
     check_settings,
-    input_transform,
     make_fabric,
 )
 from lirdrec_pyg.training.distributed import leave
@@ -160,7 +156,7 @@ def _fit_on(
 ) -> Recommender:
     seed_everything(training_config.seed, verbose=False)
     transform = model_class(model_config).graph_transform(model_config, progress=True)
-    graph = transform(copy.copy(dataset.graph).to(_place(fabric, training_config)))
+    graph = transform(copy.copy(dataset.graph).to(graph_device(fabric, training_config)))
     created = partial(Run.created, model_config=model_config, training_config=training_config, overwrite=overwrite)
     if model_config.is_closed_form:
         recommender = _compute(dataset, graph, model_config, training_config)
@@ -169,14 +165,14 @@ def _fit_on(
             recommender = _compute(dataset, _with_all_for_training(graph), model_config, training_config)
             recommender = _with_selection(recommender, selection)
         with nullcontext() if folder is None else created(folder, dataset) as run:
-            return _finished(run, recommender)
-    trainer = _trainer(graph, model_config, training_config, fabric)
-    dataset = replace(dataset, graph=_with_item_graphs(dataset.graph, graph))
-    tasks = _tasks(trainer.data, trainer.task)
+            return finished(run, recommender)
+    trainer = make_trainer(graph, model_config, training_config, fabric)
+    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+    tasks = ranking_tasks(trainer.data, trainer.task)
     with nullcontext() if folder is None else created(folder, dataset) as run:
-        recommender = _trained(run, dataset, trainer, tasks, model_config, callback)
+        recommender = trained(run, dataset, trainer, tasks, model_config, callback)
         del graph, trainer, tasks  # the refit needs the memory
-        return _finished(run, _refit_if_wanted(run, recommender, fabric, callback))
+        return finished(run, _refit_if_wanted(run, recommender, fabric, callback))
 
 
 def resume(
@@ -220,115 +216,23 @@ def resume(
         if selection is None:
             assert checkpoint is not None
             seed_everything(training_config.seed, verbose=False)
-            graph = copy.copy(dataset.graph).to(_place(fabric, training_config))
-            trainer = _trainer(graph, model_config, training_config, fabric)
+            graph = copy.copy(dataset.graph).to(graph_device(fabric, training_config))
+            trainer = make_trainer(graph, model_config, training_config, fabric)
             trainer.restore(checkpoint)
-            tasks = _tasks(trainer.data, trainer.task)
+            tasks = ranking_tasks(trainer.data, trainer.task)
             if written is not None:
                 written.reopen(dataset.config, model_config, training_config)
-            recommender = _trained(written, dataset, trainer, tasks, model_config, callback)
+            recommender = trained(written, dataset, trainer, tasks, model_config, callback)
             del graph, trainer, tasks
             recommender = _refit_if_wanted(written, recommender, fabric, callback)
         else:
             recommender = _refitted(
                 written, dataset, model_config, training_config, selection, fabric, callback, checkpoint
             )
-        recommender = _finished(written, recommender)
+        recommender = finished(written, recommender)
         callback.on_fit_end(recommender)
     leave(fabric)
     return recommender
-
-
-def _with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
-    """Return ``data`` with the item graphs of ``source``, which may be on another device."""
-    data = copy.copy(data)
-    for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
-        for key, value in source[edge_type].items():
-            data[edge_type][key] = value.cpu()
-    return data
-
-
-def _place(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
-    """Return the device of the graph: one that is sampled from may be too large for a GPU."""
-    return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
-
-
-def _trainer(graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
-    prepared = input_transform(model_config, training_config)(graph)
-    model = model_class(model_config).from_config(model_config, prepared)
-    return Trainer(model, prepared, training_config, fabric)
-
-
-def _tasks(data: HeteroData, valid: RankingTask | None = None) -> dict[str, RankingTask]:
-    """Return what to evaluate, before anything is written: this raises if no user can be evaluated."""
-    if has_new_items(data):
-        check_cold_start(data)
-    known = {Split.VALID: valid}
-    return {
-        split.value: known.get(split) or RankingTask.from_graph(data, split)
-        for split in HELD_OUT
-        if held_out_edges(data, split).numel()
-    }
-
-
-def _trained(
-    run: Run | None,
-    dataset: Dataset,
-    trainer: Trainer,
-    tasks: Mapping[str, RankingTask],
-    model_config: ModelConfig,
-    callback: Callback,
-) -> Recommender:
-    """Train to the end, and write the progress into the run, but not the result."""
-    if trainer.task is None and not trainer.config.refit:
-        _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
-    journal = None if run is None else Journal(run.path)
-    try:
-        result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
-    except TrainingDivergedError as error:
-        if journal is not None:
-            journal.save_diverged(error)
-        raise
-    if journal is not None:
-        journal.close()
-    model = trainer.model.module
-    model.load_state_dict(result.best_state)
-    vectors = trainer.loader.vectors(model)
-    model.to(vectors.user.device)
-    ranker = DotProducts(vectors.user, vectors.item)
-    metrics = evaluate_splits(ranker, tasks, trainer.data)
-    neighborhood = None
-    if model_config.supports_new_items:
-        neighborhood = Neighborhood.of(model, trainer.data, vectors)
-        if has_new_items(trainer.data):
-            vectors = attach_items(model, trainer.data, vectors, neighborhood)
-            metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
-    if neighborhood is not None and model_config.attaches_unclicked_items:
-        vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
-    return Recommender(
-        dataset,
-        model.cpu().eval(),
-        model_config,
-        trainer.config,
-        vectors.to("cpu"),
-        neighborhood and Neighborhood(**{name: x.cpu() for name, x in vars(neighborhood).items()}),
-        {
-            "best_epoch": result.best_epoch,
-            "epochs": len(result.history),
-            "stopped": result.stopped,
-            "monitor": MONITOR,
-            "interactions": len(trainer.sampler),
-            "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
-            "seconds_per_epoch": {
-                "training": _mean([epoch.train_seconds for epoch in result.history]),
-                "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
-            },
-            **metrics,
-            **_peak_memory(),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "data": dataset.facts,
-        },
-    )
 
 
 def _refit_if_wanted(run: Run | None, first: Recommender, fabric: Fabric, callback: Callback) -> Recommender:
@@ -356,7 +260,7 @@ def _refitted(
     dataset = replace(dataset, graph=_with_all_for_training(dataset.graph))
     config = replace(training_config, epochs=selection["best_epoch"])
     seed_everything(config.seed, verbose=False)
-    trainer = _trainer(copy.copy(dataset.graph).to(_place(fabric, config)), model_config, config, fabric)
+    trainer = make_trainer(copy.copy(dataset.graph).to(graph_device(fabric, config)), model_config, config, fabric)
     if checkpoint is not None:
         trainer.restore(checkpoint)
     if run is not None:
@@ -371,7 +275,7 @@ def _refitted(
         trainer.steps_per_epoch,
         math.ceil(selection["interactions"] / config.batch_size),
     )
-    found = _trained(run, dataset, trainer, {}, model_config, callback)
+    found = trained(run, dataset, trainer, {}, model_config, callback)
     return _with_selection(replace(found, training_config=training_config), selection)
 
 
@@ -386,14 +290,7 @@ def _with_selection(refit: Recommender, selection: Mapping[str, Any] | None) -> 
     assert selection is not None
     assert refit.metrics is not None
     account = {name: refit.metrics[name] for name in ("interactions", "epochs", "stopped", "seconds")}
-    return replace(refit, metrics={**selection, **_peak_memory(), "refit": account})
-
-
-def _finished(run: Run | None, recommender: Recommender) -> Recommender:
-    if run is None:
-        return recommender
-    run.finish(recommender)
-    return replace(recommender, path=run.path)
+    return replace(refit, metrics={**selection, **peak_memory(), "refit": account})
 
 
 def _compute(
@@ -403,7 +300,7 @@ def _compute(
     kind = model_class(model_config)
     graph = kind.input_transform(model_config)(graph)
     model = kind.from_config(model_config, graph).to(graph[INTERACTS].edge_index.device)
-    tasks = _tasks(graph)
+    tasks = ranking_tasks(graph)
     start = time.perf_counter()
     model.fit(graph, progress=True)
     seconds = time.perf_counter() - start
@@ -426,21 +323,8 @@ def _compute(
             "interactions": graph[INTERACTS].edge_index.size(1),
             "seconds": seconds,
             **metrics,
-            **_peak_memory(),
+            **peak_memory(),
             "parameters": 0,
             "data": dataset.facts,
         },
     )
-
-
-def _mean(values: list[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _peak_memory() -> dict[str, float | None]:
-    """Return the peak memory of the process so far, and of torch on a GPU, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
-    }

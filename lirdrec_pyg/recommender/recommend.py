@@ -64,7 +64,7 @@ def _report(users: Vocabulary, others: pl.Series, num_asked: int, fallback: Fall
         raise DataError(f"{text}{hint} Leave them out, or pass `fallback='skip'` or `fallback='popular'`.")
     if fallback == "skip" and len(others) == num_asked:
         raise DataError(f"{text}{hint} Pass `fallback='popular'` to recommend popular items.")
-    warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=5)
+    warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=4)
 
 
 def _blocks(

@@ -47,7 +47,6 @@ from lirdrec_pyg.recommender.explain import Explanation, because, explain
 from lirdrec_pyg.recommender.history import History
 from lirdrec_pyg.recommender.ids import IDs, as_ids
 from lirdrec_pyg.recommender.recommend import Fallback, recommend_blocks, recommend_for_history
-from lirdrec_pyg.recommender.rerankers import PopularityScale
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.recommender.similar import similar_items, similar_items_blocks
@@ -226,9 +225,10 @@ class Recommender:
         return degree(self.graph[INTERACTS].edge_index[1].as_subclass(Tensor), len(self.items), dtype=torch.long)
 
     @_Once
-    def popularity_scale(self) -> PopularityScale:
-        """What a penalty of popularity is measured in."""
-        return PopularityScale.of(self.popularity, self.ranked_items)
+    def relative_popularity(self) -> Tensor:
+        """Logarithm of 1 + :attr:`popularity`, standardized over all items, where they are ranked."""
+        log = self.popularity.to(self.ranked_items).log1p()
+        return (log - log.mean()) / log.std(correction=0).clamp(min=1e-12)
 
     def item_positions(self, items: IDs) -> Tensor:
         """Return positions of items.
@@ -292,12 +292,8 @@ class Recommender:
         return replace(self, dataset=replace(self.dataset, catalog=catalog))
 
     def _recognized(self, items: Table, title: str | None, picture: str | None, item_column: str | None) -> ItemCatalog:
-        frame, config, present = (
-            to_polars(items).fill_nan(None),
-            self.dataset.config or DataConfig(),
-            self.dataset.catalog,
-        )
-        if present is not None:
+        frame, config = to_polars(items).fill_nan(None), self.dataset.config or DataConfig()
+        if (present := self.dataset.catalog) is not None:
             title = title or (present.title if present.title in frame.columns else None)
             picture = picture or (present.picture if present.picture in frame.columns else None)
         if item_column is not None and item_column not in frame.columns:
@@ -331,7 +327,7 @@ class Recommender:
                 nothing (``"skip"``), the items with the most training interactions (``"popular"``), or an error
                 (``"error"``). In the first two cases a warning names such users. Popular items obey all rules but
                 ``popularity_penalty`` and ``diversity``, which are about scores.
-            columns: columns of the catalog to add, such as the title; null for items that it lacks.
+            columns: columns of the catalog to add, such as the title; null for items that are missing from it.
             rules: fields of :class:`~lirdrec_pyg.recommender.Rules`.
 
         Returns:
@@ -341,18 +337,8 @@ class Recommender:
             DataError: if no user or candidate is known, or because of ``fallback``.
             ConfigError: if a rule is invalid, or the catalog has no such column.
         """
-        return pl.concat(
-            self.recommend_blocks(
-                users,
-                k=k,
-                exclude_seen=exclude_seen,
-                candidates=candidates,
-                exclude=exclude,
-                fallback=fallback,
-                columns=columns,
-                **rules,
-            )
-        )
+        blocks = recommend_blocks(self, users, k, exclude_seen, candidates, exclude, fallback, columns, Rules(**rules))
+        return pl.concat(blocks)
 
     def recommend_blocks(
         self,
@@ -382,8 +368,8 @@ class Recommender:
     ) -> pl.DataFrame:
         """Rank the ``k`` best items per user, by the items they interacted with since the training.
 
-        New users are represented by these items; users of the training by what was learned of them and these items, see
-        :func:`~lirdrec_pyg.models.fold_in_users`.
+        New users are represented by these items; users of the training by what was learned about them and these items,
+        see :func:`~lirdrec_pyg.models.fold_in_users`.
 
         Args:
             history: one of
@@ -535,7 +521,7 @@ class Recommender:
     ) -> "Recommender":
         """Return a recommender that was trained further, with later interactions, users and items.
 
-        All weights, and the vectors of the users, start from where they stood; new users start from their fold-in, see
+        All weights, and the vectors of the users, start from their present values, new users from their fold-in, see
         :func:`~lirdrec_pyg.models.continue_from`, and items that are new start as :meth:`add_items` attaches them. The
         training then passes over all interactions, old and new, for as long as the validation on held-out ones, the
         latest among them, improves.
@@ -544,7 +530,7 @@ class Recommender:
             interactions: path of a table, a pandas, polars or Arrow table, or a pair of arrays (user IDs, item IDs).
             new_items: IDs and features of items; those that are known already are left out.
             out: run folder to write; by default nothing is written.
-            config: how the training goes on.
+            config: settings of the training.
             columns: columns of ``interactions``, and which rows count; by default as in the training.
             callbacks: follow the training, and may stop it.
             overwrite: whether to replace an earlier run in ``out``.

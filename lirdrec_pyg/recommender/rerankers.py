@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.errors import check_extra
-from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
+from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK
 
 DiversityMethod = Literal["dpp", "mmr", "msd", "cover", "ssd"]
 
@@ -17,74 +17,20 @@ _BLOCK_SCORES = 2**21
 _MIN_POOL = 100
 
 
-@dataclass(frozen=True)
-class PopularityScale:
-    r"""What a penalty of popularity is measured in.
-
-    Attributes:
-        z: :math:`\log(1 + n_i)` of the number of training interactions, standardized over all items, shape ``(|I|,)``.
-        item: vectors of all items with ``z`` as a further column, shape ``(|I|, F + 1)``.
-        covariance: of the vectors, shape ``(F, F)``: the variance of a user's scores is
-            :math:`\mathbf{u}^\top \mathbf{C} \mathbf{u}`.
-    """
-
-    z: Tensor
-    item: Tensor
-    covariance: Tensor
-
-    @classmethod
-    def of(cls, popularity: Tensor, item: Tensor) -> "PopularityScale":
-        """Compute it from the training interactions and the vector of each item."""
-        log = popularity.to(item).log1p()
-        z = (log - log.mean()) / log.std(correction=0).clamp(min=1e-12)
-        centered = item - item.mean(dim=0)
-        return cls(z, torch.cat([item, z.unsqueeze(1)], dim=1), centered.t() @ centered / len(item))
-
-
-def penalized(ranker: DotProducts | Scores, scale: PopularityScale, penalty: float) -> "PenalizedProducts | Scores":
+def penalized(ranker: DotProducts | Scores, popularity: Tensor, penalty: float) -> Scores:
     r"""Return a ranker by :math:`x_{ui} - p \, \sigma_u z_i`.
 
-    :math:`\sigma_u` is the standard deviation of the user's scores :math:`x_{ui}` over all items. With a penalty
-    :math:`p = 1`, an item whose logarithmic popularity lies one standard deviation above the mean has to be better by
-    one standard deviation of the scores, on any data.
+    :math:`\sigma_u` is the standard deviation of the user's scores :math:`x_{ui}` over all items, and :math:`z_i` the
+    ``popularity``, see :meth:`Recommender.relative_popularity`. With a penalty :math:`p = 1`, an item whose logarithmic
+    popularity lies one standard deviation above the mean has to be better by one standard deviation of the scores, on
+    any data.
     """
-    if isinstance(ranker, DotProducts):
-        return PenalizedProducts(ranker, scale, penalty)
 
     def score(user_index: Tensor) -> Tensor:
         x = ranker.score(user_index)
-        return x - penalty * x.std(dim=1, correction=0, keepdim=True) * scale.z
+        return x.addcmul_(x.std(dim=1, correction=0, keepdim=True), popularity, value=-penalty)
 
-    return Scores(score, ranker.num_items)
-
-
-@dataclass(frozen=True)
-class PenalizedProducts:
-    """Ranker by dot products with a penalty of popularity, which are dot products of longer vectors."""
-
-    products: DotProducts
-    scale: PopularityScale
-    penalty: float
-
-    def users(self, user_index: Tensor) -> Tensor:
-        """Return vectors of users to multiply with ``scale.item``, shape ``(N, F + 1)``."""
-        user = self.products.user[user_index]
-        spread = ((user @ self.scale.covariance) * user).sum(dim=1, keepdim=True).clamp(min=0).sqrt()
-        return torch.cat([user, -self.penalty * spread], dim=1)
-
-    def top_k(
-        self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
-    ) -> Iterator[TopK]:
-        """See :class:`~lirdrec_pyg.nn.Ranker`."""
-        index = torch.arange(len(user_index), device=user_index.device)
-        if seen is not None:
-            row, item = seen.pairs(user_index)
-            seen = SeenItems.of(torch.stack([row, item]), len(user_index))
-        return top_k(self.users(user_index), self.scale.item, index, k, seen, candidates)
-
-    def score(self, user_index: Tensor) -> Tensor:
-        """Return the scores of all items for some users, shape ``(N, |I|)``."""
-        return self.users(user_index) @ self.scale.item.t()
+    return Scores(score, len(popularity))
 
 
 @dataclass(frozen=True)
@@ -120,7 +66,7 @@ class AtMost:
         limits: items per value, for each column.
     """
 
-    ranker: DotProducts | PenalizedProducts | Scores
+    ranker: DotProducts | Scores
     values: Tensor
     limits: Sequence[int]
 

@@ -93,7 +93,7 @@ def allowed_items(
             text = f"{len(unknown)} of {len(ids)} candidates are unknown ({listed(unknown)})."
             if len(unknown) == len(ids):
                 raise DataError(f"{text} {items.hint(unknown)}")
-            warnings.warn(f"{text} They are skipped. {items.hint(unknown)}", stacklevel=5)
+            warnings.warn(f"{text} They are skipped. {items.hint(unknown)}", stacklevel=4)
         allowed[:] = False
         allowed[position[position >= 0]] = True
     if exclude is not None:
@@ -118,7 +118,7 @@ def ruled(recommender: "Recommender", ranker: DotProducts | Scores, rules: Rules
         ConfigError: if a column or modality is unknown, or a package is missing.
     """
     penalty = rules.popularity_penalty
-    by_score = penalized(ranker, recommender.popularity_scale, penalty) if penalty else ranker
+    by_score = penalized(ranker, recommender.relative_popularity, penalty) if penalty else ranker
     found: Ranker = by_score
     if rules.max_per:
         values = numbered(recommender, [*rules.max_per], "max_per").to(recommender.device)

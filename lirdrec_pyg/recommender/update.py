@@ -1,4 +1,4 @@
-"""A second day: later clicks, users and items join a trained recommender, whose training goes on."""
+"""Train a recommender further, with later interactions, users and items."""
 
 import copy
 import os
@@ -21,8 +21,15 @@ from lirdrec_pyg.errors import DataError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import continue_from, fold_in_users, model_class
 from lirdrec_pyg.nn import DotProducts
-from lirdrec_pyg.recommender.fit import _finished, _place, _tasks, _trained, _trainer, _with_item_graphs
 from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.recommender.train import (
+    finished,
+    graph_device,
+    make_trainer,
+    ranking_tasks,
+    trained,
+    with_item_graphs,
+)
 from lirdrec_pyg.training import MONITOR, make_fabric
 from lirdrec_pyg.training.distributed import leave
 
@@ -32,12 +39,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UpdateConfig(Config):
-    """How a training goes on with later interactions."""
+    """How to train further with later interactions."""
 
     hold_out: float = field(
         0.2,
-        "Share of the new interactions to hold out, the latest ones: half for validation, half for the gate. With 0, "
-        "all interactions are for training, which takes exactly --epochs epochs, and there is no gate.",
+        "Share of the new interactions to hold out, the latest ones: half for validation and half, of known users, for "
+        "the gate. With 0, all are for training, which takes exactly --epochs epochs, and there is no gate.",
         min=0,
         max=0.9,
     )
@@ -91,30 +98,29 @@ def update(
     )
     num_validation = config.num_validation if config.hold_out else 0
     dataset = extend(recommender.dataset, interactions, config.hold_out, num_validation, training.seed)
-    empty = [split for split in HELD_OUT if not held_out_edges(dataset.graph, split).numel()]
-    if config.hold_out and empty:
+    if config.hold_out and not all(held_out_edges(dataset.graph, split).numel() for split in HELD_OUT):
         raise DataError(
-            f"{dataset.facts['interactions added']} new interactions are too few to hold out a part. Collect more, or "
-            "pass `hold_out=0`."
+            f"Of {dataset.facts['interactions added']} new interactions, too few are of known users to hold out a part. "
+            "Collect more, or pass `hold_out=0`."
         )
     model_config = recommender.model_config
     seed_everything(training.seed, verbose=False)
     fabric = make_fabric(training)
     transform = model_class(model_config).graph_transform(model_config, progress=True)
-    graph = transform(copy.copy(dataset.graph).to(_place(fabric, training)))
-    trainer = _trainer(graph, model_config, training, fabric)
+    graph = transform(copy.copy(dataset.graph).to(graph_device(fabric, training)))
+    trainer = make_trainer(graph, model_config, training, fabric)
     _continue(trainer.model.module, recommender, dataset)
-    dataset = replace(dataset, graph=_with_item_graphs(dataset.graph, graph))
-    tasks = _tasks(trainer.data, trainer.task)
+    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+    tasks = ranking_tasks(trainer.data, trainer.task)
     folder = out if fabric.is_global_zero else None
     created = nullcontext() if folder is None else Run.created(folder, dataset, model_config, training, overwrite)
     with created as run:
-        updated = _trained(run, dataset, trainer, tasks, model_config, callback)
+        updated = trained(run, dataset, trainer, tasks, model_config, callback)
         if config.hold_out:
             gate = _gate(recommender, updated)
             metrics = {**(updated.metrics or {}), "update": {**asdict(gate), "drop": gate.drop}}
             updated = replace(updated, metrics=metrics)
-        updated = _finished(run, updated)
+        updated = finished(run, updated)
     callback.on_fit_end(updated)
     leave(fabric)
     return updated
@@ -141,9 +147,7 @@ def _learned(recommender: "Recommender", dataset: Dataset) -> Tensor:
 
 
 def _gate(old: "Recommender", new: "Recommender") -> Gate:
-    pairs = held_out_edges(new.graph, Split.TEST)
-    pairs = pairs[:, _learned(old, new.dataset)[pairs[0]]]
-    task = RankingTask.of(pairs, new.history, len(new.items))
+    task = RankingTask.of(held_out_edges(new.graph, Split.TEST), new.history, len(new.items))
     return Gate(*(evaluate_ranker(DotProducts(x.user, x.item), task) for x in (old.vectors, new.vectors)))
 
 

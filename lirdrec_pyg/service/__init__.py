@@ -1,4 +1,4 @@
-"""The recommender as a service over HTTP, which reloads its run when another one takes its place."""
+"""The recommender as a service over HTTP, which reloads its run when it is replaced."""
 
 from lirdrec_pyg.service.config import ServiceConfig
 from lirdrec_pyg.service.live import LiveRun

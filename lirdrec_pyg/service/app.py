@@ -41,7 +41,7 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     Args:
         live: the run to answer from.
         config: limits of a request, and how often to check for another run.
-        token: what every request must bear, ``None`` for nothing.
+        token: token that every request must send, ``None`` if there is none.
     """
     from fastapi import Depends, FastAPI, Response
     from fastapi.security import HTTPBearer
@@ -318,7 +318,7 @@ def _warnings_sorted() -> Iterator[None]:
         found = _caught.get()
         if found is None or category is not UserWarning:
             _log.warning("%s", message)
-        else:
+        elif str(message) not in found:
             found.append(str(message))
 
     with warnings.catch_warnings():

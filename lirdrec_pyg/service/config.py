@@ -14,7 +14,7 @@ class ServiceConfig(Config):
     )
     token_file: str | None = field(
         None,
-        "File with the token that every request must bear. Without it, the token is in the environment variable "
+        "File with the token that every request must send. Without it, the token is in the environment variable "
         "LIRDREC_TOKEN, or there is none.",
     )
     max_k: int = field(500, "Items per user that a request may ask for.", min=1)

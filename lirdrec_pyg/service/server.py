@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TOKEN = "LIRDREC_TOKEN"
-# What the processes are told by the one that starts them.
+# Environment variable with the settings of the worker processes.
 _SETTINGS = "LIRDREC_SERVICE"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_CONNECTIONS = 1000
@@ -44,7 +44,7 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
 
     token = read_token(config)
     if token is None and config.host not in _LOOPBACK:
-        _log.warning("Anyone who reaches %s can ask this service. Set a token by %s.", config.host, TOKEN)
+        _log.warning("Anyone who reaches %s can use this service. Set a token, for example as %s.", config.host, TOKEN)
     _check_port(config.host, config.port)
     live = LiveRun(run, device)
     _log.info("Serving %s at http://%s:%s, described at /docs", live.current.name, config.host, config.port)
@@ -88,7 +88,7 @@ def _prepared(live: LiveRun, config: ServiceConfig, token: str | None) -> "FastA
 
 
 def read_token(config: ServiceConfig) -> str | None:
-    """Return the token that requests must bear, ``None`` if there is none.
+    """Return the token that requests must send, ``None`` if there is none.
 
     Raises:
         ConfigError: if it cannot be read or sent in a header.

@@ -70,6 +70,18 @@ def test_without_times_a_random_part_is_held_out_by_the_seed() -> None:
     assert edges(whole, "edge_index") == all_edges(before) | set(new)
 
 
+def test_the_gate_is_of_users_with_training_interactions() -> None:
+    before = make_dataset()
+    known, new = all_edges(before), unknown_pairs(before, 10)
+    rows = [(*pair, n) for n, pair in enumerate(new)] + [(99, item, 100 + item) for item in range(10)]
+    after = extend(before, later(rows, ("user", "item", "time")), hold_out=0.4)
+    assert edges(after, "test_edge_label_index") == set(new[-4:])
+    assert edges(after, "val_edge_label_index") == {(99, item) for item in range(6, 10)}
+    assert edges(after, "edge_index") == known | set(new[:-4]) | {(99, item) for item in range(6)}
+    few = extend(before, later(rows[9:], ("user", "item", "time")), hold_out=0.4)
+    assert edges(few, "test_edge_label_index") == {new[9]}
+
+
 def test_earlier_validation_interactions_stay_held_out_until_there_are_later_ones() -> None:
     before = make_dataset()
     valid, known, new = edges(before, "val_edge_label_index"), all_edges(before), unknown_pairs(before, 20)

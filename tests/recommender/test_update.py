@@ -113,8 +113,10 @@ def features_of(recommender: Recommender) -> dict[str, torch.Tensor]:
 
 
 def test_what_cannot_be_updated_is_refused(recommender: Recommender) -> None:
-    with pytest.raises(DataError, match="2 new interactions are too few to hold out a part"):
+    with pytest.raises(DataError, match="Of 2 new interactions, too few are of known users"):
         recommender.update(clicks(recommender, [900], per_user=2))
+    with pytest.raises(DataError, match="Of 12 new interactions, too few are of known users"):
+        recommender.update(clicks(recommender, [900, 901]))
     known = recommender.items.ids.gather(recommender.history.pairs(torch.tensor([0]))[1].numpy())
     with pytest.raises(DataError, match="known already"):
         recommender.update(([recommender.users.ids[0]] * len(known), known))

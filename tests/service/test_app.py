@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from fastapi.testclient import TestClient
 from lirdrec_pyg import Recommender
 from lirdrec_pyg.data import item_features
 from lirdrec_pyg.recommender.rules import Rules
+from lirdrec_pyg.recommender.update import promote
 from lirdrec_pyg.service import LiveRun, ServiceConfig
 from lirdrec_pyg.service.app import create_app
 
@@ -104,10 +104,13 @@ def test_answers_are_those_of_the_recommender(connect: Connect, recommender: Rec
 
 
 def test_warnings_are_part_of_the_answer_that_they_are_about(connect: Connect) -> None:
-    answer = connect().post("/recommend", json={"users": ["user-1", "nobody"], "fallback": "popular", "k": 1}).json()
+    client = connect()
+    answer = client.post("/recommend", json={"users": ["user-1", "nobody"], "fallback": "popular", "k": 1}).json()
     assert [row["user"] for row in answer["recommendations"]] == ["user-1", "nobody"]
     (warning,) = answer["warnings"]
     assert "('nobody'). They get popular items." in warning
+    (warning,) = client.post("/history", json={"history": ["item-1", "gone"], "because": 1}).json()["warnings"]
+    assert "'gone'" in warning
 
 
 def test_requests_that_wait_are_computed_together(
@@ -121,7 +124,7 @@ def test_requests_that_wait_are_computed_together(
 
     def slowly(self: Recommender, users: Any, **options: Any) -> pl.DataFrame:
         computed.append(len(users))
-        time.sleep(0.1)
+        time.sleep(0.3 if len(computed) == 1 else 0)
         return recommend(self, users, **options)
 
     client = connect()
@@ -264,11 +267,6 @@ def test_rules_and_errors_are_described_and_requests_are_counted(connect: Connec
     assert float(loaded.split()[-1]) == pytest.approx(time.time(), abs=100)
 
 
-def point_to(run: Path, link: Path) -> None:
-    (link.parent / "next").symlink_to(run)
-    os.replace(link.parent / "next", link)
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -289,7 +287,7 @@ def test_runs_are_replaced_under_load_and_never_mixed(
         frame = Recommender.load(run).recommend(users, k=3)
         best[run.name] = {user: part["item"].to_list() for (user,), part in frame.group_by("user")}
     link = tmp_path / "current"
-    point_to(runs[0], link)
+    promote(runs[0], link)
     client = connect(link, poll_seconds=0.02)
     seen: set[str] = set()
     done = False
@@ -308,21 +306,21 @@ def test_runs_are_replaced_under_load_and_never_mixed(
         counts = [pool.submit(ask, user) for user in users]
         try:
             for run in (runs[1], runs[0], runs[1]):
-                point_to(run, link)
+                promote(run, link)
                 wait_for(client, run.name)
         finally:
             done = True
         assert all(count.result() > 0 for count in counts)
     assert seen == {"one", "other"}
     # A broken run is reported once, and the one before stays.
-    point_to(tmp_path / "gone", link)
+    promote(tmp_path / "gone", link)
     wait_until(lambda: "lirdrec_reload_failures_total 1.0" in client.get("/metrics").text)
     time.sleep(0.1)
     assert client.get("/health").json()["run"].startswith("other@")
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert "Still serving other@" in line
     assert str(tmp_path / "gone") in line
-    point_to(runs[0], link)
+    promote(runs[0], link)
     wait_for(client, "one")
 
 
@@ -341,7 +339,7 @@ def test_items_are_added_and_outlive_the_run(
     connect: Connect, runs: tuple[Path, Path], recommender: Recommender, tmp_path: Path
 ) -> None:
     link = tmp_path / "current"
-    point_to(runs[0], link)
+    promote(runs[0], link)
     client = connect(link, poll_seconds=0.02)
     new, whole = ["n1", "item-2 "], vectors(recommender, 3)
     items = [{"id": new[0], "features": whole}, {"id": new[1], "features": {"text": whole["text"]}}]
@@ -357,7 +355,7 @@ def test_items_are_added_and_outlive_the_run(
     assert near[0]["item"] == recommender.items.ids[3]
     again = client.post("/items", json={"items": items[:1]})
     assert (again.status_code, "'n1'" in again.json()["error"]) == (422, True)
-    point_to(runs[1], link)
+    promote(runs[1], link)
     wait_for(client, "other")
     found = client.post("/recommend", json=wanted).json()
     assert sorted(row["item"] for row in found["recommendations"]) == sorted(new)

@@ -1,4 +1,4 @@
-"""What other programs need of a recommender: tables, vectors and encoders as files, databases."""
+"""Exports for other programs: tables, vectors and encoders as files; databases."""
 
 from lirdrec_pyg.recommender.export.files import ExportFormat, export_vectors
 from lirdrec_pyg.recommender.export.lance import export_lance

@@ -1,0 +1,145 @@
+"""The steps that every training has in common, from the graph to the recommender."""
+
+import copy
+import logging
+import resource
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from lightning_fabric import Fabric
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.callback import Callback, CallbackList
+from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_splits
+from lirdrec_pyg.models import ModelConfig, Neighborhood, attach_items, attach_unclicked, model_class
+from lirdrec_pyg.nn import DotProducts
+from lirdrec_pyg.recommender.recommender import Recommender
+from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.training import (
+    MONITOR,
+    Journal,
+    Trainer,
+    TrainingConfig,
+    TrainingDivergedError,
+    input_transform,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
+    """Return ``data`` with the item graphs of ``source``, which may be on another device."""
+    data = copy.copy(data)
+    for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
+        for key, value in source[edge_type].items():
+            data[edge_type][key] = value.cpu()
+    return data
+
+
+def graph_device(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
+    """Return the device of the graph: one that is sampled from may be too large for a GPU."""
+    return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
+
+
+def make_trainer(
+    graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+) -> Trainer:
+    prepared = input_transform(model_config, training_config)(graph)
+    model = model_class(model_config).from_config(model_config, prepared)
+    return Trainer(model, prepared, training_config, fabric)
+
+
+def ranking_tasks(data: HeteroData, valid: RankingTask | None = None) -> dict[str, RankingTask]:
+    """Return what to evaluate, before anything is written: this raises if no user can be evaluated."""
+    if has_new_items(data):
+        check_cold_start(data)
+    known = {Split.VALID: valid}
+    return {
+        split.value: known.get(split) or RankingTask.from_graph(data, split)
+        for split in HELD_OUT
+        if held_out_edges(data, split).numel()
+    }
+
+
+def trained(
+    run: Run | None,
+    dataset: Dataset,
+    trainer: Trainer,
+    tasks: Mapping[str, RankingTask],
+    model_config: ModelConfig,
+    callback: Callback,
+) -> Recommender:
+    """Train to the end, and write the progress into the run, but not the result."""
+    if trainer.task is None and not trainer.config.refit:
+        _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
+    journal = None if run is None else Journal(run.path)
+    try:
+        result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
+    except TrainingDivergedError as error:
+        if journal is not None:
+            journal.save_diverged(error)
+        raise
+    if journal is not None:
+        journal.close()
+    model = trainer.model.module
+    model.load_state_dict(result.best_state)
+    vectors = trainer.loader.vectors(model)
+    model.to(vectors.user.device)
+    ranker = DotProducts(vectors.user, vectors.item)
+    metrics = evaluate_splits(ranker, tasks, trainer.data)
+    neighborhood = None
+    if model_config.supports_new_items:
+        neighborhood = Neighborhood.of(model, trainer.data, vectors)
+        if has_new_items(trainer.data):
+            vectors = attach_items(model, trainer.data, vectors, neighborhood)
+            metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
+    if neighborhood is not None and model_config.attaches_unclicked_items:
+        vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
+    return Recommender(
+        dataset,
+        model.cpu().eval(),
+        model_config,
+        trainer.config,
+        vectors.to("cpu"),
+        neighborhood and Neighborhood(**{name: x.cpu() for name, x in vars(neighborhood).items()}),
+        {
+            "best_epoch": result.best_epoch,
+            "epochs": len(result.history),
+            "stopped": result.stopped,
+            "monitor": MONITOR,
+            "interactions": len(trainer.sampler),
+            "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
+            "seconds_per_epoch": {
+                "training": _mean([epoch.train_seconds for epoch in result.history]),
+                "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
+            },
+            **metrics,
+            **peak_memory(),
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "data": dataset.facts,
+        },
+    )
+
+
+def finished(run: Run | None, recommender: Recommender) -> Recommender:
+    if run is None:
+        return recommender
+    run.finish(recommender)
+    return replace(recommender, path=run.path)
+
+
+def _mean(values: list[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the peak memory of the process so far, and of torch on a GPU, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_memory_mib": peak / (2**20 if sys.platform == "darwin" else 2**10),
+        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+    }
