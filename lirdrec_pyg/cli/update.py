@@ -58,7 +58,8 @@ _SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="The gate: by which part Recall@20 on the held-out new interactions may fall, compared with RUN.",
+    help="The gate: by which part Recall@20 may fall, compared with RUN, on the latest interactions and on those for "
+    "validation.",
 )
 @click.option(
     "--promote",
@@ -88,8 +89,9 @@ def update(
 
     Options of columns are those of the training of RUN, unless given.
 
-    The run in --out is compared with RUN on held-out new interactions. If Recall@20 falls by more than --max-drop, the
-    run is written, but not promoted, and the exit code is 3.
+    The run in --out is compared with RUN on the interactions of known users that were held out. If Recall@20 falls by
+    more than --max-drop, on the latest ones or on those for validation, the run is written, but not promoted, and the
+    exit code is 3.
 
     \b
     Every night, for a service that reads runs/current:
@@ -143,7 +145,8 @@ def update(
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     added = ", ".join(f"{facts[f'{kind} added']:,} {kind}" for kind in ("interactions", "users", "items"))
     click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
-    if "update" in metrics:
-        before, after = metrics["update"]["before"], metrics["update"]["after"]
-        rows = [[name, f"{before[name]:.4f}", f"{after[name]:.4f}"] for name in _SHOWN]
-        click.echo(f"Held-out new interactions:\n{table([['', 'before', 'after'], *rows])}")
+    for split, title in (("valid", "Validation interactions"), ("test", "Latest interactions")):
+        if "update" in metrics:
+            gate = metrics["update"][split]
+            rows = [[name, f"{gate['before'][name]:.4f}", f"{gate['after'][name]:.4f}"] for name in _SHOWN]
+            click.echo(f"{title}, {gate['users']:,} known users:\n{table([['', 'before', 'after'], *rows])}")

@@ -67,6 +67,8 @@ def extend(
     later = frame["user"].unique(maintain_order=True)
     if len(more := later.filter(pl.Series(users.find(later) < 0))):
         warn_of_look_alikes(more, users.ids, "user")
+        if len(more) == len(later):
+            warnings.warn(f"None of the {len(more)} users is known so far. {users.hint(more)}", stacklevel=3)
         users = users.extended(more)
     pairs = np.stack([users.positions(frame["user"]), frame["item"].to_numpy()])
     before = known_interactions(dataset.graph)

@@ -57,6 +57,11 @@ class ModelConfig(Config):
         return False
 
     @property
+    def supports_updates(self) -> bool:
+        """``True`` if the model can be trained further with new users and new items."""
+        return self.supports_new_items and self.supports_new_users
+
+    @property
     def supports_explanations(self) -> bool:
         """``True`` if a score is a sum over the items of the user, see :meth:`Model.attribution`."""
         return False

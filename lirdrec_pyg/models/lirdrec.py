@@ -134,7 +134,7 @@ class LIRDRecConfig(ModelConfig):
         return space
 
     def why_not(self, capability: str) -> str:
-        if capability == "new_users":
+        if not self.supports_new_users and capability in ("new_users", "updates"):
             return "With `num_layers=0`, users are independent of items."
         if self.id_branch:
             return "With `id_branch=True`, each item has a free vector that only training can find. Train without it."

@@ -544,8 +544,7 @@ class Recommender:
         """
         from lirdrec_pyg.recommender.update import UpdateConfig, update  # which makes recommenders
 
-        for capability in ("new_items", "new_users"):
-            self.model_config.require(capability)
+        self.model_config.require("updates")
         if out is not None:
             Run.check_free(Path(out), overwrite, source=self.path)
         columns = columns or self.dataset.config or ColumnConfig()

@@ -366,6 +366,12 @@ class Run:
         checksums = self.verify()
         if checksums is None:
             warnings.warn(f"The training of {self.path} is unfinished. Its best epoch is used.", stacklevel=3)
+        refit = (self.metrics() or {}).get("refit", {})
+        if refit.get("stopped") == "interrupted":
+            warnings.warn(
+                f"The refit of {self.path} was interrupted after {refit['epochs']} epochs. Resume it before use.",
+                stacklevel=3,
+            )
         return checksums
 
     def dataset(self) -> Dataset:

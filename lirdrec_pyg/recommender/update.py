@@ -61,17 +61,28 @@ class UpdateConfig(Config):
 
 @dataclass(frozen=True)
 class Gate:
-    """The recommender before an update and after it, on the same held-out new interactions.
+    """The recommender before an update and after it, on the same held-out interactions.
 
-    These are interactions of users of the old recommender, which knows the new items as `add_items` attaches them.
+    These are interactions of users of the old recommender, which knows the new items as ``add_items`` attaches them.
 
     Attributes:
+        users: number of these users.
         before: metrics of the old recommender.
         after: metrics of the new one.
     """
 
+    users: int
     before: dict[str, float]
     after: dict[str, float]
+
+    @classmethod
+    def of(cls, old: "Recommender", new: "Recommender", split: Split) -> "Gate":
+        """Compare two recommenders on the held-out interactions of ``new``."""
+        pairs = held_out_edges(new.graph, split)
+        pairs = pairs[:, _learned(old, new.dataset)[pairs[0]]]
+        task = RankingTask.of(pairs, new.history, len(new.items))
+        before, after = (evaluate_ranker(DotProducts(x.user, x.item), task) for x in (old.vectors, new.vectors))
+        return cls(pairs[0].unique().numel(), before, after)
 
     @property
     def drop(self) -> float:
@@ -100,7 +111,7 @@ def update(
     dataset = extend(recommender.dataset, interactions, config.hold_out, num_validation, training.seed)
     if config.hold_out and not all(held_out_edges(dataset.graph, split).numel() for split in HELD_OUT):
         raise DataError(
-            f"Of {dataset.facts['interactions added']} new interactions, too few are of known users to hold out a part. "
+            f"Of {dataset.facts['interactions added']} new interactions, too few are of known users to hold out any. "
             "Collect more, or pass `hold_out=0`."
         )
     model_config = recommender.model_config
@@ -117,9 +128,10 @@ def update(
     with created as run:
         updated = trained(run, dataset, trainer, tasks, model_config, callback)
         if config.hold_out:
-            gate = _gate(recommender, updated)
-            metrics = {**(updated.metrics or {}), "update": {**asdict(gate), "drop": gate.drop}}
-            updated = replace(updated, metrics=metrics)
+            gates = [Gate.of(recommender, updated, split) for split in HELD_OUT]
+            compared: dict[str, Any] = {split.value: asdict(gate) for split, gate in zip(HELD_OUT, gates)}
+            compared["drop"] = max(gate.drop for gate in gates)
+            updated = replace(updated, metrics={**(updated.metrics or {}), "update": compared})
         updated = finished(run, updated)
     callback.on_fit_end(updated)
     leave(fabric)
@@ -144,11 +156,6 @@ def _learned(recommender: "Recommender", dataset: Dataset) -> Tensor:
     learned = torch.zeros(len(dataset.users), dtype=torch.bool)
     learned[: len(recommender.users)] = torch.from_numpy(recommender.has_history)
     return learned
-
-
-def _gate(old: "Recommender", new: "Recommender") -> Gate:
-    task = RankingTask.of(held_out_edges(new.graph, Split.TEST), new.history, len(new.items))
-    return Gate(*(evaluate_ranker(DotProducts(x.user, x.item), task) for x in (old.vectors, new.vectors)))
 
 
 def promote(run: Path, link: Path) -> None:

@@ -244,4 +244,6 @@ def _with_self(neighbors: Tensor) -> Tensor:
 
 
 def _bar(total: int, name: str, shown: bool) -> tqdm:
-    return tqdm(total=total, desc=f"neighbors by {name}", unit=" items", unit_scale=True, disable=not shown)
+    return tqdm(
+        total=total, desc=f"neighbors by {name}", unit=" items", unit_scale=True, disable=None if shown else True
+    )

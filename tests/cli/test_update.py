@@ -47,8 +47,8 @@ def test_two_nights_with_the_columns_of_the_training(shop: Path, run: Path, tmp_
         recommender = Recommender.load(link)
         assert recommender.seen.item.numel() == known
         assert recommender.items.ids.to_list()[-4:] == ["i40", "i41", "i42", "i43"]
-        before, after = (recommender.metrics["update"][name]["recall@20"] for name in ("before", "after"))
-        (line,) = [line for line in result.output.splitlines() if line.startswith("recall@20")]
+        before, after = (recommender.metrics["update"]["test"][name]["recall@20"] for name in ("before", "after"))
+        _, line = [line for line in result.output.splitlines() if line.startswith("recall@20")]
         assert line.split() == ["recall@20", f"{before:.4f}", f"{after:.4f}"]
         assert f"{link} points to {out}" in result.output
 

@@ -104,6 +104,11 @@ def test_new_users_follow_the_others_whatever_the_type_of_their_ids() -> None:
         assert len(after.graph[INTERACTS].edge_index[0].unique()) == 14
 
 
+def test_users_who_are_all_unknown_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"None of the 2 users is known so far\. Known users look like 0\."):
+        extend(make_dataset(), later([("user-0", 3), ("user-1", 4)]), 0.0)
+
+
 def test_new_items_become_items_like_all_others() -> None:
     before = make_dataset("cold-items")
     assert before.new_items is not None

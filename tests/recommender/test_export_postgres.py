@@ -209,7 +209,7 @@ def test_nothing_but_an_earlier_export_is_replaced(recommender: Recommender, url
         export_postgres(recommender, url, odd)
     export_postgres(recommender, url, odd, overwrite=True)
     query('CREATE VIEW mine AS SELECT * FROM "a ""b"" %s;ü".items')
-    with pytest.raises(RunError, match="other objects depend"):
+    with pytest.raises(RunError, match=r"other objects depend on them .*view mine depends on"):
         export_postgres(recommender, url, odd, overwrite=True)
     tables = query(
         "SELECT table_schema, table_name FROM information_schema.tables WHERE table_schema IN ('public', %s)", odd

@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,7 +272,9 @@ def test_interrupted_refit_is_a_run_that_resumes(tmp_path: Path) -> None:
         assert ("refit" in stopped.metrics) is not held_out
         assert (stopped.metrics if held_out else stopped.metrics["refit"])["stopped"] == "interrupted"
         assert (held_out_edges(Run.open(out).dataset().graph, "valid").numel() > 0) is held_out
-        assert len(Recommender.load(out).recommend(["user-1"], k=3)) == 3
+        warned = nullcontext() if held_out else pytest.warns(UserWarning, match=r"refit of .* was interrupted after")
+        with warned:
+            assert len(Recommender.load(out).recommend(["user-1"], k=3)) == 3
         assert_same_vectors(resume(out), whole)
     with pytest.raises(ConfigError, match=r"2 epochs that validation found.*`patience`"):
         resume(out, {"patience": 9})

@@ -95,7 +95,9 @@ def export_postgres(
                 _build_index(connection, schema, recommender.vectors.item.size(1))
             _swap(connection, schema, existing)
     except psycopg.Error as error:
-        raise RunError(f"Cannot export to PostgreSQL: {first_line(error)}") from error
+        detail = error.diag.message_detail  # such as the view that depends on a table
+        reason = f"{first_line(error)} ({detail})" if detail else first_line(error)
+        raise RunError(f"Cannot export to PostgreSQL: {reason}") from error
     return {name: len(frame) for name, frame in frames.items()}
 
 
