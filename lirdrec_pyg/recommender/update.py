@@ -55,7 +55,7 @@ class UpdateConfig(Config):
         min=0,
     )
     epochs: int = field(30, "Maximum number of epochs.", min=1)
-    patience: int = field(5, "Stop after this many epochs without a better validation Recall@20.", min=1)
+    patience: int = field(8, "Stop after this many epochs without a better validation Recall@20.", min=1)
     lr: float | None = field(None, "Learning rate; by default that of the run.", min=0, min_open=True)
 
 
