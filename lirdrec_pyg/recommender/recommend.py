@@ -15,7 +15,7 @@ from lirdrec_pyg.data import Vocabulary
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.models import fold_in_users
 from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK
-from lirdrec_pyg.recommender.columns import checked_columns, with_columns
+from lirdrec_pyg.recommender.columns import checked_columns
 from lirdrec_pyg.recommender.history import History, history_pairs
 from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
 from lirdrec_pyg.recommender.rules import Rules, allowed_items, ruled
@@ -145,13 +145,15 @@ def _seen_with(recommender: "Recommender", pairs: Tensor, users: pl.Series) -> S
 
 def _table(recommender: "Recommender", users: pl.Series, block: TopK, columns: list[str]) -> pl.DataFrame:
     """Return one row per user and rank."""
-    k = block.item.size(1)
+    k, item = block.item.size(1), block.item.flatten().cpu().numpy()
     frame = pl.DataFrame(
         {
             "user": users.gather(np.repeat(np.arange(len(users)), k)),
-            "item": recommender.items.ids.gather(block.item.flatten().cpu().numpy()),
+            "item": recommender.items.ids.gather(item),
             "rank": np.tile(np.arange(1, k + 1, dtype=np.int32), len(users)),
             "score": block.score.flatten().float().cpu().numpy(),
         }
-    ).filter(pl.col("score") > -np.inf)
-    return with_columns(recommender, frame, columns)
+    )
+    if columns:  # by position, since a search by ID takes as long as the ranking for one user
+        frame = frame.hstack(recommender.catalog_rows.select(columns)[item])
+    return frame if (kept := frame["score"] > -np.inf).all() else frame.filter(kept)

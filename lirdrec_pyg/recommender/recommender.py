@@ -168,6 +168,12 @@ class Recommender:
         return self.graph["item"].num_nodes
 
     @_Once
+    def catalog_rows(self) -> pl.DataFrame:
+        """Rows of the item catalog by position of the item, with nulls for items that it lacks."""
+        assert self.dataset.catalog is not None
+        return self.dataset.catalog.rows(self.items.ids)
+
+    @_Once
     def ranked_items(self) -> Tensor:
         """Vectors of the items where they are ranked."""
         return self.vectors.item.to(self.device)
