@@ -1,7 +1,7 @@
 """Ten nights of updates, against training from scratch on the same interactions.
 
     python benchmarks/nights.py [--scratch 1,5,10]
-    python benchmarks/nights.py --data ratings.csv --features features --min-user 5 --min-item 5 -- --preset fast
+    python benchmarks/nights.py --data ratings.csv --features features --min-user 5 --min-item 5
 
 Without --data, the interactions are generated, in random order. A random tenth of each user's interactions is kept for
 testing and another for the validation of trainings from scratch; neither is ever trained on. The first part of the

@@ -145,8 +145,9 @@ def update(
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     added = ", ".join(f"{facts[f'{kind} added']:,} {kind}" for kind in ("interactions", "users", "items"))
     click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
+    if "update" not in metrics:
+        return
     for split, title in (("valid", "Validation interactions"), ("test", "Latest interactions")):
-        if "update" in metrics:
-            gate = metrics["update"][split]
-            rows = [[name, f"{gate['before'][name]:.4f}", f"{gate['after'][name]:.4f}"] for name in _SHOWN]
-            click.echo(f"{title}, {gate['users']:,} known users:\n{table([['', 'before', 'after'], *rows])}")
+        gate = metrics["update"][split]
+        rows = [[name, f"{gate['before'][name]:.4f}", f"{gate['after'][name]:.4f}"] for name in _SHOWN]
+        click.echo(f"{title}, {gate['users']:,} known users:\n{table([['', 'before', 'after'], *rows])}")

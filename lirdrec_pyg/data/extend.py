@@ -72,7 +72,8 @@ def extend(
         users = users.extended(more)
     pairs = np.stack([users.positions(frame["user"]), frame["item"].to_numpy()])
     before = known_interactions(dataset.graph)
-    is_new = ~np.isin(_keys(pairs, len(items)), _keys(before.numpy(), len(items)))
+    keys = _keys(before.numpy(), len(items))
+    is_new = ~np.isin(_keys(pairs, len(items)), keys)
     if not is_new.any():
         raise DataError(f"All {len(frame)} interactions are known already. Pass later ones.")
     pairs, frame = pairs[:, is_new], frame.filter(pl.Series(is_new))
@@ -83,7 +84,7 @@ def extend(
     )
     earlier = held_out_edges(dataset.graph, Split.VALID)
     kept = _some(earlier, num_validation - valid.size(1), seed)
-    others = torch.from_numpy(~np.isin(_keys(before.numpy(), len(items)), _keys(kept.numpy(), len(items))))
+    others = torch.from_numpy(~np.isin(keys, _keys(kept.numpy(), len(items))))
     train = torch.cat([before[:, others], train], dim=1)
     graph = set_interactions(graph, [train, torch.cat([kept, valid], dim=1), test])
     facts = {

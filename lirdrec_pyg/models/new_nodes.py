@@ -228,8 +228,12 @@ def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: T
         ConfigError: if the model has no layer of user-item propagation.
     """
     LIRDRecConfig(num_layers=model.bipartite_conv.num_layers).require("new_users")
+    return _folded(model, vectors, *_fold_in_edges(data, vectors, history, position), position)
+
+
+def _folded(model: LIRDRec, vectors: Vectors, user: Tensor, item: Tensor, weight: Tensor, position: Tensor) -> Vectors:
+    """Return the result of :func:`fold_in_users` by its edges and their weights."""
     known = position >= 0
-    user, item, weight = _fold_in_edges(data, vectors, history, position)
     message = weight.unsqueeze(1) * vectors.item_layers[:-1, item].sum(dim=0)
     x = model.split_branches(scatter(message, user, dim_size=len(position)))
     alpha = model.fusion.attention_of_new_users(x).clone()
@@ -264,12 +268,13 @@ def continue_from(model: LIRDRec, trained: LIRDRec, learned: Tensor, folded: Ten
     model.user[(~learned).nonzero().view(-1)[found]] = start[found]
 
 
+@torch.no_grad()
 def attribution_of_history(
     model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor
 ) -> PropagatedUsers:
     """Return the attribution for the users of :func:`fold_in_users`, whose arguments are the same."""
-    folded = fold_in_users(model, data, vectors, history, position)
-    user, item, weight = _fold_in_edges(data, folded, history, position)
+    user, item, weight = _fold_in_edges(data, vectors, history, position)
+    folded = _folded(model, vectors, user, item, weight, position)
     start = cumsum(degree(user, len(position), dtype=torch.long))
     known = (position >= 0).view(-1, 1, 1)
     return PropagatedUsers(SeenItems(start, item), weight, model.user[position].where(known, 0), folded)

@@ -46,7 +46,7 @@ def numbered(recommender: "Recommender", columns: Sequence[str], name: str) -> T
         ConfigError: naming the parameter ``name``, if the catalog has no such column, or one holds lists.
     """
     check_columns(recommender, columns, name)
-    rows = catalog_for(recommender, name).rows(recommender.items.ids).select(columns)
+    rows = recommender.catalog_rows.select(columns)
     if nested := [column for column, dtype in rows.schema.items() if dtype.is_nested()]:
         raise ConfigError(f"`{name}` has {shown(nested[0])}, whose values are lists. Choose a column of single values.")
     own = pl.int_range(pl.len()) + pl.len()

@@ -28,12 +28,7 @@ from lirdrec_pyg.data.graph import set_interactions
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import evaluate_splits
 from lirdrec_pyg.launcher import is_first_process
-from lirdrec_pyg.models import (
-    LIRDRecConfig,
-    ModelConfig,
-    Vectors,
-    model_class,
-)
+from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Vectors, model_class
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.recommender.train import (
@@ -41,9 +36,10 @@ from lirdrec_pyg.recommender.train import (
     graph_device,
     make_trainer,
     peak_memory,
+    prepared,
     ranking_tasks,
     trained,
-    with_item_graphs,
+    transformed_graph,
 )
 from lirdrec_pyg.training import (
     MONITOR,
@@ -154,11 +150,9 @@ def _fit_on(
     overwrite: bool,
     callback: Callback,
 ) -> Recommender:
-    seed_everything(training_config.seed, verbose=False)
-    transform = model_class(model_config).graph_transform(model_config, progress=True)
-    graph = transform(copy.copy(dataset.graph).to(graph_device(fabric, training_config)))
     created = partial(Run.created, model_config=model_config, training_config=training_config, overwrite=overwrite)
     if model_config.is_closed_form:
+        graph = transformed_graph(dataset, model_config, training_config, fabric)
         recommender = _compute(dataset, graph, model_config, training_config)
         if training_config.refit:
             selection, dataset = recommender.metrics, replace(dataset, graph=_with_all_for_training(dataset.graph))
@@ -166,12 +160,10 @@ def _fit_on(
             recommender = _with_selection(recommender, selection)
         with nullcontext() if folder is None else created(folder, dataset) as run:
             return finished(run, recommender)
-    trainer = make_trainer(graph, model_config, training_config, fabric)
-    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
-    tasks = ranking_tasks(trainer.data, trainer.task)
+    trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
     with nullcontext() if folder is None else created(folder, dataset) as run:
         recommender = trained(run, dataset, trainer, tasks, model_config, callback)
-        del graph, trainer, tasks  # the refit needs the memory
+        del trainer, tasks  # the refit needs the memory
         return finished(run, _refit_if_wanted(run, recommender, fabric, callback))
 
 

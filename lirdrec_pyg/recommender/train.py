@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from lightning_fabric import Fabric
+from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback, CallbackList
@@ -45,9 +45,30 @@ def graph_device(fabric: Fabric, training_config: TrainingConfig) -> torch.devic
     return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
 
 
+def transformed_graph(
+    dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+) -> HeteroData:
+    """Seed all random generators, and return the graph with what the model needs, where it is trained."""
+    seed_everything(training_config.seed, verbose=False)
+    transform = model_class(model_config).graph_transform(model_config, progress=True)
+    graph: HeteroData = transform(copy.copy(dataset.graph).to(graph_device(fabric, training_config)))
+    return graph
+
+
+def prepared(
+    dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+) -> tuple[Trainer, Dataset, dict[str, RankingTask]]:
+    """Return a trainer of a new model, the data with the item graphs, and what to evaluate in the end."""
+    graph = transformed_graph(dataset, model_config, training_config, fabric)
+    trainer = make_trainer(graph, model_config, training_config, fabric)
+    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+    return trainer, dataset, ranking_tasks(trainer.data, trainer.task)
+
+
 def make_trainer(
     graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
 ) -> Trainer:
+    """Return a trainer of a new model on a graph that has what the model needs."""
     prepared = input_transform(model_config, training_config)(graph)
     model = model_class(model_config).from_config(model_config, prepared)
     return Trainer(model, prepared, training_config, fabric)
@@ -97,8 +118,8 @@ def trained(
         if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, neighborhood)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
-    if neighborhood is not None and model_config.attaches_unclicked_items:
-        vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
+        if model_config.attaches_unclicked_items:
+            vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
     return Recommender(
         dataset,
         model.cpu().eval(),
@@ -126,6 +147,7 @@ def trained(
 
 
 def finished(run: Run | None, recommender: Recommender) -> Recommender:
+    """Write the result into the run, if there is one, and return the recommender of its folder."""
     if run is None:
         return recommender
     run.finish(recommender)

@@ -1,6 +1,5 @@
 """Train a recommender further, with later interactions, users and items."""
 
-import copy
 import os
 import tempfile
 from contextlib import nullcontext
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import torch
-from lightning_fabric import seed_everything
 from torch import Tensor
 
 from lirdrec_pyg.callback import Callback
@@ -19,17 +17,10 @@ from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, Split, held_out_edges
 from lirdrec_pyg.data.extend import extend
 from lirdrec_pyg.errors import DataError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
-from lirdrec_pyg.models import continue_from, fold_in_users, model_class
+from lirdrec_pyg.models import continue_from, fold_in_users
 from lirdrec_pyg.nn import DotProducts
 from lirdrec_pyg.recommender.run import Run
-from lirdrec_pyg.recommender.train import (
-    finished,
-    graph_device,
-    make_trainer,
-    ranking_tasks,
-    trained,
-    with_item_graphs,
-)
+from lirdrec_pyg.recommender.train import finished, prepared, trained
 from lirdrec_pyg.training import MONITOR, make_fabric
 from lirdrec_pyg.training.distributed import leave
 
@@ -115,14 +106,9 @@ def update(
             "Collect more, or pass `hold_out=0`."
         )
     model_config = recommender.model_config
-    seed_everything(training.seed, verbose=False)
     fabric = make_fabric(training)
-    transform = model_class(model_config).graph_transform(model_config, progress=True)
-    graph = transform(copy.copy(dataset.graph).to(graph_device(fabric, training)))
-    trainer = make_trainer(graph, model_config, training, fabric)
+    trainer, dataset, tasks = prepared(dataset, model_config, training, fabric)
     _continue(trainer.model.module, recommender, dataset)
-    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
-    tasks = ranking_tasks(trainer.data, trainer.task)
     folder = out if fabric.is_global_zero else None
     created = nullcontext() if folder is None else Run.created(folder, dataset, model_config, training, overwrite)
     with created as run:
