@@ -4,6 +4,7 @@ from lirdrec_pyg.evaluation.beyond_accuracy import BeyondAccuracy, Personalizati
 from lirdrec_pyg.evaluation.buckets import Bucket, evaluate_buckets
 from lirdrec_pyg.evaluation.cold_start import check_cold_start, evaluate_cold_start
 from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, evaluate_ranker, evaluate_ranking, ranking_metrics
+from lirdrec_pyg.evaluation.significance import holm, metrics_by_user, paired_bootstrap
 
 __all__ = [
     "CUTOFFS",
@@ -18,6 +19,9 @@ __all__ = [
     "evaluate_ranking",
     "evaluate_splits",
     "gini",
+    "holm",
     "item_clusters",
+    "metrics_by_user",
+    "paired_bootstrap",
     "ranking_metrics",
 ]

@@ -3,17 +3,22 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
+from torch_geometric.utils import cumsum
 
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.attribution import WeightedItems
 from lirdrec_pyg.models.base import Model
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import Scores, SeenItems, SparseOperator
 from lirdrec_pyg.transforms.bipartite import SparseBackend
 
+# A dense item-item matrix takes 1.6 GB in float32 at this size, and fit() needs several.
+MAX_ITEMS = 20_000
 # Neighbors that are compared in one block.
 _COMPARED = 2**20
 
@@ -65,6 +70,36 @@ class ItemToItemModel(ClosedFormModel):
         num_items = data["item"].num_nodes
         history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
         return Scores(lambda user_index: self.scores(history, user_index), num_items)
+
+
+class DenseItemModel(ItemToItemModel):
+    r"""Item-to-item model with a dense matrix :math:`\mathbf{B}`, stored in float32, shape ``(|I|, |I|)``.
+
+    Args:
+        num_items: number of items, at most 20,000.
+
+    Raises:
+        DataError: if there are more items.
+    """
+
+    weight: Tensor
+
+    def __init__(self, num_items: int) -> None:
+        super().__init__()
+        if num_items > MAX_ITEMS:
+            raise DataError(
+                f"`model={self.config_class.model!r}` needs a dense item-item matrix, which is too large for "
+                f"{num_items:,} items (at most {MAX_ITEMS:,}). Pass `k_core` to drop rare items, or `model='item-knn'`."
+            )
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    def scores(self, history: SeenItems, user_index: Tensor) -> Tensor:
+        count = history.start[user_index + 1] - history.start[user_index]
+        _, item = history.pairs(user_index)
+        return F.embedding_bag(item, self.weight, cumsum(count)[:-1], mode="sum")
+
+    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
+        return self.weight[past, item]
 
 
 class NeighborModel(ItemToItemModel):

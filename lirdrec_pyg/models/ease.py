@@ -3,22 +3,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import cumsum
 
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.base import ModelConfig
-from lirdrec_pyg.models.closed_form import ItemToItemModel
-from lirdrec_pyg.nn import SeenItems
+from lirdrec_pyg.models.closed_form import DenseItemModel
 
 _log = logging.getLogger(__name__)
-
-# The item-item matrix is dense: 3.2 GB in float64 at this size, of which fit() needs three.
-MAX_ITEMS = 20_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class EASEConfig(ModelConfig):
         return True
 
 
-class EASE(ItemToItemModel):
+class EASE(DenseItemModel):
     r"""Linear autoencoder in closed form from `"Embarrassingly Shallow Autoencoders for Sparse Data"
     <https://arxiv.org/abs/1905.03375>`_ (Steck, 2019).
 
@@ -57,19 +50,11 @@ class EASE(ItemToItemModel):
         DataError: if there are more items.
     """
 
-    weight: Tensor
-
     config_class = EASEConfig
 
     def __init__(self, num_items: int, l2: float = 20.0) -> None:
-        super().__init__()
-        if num_items > MAX_ITEMS:
-            raise DataError(
-                f"`model='ease'` needs a dense item-item matrix, which is too large for {num_items:,} items (at most "
-                f"{MAX_ITEMS:,}). Pass `k_core` to drop rare items, or `model='item-knn'`."
-            )
+        super().__init__(num_items)
         self.l2 = l2
-        self.register_buffer("weight", torch.zeros(num_items, num_items))
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
@@ -84,14 +69,6 @@ class EASE(ItemToItemModel):
         weight = inverse.div_(-inverse.diagonal().clone())
         weight.fill_diagonal_(0)
         self.weight = weight.float()
-
-    def scores(self, history: SeenItems, user_index: Tensor) -> Tensor:
-        count = history.start[user_index + 1] - history.start[user_index]
-        _, item = history.pairs(user_index)
-        return F.embedding_bag(item, self.weight, cumsum(count)[:-1], mode="sum")
-
-    def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
-        return self.weight[past, item]
 
     def extra_repr(self) -> str:
         return f"num_items={len(self.weight)}, l2={self.l2}"

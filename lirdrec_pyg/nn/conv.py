@@ -93,7 +93,8 @@ class _WeightedSumConv(MessagePassing):
         return spmm(edge_index, x[0], reduce="sum")
 
 
-def _reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
+def reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
+    """Return the adjacency with all edges in the opposite direction."""
     if isinstance(adj, (SparseTensor, SparseOperator)):
         return adj.t()
     if is_sparse(adj):
@@ -116,7 +117,7 @@ def _both_directions(
         if isinstance(rev_edge_index, Tensor):
             rev_edge_weight = bipartite_norm(rev_edge_index, num_items, num_users).to(x_user.dtype)
     if rev_edge_index is None:
-        return (edge_index, edge_weight), (_reverse(edge_index), edge_weight)
+        return (edge_index, edge_weight), (reverse(edge_index), edge_weight)
     if (edge_weight is None) != (rev_edge_weight is None):
         raise ValueError("Weights are given for one direction only. Pass both `edge_weight` and `rev_edge_weight`.")
     return (edge_index, edge_weight), (rev_edge_index, rev_edge_weight)

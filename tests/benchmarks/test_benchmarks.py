@@ -23,7 +23,7 @@ from lirdrec_pyg import LIRDRec, LIRDRecConfig, TrainingConfig
 from lirdrec_pyg.data import INTERACTS, check_graph, held_out_edges
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"__main__", "harness", "generated", "compat"}
+SHARED = {"__main__", "harness", "generated", "compat", "compare_lines", "compare_table"}
 SCRIPTS = {"models": "compare"}  # the others have the name of their command
 SMALL = {
     "training": ["--data", "synthetic", "--steps", "1"],

@@ -5,7 +5,7 @@ from small_graph import NUM_ITEMS, NUM_USERS, fitted, interactions, prepared, sm
 
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.errors import DataError
-from lirdrec_pyg.models import EASE, EASEConfig, ease
+from lirdrec_pyg.models import EASE, EASEConfig, closed_form
 from lirdrec_pyg.nn import SeenItems
 
 
@@ -35,6 +35,6 @@ def test_weights_are_those_of_a_regression_for_each_item(l2: float) -> None:
 def test_too_many_items_are_rejected_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"20,001 items.*`k_core`.*item-knn"):
         EASE(20_001)
-    monkeypatch.setattr(ease, "MAX_ITEMS", NUM_ITEMS - 1)
+    monkeypatch.setattr(closed_form, "MAX_ITEMS", NUM_ITEMS - 1)
     with pytest.raises(DataError, match="`k_core`"):
         prepared(EASEConfig())
