@@ -163,7 +163,7 @@ def _served_today(model: Recommender, today: pl.DataFrame) -> Row:
     position, row = later[0].unique(), torch.zeros(len(model.users), dtype=torch.long)
     row[position] = torch.arange(len(position))
     history = torch.stack([row[earlier[0]], earlier[1]])
-    folded = fold_in_users(model.model, model.graph, model.vectors, history, position)
+    folded = fold_in_users(model.model, model.vectors, model.history, model.popularity, history, position)
     with_clicks = model.vectors.user.index_copy(0, position, folded.user)
     seen = SeenItems.of(torch.cat([known_interactions(model.graph), earlier], dim=1), len(model.users))
     task = RankingTask.of(later, seen, len(model.items))

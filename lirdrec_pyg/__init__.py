@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from lirdrec_pyg.models import LIRDRec as LIRDRec
     from lirdrec_pyg.models import LIRDRecConfig as LIRDRecConfig
     from lirdrec_pyg.models import MGCNConfig as MGCNConfig
+    from lirdrec_pyg.models import MMGFConfig as MMGFConfig
+    from lirdrec_pyg.models import MMHCLConfig as MMHCLConfig
     from lirdrec_pyg.models import PopularityConfig as PopularityConfig
     from lirdrec_pyg.models import VBPRConfig as VBPRConfig
     from lirdrec_pyg.recommender import Recommender as Recommender
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from lirdrec_pyg.training import Trainer as Trainer
     from lirdrec_pyg.training import TrainingConfig as TrainingConfig
 
-_MODELS = "LIRDRec BM3 BPRMF ContentKNN EASE FREEDOM ItemKNN LightGCN MGCN Popularity VBPR"
+_MODELS = "LIRDRec BM3 BPRMF ContentKNN EASE FREEDOM ItemKNN LightGCN MGCN MMGF MMHCL Popularity VBPR"
 _MODULES = {
     "callback": "Callback",
     "data": "DataConfig Dataset ItemCatalog build_graph check_graph",

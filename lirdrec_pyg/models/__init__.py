@@ -11,8 +11,11 @@ from lirdrec_pyg.models.freedom import FREEDOM, FREEDOMConfig
 from lirdrec_pyg.models.item_knn import ItemKNN, ItemKNNConfig
 from lirdrec_pyg.models.layerwise import layerwise_vectors
 from lirdrec_pyg.models.lightgcn import LightGCN, LightGCNConfig
+from lirdrec_pyg.models.linear import LinearItems
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig, branch_names, used_modalities
 from lirdrec_pyg.models.mgcn import MGCN, MGCNConfig
+from lirdrec_pyg.models.mm_gf import MMGF, MMGFConfig
+from lirdrec_pyg.models.mmhcl import MMHCL, MMHCLConfig
 from lirdrec_pyg.models.new_nodes import (
     Neighborhood,
     attach_items,
@@ -33,6 +36,8 @@ __all__ = [
     "EASE",
     "FREEDOM",
     "MGCN",
+    "MMGF",
+    "MMHCL",
     "MODELS",
     "MODEL_CONFIGS",
     "VBPR",
@@ -51,7 +56,10 @@ __all__ = [
     "LIRDRecConfig",
     "LightGCN",
     "LightGCNConfig",
+    "LinearItems",
     "MGCNConfig",
+    "MMGFConfig",
+    "MMHCLConfig",
     "Model",
     "ModelConfig",
     "Neighborhood",

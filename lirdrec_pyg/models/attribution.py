@@ -68,22 +68,27 @@ class PropagatedUsers:
     @torch.no_grad()
     def __call__(self, user: Tensor, item: Tensor) -> Parts:
         """See :class:`Attribution`."""
-        free = unit_vectors(self.free[user])
-        query = self.vectors.user_weight[user].unsqueeze(-1) * self.vectors.item[item].view_as(free)
+        free, learned = unit_vectors(self.free[user]), self.vectors.width
+        query = self.vectors.user_weight[user].unsqueeze(-1) * self.vectors.item[item, :learned].view_as(free)
         row, past = self.history.pairs(user)
         _, weight = SeenItems(self.history.start, self.weight).pairs(user)
         items, column = past.unique(return_inverse=True)
         message = self.vectors.item_layers[:-1, items].sum(dim=0)
+        start = cumsum(self.history.start.diff()[user])
         # Dot products of the pairs only, without a copy of the vectors per pair.
         wanted = torch.sparse_csr_tensor(
-            cumsum(self.history.start.diff()[user]),
-            column,
-            query.new_zeros(len(column)),
-            (len(user), len(items)),
-            check_invariants=False,
+            start, column, query.new_ones(len(column)), (len(user), len(items)), check_invariants=False
         )
-        product = torch.sparse.sampled_addmm(wanted, query.flatten(start_dim=1), message.t(), beta=0).values()
-        return Parts(row, past, weight * product, (free * query).sum(dim=(1, 2)))
+
+        def products(left: Tensor, right: Tensor) -> Tensor:
+            return torch.sparse.sampled_addmm(wanted, left, right.t(), beta=0).values()
+
+        part = weight * products(query.flatten(start_dim=1), message)
+        if self.vectors.linear.size(1):
+            given = self.vectors.linear[items]
+            scale = self.vectors.user[user, learned:].norm(dim=1) / (wanted @ given).norm(dim=1).clamp(min=1e-12)
+            part = part + scale[row] * products(self.vectors.item[item, learned:], given)
+        return Parts(row, past, part, (free * query).sum(dim=(1, 2)))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The contract of all models: their configuration, what they can do, and what generic code calls."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -18,6 +18,8 @@ from lirdrec_pyg.models.attribution import Attribution
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.transforms import CacheAdjacency, LoadFeatures, NormalizeBipartite, SparseBackend
+
+Measure = Callable[[Ranker], float]
 
 # The learning rate of the peers' own programs.
 PEER_TRAINING: Mapping[str, Any] = {"lr": 1e-3}
@@ -85,6 +87,10 @@ class ModelConfig(Config):
         """Return the values to try by default for settings of the model and its training; empty if there are none."""
         return {}
 
+    def variants(self, modalities: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the settings that a race tries besides those given; empty if there are none."""
+        return []
+
     def why_not(self, capability: str) -> str:
         """Return what to change for ``capability``, as a sentence."""
         able = [
@@ -109,12 +115,23 @@ class Model(nn.Module):
 
     Attributes:
         config_class: class of its hyperparameters.
-        is_capturable: :meth:`loss` does the same work for all batches of a shape and never waits for the device, so
-            that steps can be replayed as a CUDA graph.
     """
 
     config_class: ClassVar[type[ModelConfig]]
-    is_capturable: ClassVar[bool] = False
+
+    @property
+    def is_capturable(self) -> bool:
+        """``True`` if :meth:`loss` does the same work for all batches of a shape and never waits for the device.
+
+        Its steps then can be replayed as a CUDA graph.
+        """
+        return False
+
+    @property
+    def samples_negatives(self) -> bool:
+        """``True`` if :meth:`loss` takes triples; else it takes pairs (user, positive), in which the interactions of a
+        user follow each other."""
+        return True
 
     @classmethod
     def from_config(cls, config: Any, data: HeteroData) -> Any:
@@ -159,6 +176,24 @@ class Model(nn.Module):
             weight: factor of the terms that depend on ``triples``.
         """
         raise NotImplementedError
+
+    def prepare(self, data: HeteroData) -> None:
+        """Compute what is computed from the data before the training; by default nothing.
+
+        Args:
+            data: a graph as :meth:`input_transform` leaves it, to which inputs of all calls may be added.
+        """
+
+    def complete(self, config: Any, data: HeteroData, measure: Measure | None) -> Any:
+        """Complete the model after the training, with the weights of the best epoch; return what its configuration is
+        then. By default, there is nothing to complete.
+
+        Args:
+            config: configuration of the model, in which settings may be left open.
+            data: a graph as :meth:`input_transform` leaves it.
+            measure: returns the validation Recall@20 of a ranking function; ``None`` without a validation split.
+        """
+        return config
 
     def start_epoch(self) -> None:
         """Called once before each epoch of training; does nothing by default."""

@@ -53,7 +53,7 @@ def layerwise_vectors(model: "LIRDRec", data: HeteroData, block_rows: int = _BLO
             index = torch.arange(rows.start, rows.stop, device=x.device)
             user_weight[rows] = model.fusion.attention(x, index)
             user[rows] = model.split_branches(model.fusion(x, index))
-    return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2))
+    return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2), new(num_items, 0))
 
 
 def _propagated(model: "LIRDRec", data: HeteroData, branch: int, item_layers: Tensor) -> tuple[Tensor, Tensor]:

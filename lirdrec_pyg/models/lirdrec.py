@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.data.storage import NodeStorage
 from torch_geometric.transforms import BaseTransform, Compose
+from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTS, SIMILAR, item_features, modalities
+from lirdrec_pyg.data import INTERACTS, SIMILAR, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.attribution import PropagatedUsers
 from lirdrec_pyg.models.base import (
+    Measure,
     Model,
     ModelConfig,
     eval_mode,
@@ -23,6 +25,7 @@ from lirdrec_pyg.models.base import (
 )
 from lirdrec_pyg.models.embedding import bipartite_edges
 from lirdrec_pyg.models.layerwise import layerwise_vectors
+from lirdrec_pyg.models.linear import LinearItems, completed, linear_items, with_linear
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     AttentionFusion,
@@ -32,8 +35,10 @@ from lirdrec_pyg.nn import (
     MeanFusion,
     ModalityEncoder,
     MultimodalDCT,
+    PrincipalComponents,
     ProgressiveWeightCopying,
     SeenItems,
+    SoftmaxLoss,
     StaticFusion,
     adjacency,
     bipartite_norm,
@@ -46,6 +51,7 @@ from lirdrec_pyg.transforms import (
     AddDCT,
     AddItemKNN,
     CacheAdjacency,
+    KeepHistory,
     KeepModality,
     LoadFeatures,
     NeighborSearch,
@@ -56,7 +62,11 @@ from lirdrec_pyg.transforms.bipartite import SparseBackend
 
 Transformation = Literal["feature", "2d", "none"]
 Fusion = Literal["pwc", "mean", "static", "attention"]
+Loss = Literal["bpr", "softmax"]
 UnclickedItems = Literal["attached", "trained"]
+
+# Negatives of a step with the softmax loss, whose scores are held for all users of the step.
+MAX_NEGATIVES = 16_384
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,44 @@ class LIRDRecConfig(ModelConfig):
         "pwc",
         "Weights of a user's branches: 'pwc' as in the paper, 'mean' equal, 'static' one learned weight per user and "
         "branch, 'attention' the network alone.",
+    )
+    loss: Loss = field(
+        "bpr",
+        "'bpr' as in the paper; 'softmax' compares the cosine of a user and an item with those of all other items (of "
+        f"{MAX_NEGATIVES:,} random ones per step if there are more), and ranks by it. A step then has the interactions "
+        "of some users, and no sampled negatives.",
+    )
+    temperature: float = field(0.15, "Temperature of the softmax loss.", min=0.01, max=10)
+    activity_power: float = field(
+        0.5,
+        "With the softmax loss, an interaction counts in proportion to the number of the user's interactions to minus "
+        "this power; 0 treats interactions alike, 1 users.",
+        min=0,
+        max=1,
+    )
+    linear_dim: int = field(
+        0,
+        "Columns of a linear branch, which is computed in closed form from interactions and features (EASE with side "
+        "information) and added to the scores after the training. 0 is none. Not with more than 20,000 items.",
+        min=0,
+    )
+    linear_l2: float | None = field(
+        None, "Regularization of the linear branch; by default chosen by validation.", min=0, min_open=True
+    )
+    linear_content: dict[str, float] = field(
+        {}, "MODALITY=WEIGHT, repeatable: weight of the features in the linear branch; by default chosen by validation."
+    )
+    linear_weight: float | None = field(
+        None,
+        "Length of the linear part of a user's vector, relative to that of the other branches together; by default "
+        "chosen by validation.",
+        min=0,
+    )
+    feature_dim: int | None = field(
+        None,
+        "Principal components to which the features of each modality are reduced before they are encoded, which makes "
+        "steps much faster with wide features; by default they are used whole.",
+        min=1,
     )
     item_graph: bool = field(True, "Propagate over the item graph.")
     id_branch: bool = field(False, "Add a branch in which each item has a free vector (an ID embedding).")
@@ -116,11 +164,11 @@ class LIRDRecConfig(ModelConfig):
 
     @property
     def supports_neighbor_sampling(self) -> bool:
-        return not self.id_branch
+        return not self.id_branch and self.loss == "bpr" and not self.linear_dim
 
     @property
     def supports_negatives(self) -> bool:
-        return True
+        return self.loss == "bpr"
 
     def search_space(self, modalities: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         """Return the paper's grid (section 5.1) and shares of images in the item graph, where they have an effect."""
@@ -133,7 +181,15 @@ class LIRDRecConfig(ModelConfig):
             space["graph_weights.image"] = (0.1, 0.5, 0.9)
         return space
 
+    def variants(self, modalities: Sequence[str]) -> list[dict[str, Any]]:
+        temperatures = (0.1, 0.2) if self.loss == "softmax" else ()
+        return [{"item_graph": not self.item_graph}, *({"temperature": value} for value in temperatures)]
+
     def why_not(self, capability: str) -> str:
+        if capability in ("negatives", "neighbor_sampling") and self.loss != "bpr":
+            return "With `loss='softmax'`, all items are negatives. Train with `loss='bpr'`."
+        if capability == "neighbor_sampling" and self.linear_dim:
+            return "The linear branch needs the whole graph. Train with `linear_dim=0`."
         if not self.supports_new_users and capability in ("new_users", "updates"):
             return "With `num_layers=0`, users are independent of items."
         if self.id_branch:
@@ -173,10 +229,20 @@ class LIRDRec(Model):
         item_graph: whether to propagate over the item graph; without it :math:`\mathbf{V} = \mathbf{E}_I`.
         num_id_items: number of items with a free vector in an additional branch ``id`` (an ablation), or 0.
         knn_k: neighbors of each item in the item graph, including itself, for new items.
+        loss: ``"bpr"``, or ``"softmax"`` for :class:`~lirdrec_pyg.nn.SoftmaxLoss`, with which
+            :math:`\mathbf{V}` are unit vectors.
+        temperature: of the softmax.
+        activity_power: power :math:`p` of the weight of a positive in the softmax loss, :math:`|H_u|^{-p}`.
+        feature_dim: number of principal components of each modality that are encoded; by default, features are used
+            whole.
+        linear_dim: columns of the linear branch, see :class:`~lirdrec_pyg.models.LinearItems`.
+        linear_l2: its regularization.
+        linear_content: its weights of the features by modality.
+        linear_weight: length of its part of a user's vector, relative to the other part; with 0 or ``None``, the branch
+            is not used.
     """
 
     config_class = LIRDRecConfig
-    is_capturable = True
 
     def __init__(
         self,
@@ -193,6 +259,14 @@ class LIRDRec(Model):
         item_graph: bool = True,
         num_id_items: int = 0,
         knn_k: int = 10,
+        loss: Loss = "bpr",
+        temperature: float = 0.15,
+        activity_power: float = 0.5,
+        feature_dim: int | None = None,
+        linear_dim: int = 0,
+        linear_l2: float | None = None,
+        linear_content: Mapping[str, float] | None = None,
+        linear_weight: float | None = None,
     ) -> None:
         super().__init__()
         self.num_users = num_users
@@ -201,7 +275,13 @@ class LIRDRec(Model):
         self.branches = branch_names(self.in_channels, dct, bool(num_id_items))
         num_branches = len(self.branches)
 
-        widths = [*self.in_channels.values(), *([] if dct == "none" else [sum(self.in_channels.values())])]
+        # Of each modality, what is encoded.
+        self.widths = [min(width, feature_dim or width) for width in self.in_channels.values()]
+        self.components = nn.ModuleList(
+            nn.Identity() if width == encoded else PrincipalComponents(width, encoded)
+            for width, encoded in zip(self.in_channels.values(), self.widths, strict=True)
+        )
+        widths = [*self.widths, *([] if dct == "none" else [sum(self.widths)])]
         self.encoders = nn.ModuleList(ModalityEncoder(width, embedding_dim) for width in widths)
         self.dct = None if dct == "none" else MultimodalDCT(dct)
         self.user = nn.Parameter(torch.empty(num_users, num_branches, embedding_dim))
@@ -211,6 +291,11 @@ class LIRDRec(Model):
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
         self.knn_k = knn_k
         self.bpr_loss = BPRLoss(reg_weight)
+        self.softmax_loss = SoftmaxLoss(temperature) if loss == "softmax" else None
+        self.activity_power = activity_power
+        self.linear_dim, self.linear_l2, self.linear_weight = linear_dim, linear_l2, linear_weight
+        self.linear_content = dict(linear_content or {})
+        self._linear: tuple[Tensor, LinearItems] | None = None
         # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
         self.reset_parameters()
@@ -231,7 +316,23 @@ class LIRDRec(Model):
             item_graph=config.item_graph,
             num_id_items=data["item"].num_nodes if config.id_branch else 0,
             knn_k=config.knn_k,
+            loss=config.loss,
+            temperature=config.temperature,
+            activity_power=config.activity_power,
+            feature_dim=config.feature_dim,
+            linear_dim=config.linear_dim,
+            linear_l2=config.linear_l2,
+            linear_content=config.linear_content,
+            linear_weight=config.linear_weight,
         )
+
+    @property
+    def is_capturable(self) -> bool:
+        return self.softmax_loss is None
+
+    @property
+    def samples_negatives(self) -> bool:
+        return self.softmax_loss is None
 
     def reset_parameters(self) -> None:
         for encoder in self.encoders:
@@ -251,9 +352,17 @@ class LIRDRec(Model):
 
     @staticmethod
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
-        add_dct = [] if config.dct == "none" else [AddDCT(config.dct)]
+        add_dct = [] if config.dct == "none" or config.feature_dim else [AddDCT(config.dct)]
+        keep_history = [KeepHistory()] if config.loss == "softmax" else []
         return Compose(
-            [*_kept_modality(config), LoadFeatures(), *add_dct, NormalizeBipartite(), CacheAdjacency(backend)]
+            [
+                *_kept_modality(config),
+                LoadFeatures(),
+                *add_dct,
+                *keep_history,
+                NormalizeBipartite(),
+                CacheAdjacency(backend),
+            ]
         )
 
     @staticmethod
@@ -288,11 +397,14 @@ class LIRDRec(Model):
 
     def encode_items(self, data: HeteroData, node_type: str = "item", rows: slice = slice(None)) -> Tensor:
         """Return unit vectors of the items in ``rows`` in each branch before propagation, shape ``(|I|, B, d)``."""
-        features = [item_features(data, modality, node_type) for modality in self.in_channels]
+        reduced = data[node_type].get("components")
+        features = reduced or [item_features(data, modality, node_type) for modality in self.in_channels]
         some = [x[rows].to(self.user) for x in features]
+        if reduced is None:
+            some = [components(x) for components, x in zip(self.components, some)]
         encoded = [encoder(x) for encoder, x in zip(self.encoders, some)]
         if self.dct is not None:
-            encoded.append(self._encode_shared(self.encoders[-1], self.dct, data[node_type], features, rows))
+            encoded.append(self._encode_shared(self.encoders[-1], self.dct, data[node_type], some, rows))
         if self.item_id is not None:
             encoded.append(self.item_id[rows])
         return torch.stack([unit_vectors(x.to(self.user.dtype)) for x in encoded], dim=1)
@@ -307,9 +419,21 @@ class LIRDRec(Model):
         if dct.mode == "2d":
             return encoder(dct(features)[rows].to(self.user))
         # The weights are smaller than the features.
-        some = [x[rows].to(self.user) for x in features]
-        weight = dct.fold_into(encoder.lin1.weight, [x.size(1) for x in features])
-        return encoder(torch.cat(some, dim=1) if len(some) > 1 else some[0], weight)
+        weight = dct.fold_into(encoder.lin1.weight, self.widths)
+        return encoder(torch.cat(list(features), dim=1) if len(features) > 1 else features[0], weight)
+
+    @torch.no_grad()
+    def prepare(self, data: HeteroData) -> None:
+        """Find the principal components of the features, and keep the reduced features in ``data``."""
+        if not any(isinstance(components, PrincipalComponents) for components in self.components):
+            return
+        reduced = []
+        for components, modality in zip(self.components, self.in_channels, strict=True):
+            x, mask = item_features(data, modality), feature_mask(data, modality)
+            if isinstance(components, PrincipalComponents):
+                components.to(x.device).fit(x if mask is None else x[mask])
+            reduced.append(components(x))
+        data["item"].components = reduced
 
     def forward(self, data: HeteroData | SampledGraph) -> tuple[Tensor, Tensor]:
         """Return representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
@@ -328,7 +452,11 @@ class LIRDRec(Model):
         return self.fusion(self.split_branches(x_user)), self._with_neighbors(data, x_item)
 
     def _with_neighbors(self, data: HeteroData, x_item: Tensor) -> Tensor:
-        return x_item if self.item_conv is None else self.item_conv(x_item, *adjacency(data[SIMILAR]))
+        return self.as_output(x_item if self.item_conv is None else self.item_conv(x_item, *adjacency(data[SIMILAR])))
+
+    def as_output(self, x_item: Tensor) -> Tensor:
+        """Return the items that scores are computed with, from those after all propagation."""
+        return x_item if self.softmax_loss is None else unit_vectors(x_item)
 
     def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
         user_index = sample.data["user"].n_id
@@ -371,12 +499,33 @@ class LIRDRec(Model):
             inputs = self._inputs(data)
             x_user, x_item = self.bipartite_conv(*inputs)
             x_user = self.split_branches(x_user)
-            return Vectors(
+            learned = Vectors(
                 user=self.fusion(x_user),
                 user_weight=self.fusion.attention(x_user),
                 item=self._with_neighbors(data, x_item),
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
+                linear=x_item.new_empty(len(x_item), 0),
             )
+        if not self.linear_weight:
+            return learned
+        linear = self.linear_items(data)
+        return with_linear(learned, data, linear, self.linear_weight)
+
+    def linear_items(self, data: HeteroData) -> LinearItems:
+        """Return the items of the linear branch; those of the last graph are kept."""
+        edge_index = data[INTERACTS].edge_index
+        if self._linear is None or self._linear[0] is not edge_index:
+            assert self.linear_l2 is not None
+            self._linear = edge_index, linear_items(data, self.linear_dim, self.linear_l2, self.linear_content)
+        return self._linear[1]
+
+    @torch.no_grad()
+    def complete(self, config: LIRDRecConfig, data: HeteroData, measure: Measure | None) -> LIRDRecConfig:
+        """Choose what is left open about the linear branch by validation; see :class:`~lirdrec_pyg.models.Model`."""
+        config = completed(config, data, self.vectors(data), measure) if config.linear_dim else config
+        self.linear_dim, self.linear_l2, self.linear_weight = config.linear_dim, config.linear_l2, config.linear_weight
+        self.linear_content = config.linear_content
+        return config
 
     def attribution(self, data: HeteroData, vectors: Vectors) -> PropagatedUsers:
         """See :class:`~lirdrec_pyg.models.Model`."""
@@ -392,11 +541,37 @@ class LIRDRec(Model):
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
         user, item = self(data)
+        if self.softmax_loss is not None:
+            return weight * self._softmax(self.softmax_loss, data, triples, user, item)
         # Not user[u]: the order in which its gradient is summed is not deterministic.
         x, items = F.embedding(triples[0], user), F.embedding(triples[1:], item)
         # One by one: the product of all is as large as all items together.
         positive, *negatives = [(x * rows).sum(dim=-1) for rows in items]
         return self.bpr_loss(positive, torch.stack(negatives), user, item, weight)
+
+    def _softmax(self, loss: SoftmaxLoss, data: HeteroData, pairs: Tensor, user: Tensor, item: Tensor) -> Tensor:
+        history = data["user"].get("history") or SeenItems.of(data[INTERACTS].edge_index, self.num_users)
+        clicked = degree(history.item, len(item)).nonzero().view(-1)
+        negatives = clicked
+        if len(clicked) > MAX_NEGATIVES:
+            negatives = clicked[torch.randperm(len(clicked), device=clicked.device)[:MAX_NEGATIVES]]
+        column = torch.full((len(item),), -1, device=item.device)
+        column[negatives] = torch.arange(len(negatives), device=item.device)
+        users, row = pairs[0].unique(return_inverse=True)
+        seen_row, seen = history.pairs(users)
+        masked = torch.stack([seen_row, column[seen]])
+        activity = history.start.diff().to(user.dtype)
+        weight = activity.clamp(min=1) ** -self.activity_power
+        weight = weight * (activity.sum() / (activity * weight).sum())
+        return loss(
+            unit_vectors(F.embedding(users, user)),
+            F.embedding(negatives, item),
+            masked[:, masked[1] >= 0],
+            row,
+            F.embedding(pairs[1], item),
+            weight[pairs[0]],
+            len(clicked),
+        )
 
     def start_epoch(self) -> None:
         self.fusion.start_epoch()
@@ -428,8 +603,8 @@ class LIRDRec(Model):
         if k < 1:
             raise DataError(f"`k` is {k}. It must be at least 1.")
         index = _user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
-        with eval_mode(self):
-            user, item = self(data)
+        vectors = self.vectors(data)
+        user, item = vectors.user, vectors.item
         seen = SeenItems.of(data[INTERACTS].edge_index, self.num_users) if exclude_seen else None
         blocks = list(top_k(user, item, index.to(user.device), k, seen))
         return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])

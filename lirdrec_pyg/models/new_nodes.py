@@ -14,6 +14,7 @@ from torch_geometric.utils import coalesce, cumsum, degree, scatter
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new_items
 from lirdrec_pyg.models.attribution import PropagatedUsers
 from lirdrec_pyg.models.base import eval_mode
+from lirdrec_pyg.models.linear import linear_part, unit_features
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
@@ -35,11 +36,13 @@ class Neighborhood:
         whitening: :math:`(\mathbf{C} + 0.1 \, \bar{c} \, \mathbf{I})^{-1/2}`, with the covariance of these
             and its mean variance :math:`\bar{c}`, ``(B * d, B * d)``.
         key: whitened unit vectors of all training items, ``(|I|, B * d)``.
+        linear: ``encoder`` of :class:`~lirdrec_pyg.models.LinearItems`, without columns if there is no linear branch.
     """
 
     center: Tensor
     whitening: Tensor
     key: Tensor
+    linear: Tensor
 
     @classmethod
     @torch.no_grad()
@@ -56,7 +59,9 @@ class Neighborhood:
         variance, direction = torch.linalg.eigh(covariance / clicked.sum())
         # Variances can be negative by rounding, and all are zero if all items are equal.
         scale = (variance.clamp(min=0) + _RIDGE * variance.mean()).clamp(min=1e-12).rsqrt()
-        found = cls(center, (direction * scale @ direction.t()).to(known.dtype), torch.empty_like(start).flatten(1))
+        whitening = (direction * scale @ direction.t()).to(known.dtype)
+        linear = model.linear_items(data).encoder.to(center) if vectors.linear.size(1) else center.new_empty(0, 0)
+        found = cls(center, whitening, torch.empty_like(start).flatten(1), linear)
         for rows, out in zip(start.split(_BLOCK_ROWS), found.key.split(_BLOCK_ROWS), strict=True):
             out.copy_(found.whitened(rows))
         return found
@@ -108,7 +113,9 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     with eval_mode(model):
         encoded = model.encode_items(data, NEW_ITEM)
     query = neighborhood.whitened(_with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM))
-    return vectors.append_items(*_attached(model, data, vectors, neighborhood, encoded, query))
+    return vectors.append_items(
+        *_attached(model, data, vectors, neighborhood, encoded, query, _linear(model, data, neighborhood, NEW_ITEM))
+    )
 
 
 @torch.no_grad()
@@ -128,14 +135,33 @@ def attach_unclicked(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbo
     """
     rows = (degree(data[INTERACTS].edge_index[1], data["item"].num_nodes) == 0).nonzero().view(-1)
     encoded = model.split_branches(vectors.item_layers[0, rows])
-    attached, _ = _attached(model, data, vectors, neighborhood, encoded, neighborhood.key[rows])
+    linear = vectors.item[rows, vectors.width :]
+    attached, *_ = _attached(model, data, vectors, neighborhood, encoded, neighborhood.key[rows], linear)
     return replace(vectors, item=vectors.item.index_copy(0, rows, attached))
 
 
+def _linear(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, node_type: str) -> Tensor:
+    """Return the vectors of new items in the linear branch."""
+    if not neighborhood.linear.size(0):  # no features, or no branch
+        return neighborhood.linear.new_zeros(data[node_type].num_nodes, neighborhood.linear.size(1))
+    names = [name for name, weight in model.linear_content.items() if weight]
+    return (
+        torch.cat([unit_features(data, name, node_type) for name in names], dim=1).to(neighborhood.linear)
+        @ neighborhood.linear
+    )
+
+
 def _attached(
-    model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhood: Neighborhood, encoded: Tensor, query: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return vectors and layers of items by :func:`attach_items`, from their encoded features and whitened vectors."""
+    model: LIRDRec,
+    data: HeteroData,
+    vectors: Vectors,
+    neighborhood: Neighborhood,
+    encoded: Tensor,
+    query: Tensor,
+    linear: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return vectors, layers and messages of items by :func:`attach_items`, from their encoded features, whitened
+    vectors, and vectors in the linear branch."""
     neighbors, weight = _neighbors(data, neighborhood, query)
     layers = torch.stack(
         [
@@ -143,9 +169,10 @@ def _attached(
             *(F.embedding_bag(neighbors, x, mode="sum", per_sample_weights=weight) for x in vectors.item_layers[1:]),
         ]
     )
+    given = F.embedding_bag(neighbors, vectors.linear, mode="sum", per_sample_weights=weight)
     start = layers.sum(dim=0)
     if model.item_conv is None:
-        return start, layers
+        return torch.cat([model.as_output(start), linear], dim=1), layers, given
     rows, position = neighbors.unique(return_inverse=True)
     x = start
     for hops in range(model.item_conv.num_layers):
@@ -153,7 +180,7 @@ def _attached(
         x = x / model.knn_k + (1 - 1 / model.knn_k) * F.embedding_bag(
             position, known, mode="sum", per_sample_weights=weight
         )
-    return start + x, layers
+    return torch.cat([model.as_output(start + x), linear], dim=1), layers, given
 
 
 def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
@@ -196,7 +223,9 @@ def _propagated(data: HeteroData, vectors: Vectors, rows: Tensor, hops: int) -> 
 
 
 @torch.no_grad()
-def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor) -> Vectors:
+def fold_in_users(
+    model: LIRDRec, vectors: Vectors, trained: SeenItems, popularity: Tensor, history: Tensor, position: Tensor
+) -> Vectors:
     r"""Represent users by the items they interacted with since the training.
 
     One step of propagation from the items :math:`H` of a user, as if their edges were part of the trained graph. For a
@@ -215,11 +244,12 @@ def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: T
     such an edge, the result for a user of the training is the trained vector.
 
     Args:
-        model: model trained on ``data``.
-        data: the graph.
-        vectors: vectors of ``model`` on ``data``, with or without new items.
+        model: the trained model.
+        vectors: its vectors, with or without new items.
+        trained: training items of the trained users, on any device.
+        popularity: training interactions of each item of ``vectors``, int64, shape ``(|I|,)``.
         history: pairs (row in ``position``, item), int64, shape ``(2, num_pairs)``.
-        position: positions of the users in ``data``, -1 for new ones, int64, shape ``(N,)``.
+        position: positions of the users in ``trained``, -1 for new ones, int64, shape ``(N,)``.
 
     Returns:
         ``vectors`` with these ``N`` users instead of the trained ones.
@@ -228,7 +258,7 @@ def fold_in_users(model: LIRDRec, data: HeteroData, vectors: Vectors, history: T
         ConfigError: if the model has no layer of user-item propagation.
     """
     LIRDRecConfig(num_layers=model.bipartite_conv.num_layers).require("new_users")
-    return _folded(model, vectors, *_fold_in_edges(data, vectors, history, position), position)
+    return _folded(model, vectors, *_fold_in_edges(trained, popularity, history, position), position)
 
 
 def _folded(model: LIRDRec, vectors: Vectors, user: Tensor, item: Tensor, weight: Tensor, position: Tensor) -> Vectors:
@@ -239,7 +269,10 @@ def _folded(model: LIRDRec, vectors: Vectors, user: Tensor, item: Tensor, weight
     alpha = model.fusion.attention_of_new_users(x).clone()
     x[known] += unit_vectors(model.user[position[known]])
     alpha[known] = model.fusion.attention(x[known], position[known])
-    return Vectors((alpha.unsqueeze(-1) * x).flatten(start_dim=1), alpha, vectors.item, vectors.item_layers)
+    learned = (alpha.unsqueeze(-1) * x).flatten(start_dim=1)
+    given = scatter(vectors.linear[item], user, dim_size=len(position))
+    both = torch.cat([learned, linear_part(learned, given, model.linear_weight or 0.0)], dim=1)
+    return replace(vectors, user=both, user_weight=alpha)
 
 
 @torch.no_grad()
@@ -263,17 +296,17 @@ def continue_from(model: LIRDRec, trained: LIRDRec, learned: Tensor, folded: Ten
         (value if value.shape == old.shape else value[: len(old)]).copy_(old)
     model.fusion.forget_users(~learned)
     length = model.user[learned].norm(dim=-1, keepdim=True).mean(dim=0)
-    start = length * unit_vectors(model.split_branches(folded))
+    start = length * unit_vectors(model.split_branches(folded[:, : model.user[0].numel()]))
     found = start.flatten(1).any(dim=1)
     model.user[(~learned).nonzero().view(-1)[found]] = start[found]
 
 
 @torch.no_grad()
 def attribution_of_history(
-    model: LIRDRec, data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor
+    model: LIRDRec, vectors: Vectors, trained: SeenItems, popularity: Tensor, history: Tensor, position: Tensor
 ) -> PropagatedUsers:
     """Return the attribution for the users of :func:`fold_in_users`, whose arguments are the same."""
-    user, item, weight = _fold_in_edges(data, vectors, history, position)
+    user, item, weight = _fold_in_edges(trained, popularity, history, position)
     folded = _folded(model, vectors, user, item, weight, position)
     start = cumsum(degree(user, len(position), dtype=torch.long))
     known = (position >= 0).view(-1, 1, 1)
@@ -281,14 +314,12 @@ def attribution_of_history(
 
 
 def _fold_in_edges(
-    data: HeteroData, vectors: Vectors, history: Tensor, position: Tensor
+    trained: SeenItems, popularity: Tensor, history: Tensor, position: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the edges (user, item) of :func:`fold_in_users`, sorted, and their weights."""
-    edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
-    num_users, num_items, rows = len(position), vectors.item.size(0), (position >= 0).nonzero().view(-1)
-    row, item = SeenItems.of(edge_index, data["user"].num_nodes).pairs(position[rows])
-    pairs = torch.cat([torch.stack([rows[row], item]), history], dim=1)
+    known = (position >= 0).nonzero().view(-1)
+    row, item = (x.to(position.device) for x in trained.pairs(position[known].to(trained.item.device)))
+    pairs = torch.cat([torch.stack([known[row], item]), history], dim=1)
     is_new = torch.arange(pairs.size(1), device=pairs.device) >= len(item)
     (user, item), is_new = coalesce(pairs, is_new.long(), reduce="min")  # no edge counts twice
-    item_degree = degree(edge_index[1], num_items)[item] + is_new
-    return user, item, (degree(user, num_users)[user] * item_degree).rsqrt()
+    return user, item, (degree(user, len(position))[user] * (popularity[item] + is_new)).rsqrt()

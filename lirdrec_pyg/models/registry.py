@@ -12,12 +12,14 @@ from lirdrec_pyg.models.item_knn import ItemKNN
 from lirdrec_pyg.models.lightgcn import LightGCN
 from lirdrec_pyg.models.lirdrec import LIRDRec
 from lirdrec_pyg.models.mgcn import MGCN
+from lirdrec_pyg.models.mm_gf import MMGF
+from lirdrec_pyg.models.mmhcl import MMHCL
 from lirdrec_pyg.models.popularity import Popularity
 from lirdrec_pyg.models.vbpr import VBPR
 
 MODELS: dict[str, type[Model]] = {
     kind.config_class.model: kind
-    for kind in (LIRDRec, Popularity, ContentKNN, ItemKNN, EASE, BPRMF, LightGCN, VBPR, BM3, FREEDOM, MGCN)
+    for kind in (LIRDRec, Popularity, ContentKNN, ItemKNN, EASE, BPRMF, LightGCN, VBPR, BM3, FREEDOM, MGCN, MMGF, MMHCL)
 }
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {name: kind.config_class for name, kind in MODELS.items()}
 

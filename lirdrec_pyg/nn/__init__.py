@@ -7,12 +7,14 @@ from lirdrec_pyg.nn.conv import (
     adjacency,
     bipartite_norm,
     degree_scale,
+    reverse,
 )
 from lirdrec_pyg.nn.dct import MultimodalDCT, dct, idct
 from lirdrec_pyg.nn.fusion import AttentionFusion, MeanFusion, ProgressiveWeightCopying, StaticFusion
-from lirdrec_pyg.nn.loss import BPRLoss
+from lirdrec_pyg.nn.loss import BPRLoss, SoftmaxLoss
 from lirdrec_pyg.nn.modality_encoder import ModalityEncoder
 from lirdrec_pyg.nn.normalize import unit_vectors
+from lirdrec_pyg.nn.principal_components import PrincipalComponents
 from lirdrec_pyg.nn.ranking import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
 from lirdrec_pyg.nn.sparse import SparseOperator, gather_rows
 
@@ -26,10 +28,12 @@ __all__ = [
     "MeanFusion",
     "ModalityEncoder",
     "MultimodalDCT",
+    "PrincipalComponents",
     "ProgressiveWeightCopying",
     "Ranker",
     "Scores",
     "SeenItems",
+    "SoftmaxLoss",
     "SparseOperator",
     "StaticFusion",
     "TopK",
@@ -39,6 +43,7 @@ __all__ = [
     "degree_scale",
     "gather_rows",
     "idct",
+    "reverse",
     "top_k",
     "unit_vectors",
 ]

@@ -1,3 +1,5 @@
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,6 +44,46 @@ class BPRLoss(nn.Module):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(reg_weight={self.reg_weight})"
+
+
+class SoftmaxLoss(nn.Module):
+    r"""Cross entropy of each positive against all items that are no positives of its user, on cosines.
+
+    .. math::
+        \mathcal{L} = -\frac{1}{N} \sum_{(u,i)} w_u \log \frac{\exp(c_{ui} / \tau)}{\exp(c_{ui} / \tau)
+        + \frac{|J|}{|J'|} \sum_{j \in J' \setminus H_u} \exp(c_{uj} / \tau)}, \qquad
+        c_{ui} = \frac{\mathbf{u}^\top \mathbf{v}}{\lVert \mathbf{u} \rVert \lVert \mathbf{v} \rVert}
+
+    The loss is that of SSM in `"On the Effectiveness of Sampled Softmax Loss for Item Recommendation"
+    <https://arxiv.org/abs/2201.02327>`_, with all items :math:`J` as negatives, or some of them, :math:`J'`, shared by
+    the users of a batch. The pairs of a batch share the scores of their users, so a batch costs one product of its
+    users with these items.
+
+    Args:
+        temperature: :math:`\tau`.
+
+    Shapes:
+        - **input:** unit vectors of users :math:`(M, F)` and of items :math:`J'`, :math:`(|J'|, F)`; pairs (row of the
+          user, row in :math:`J'`) to mask, :math:`(2, P)`; rows of the users of the positives :math:`(N)`, unit vectors
+          of the positives :math:`(N, F)`, and :math:`w_u` of each, :math:`(N)`; :math:`|J|`
+        - **output:** a scalar
+    """
+
+    def __init__(self, temperature: float = 0.15) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(
+        self, user: Tensor, item: Tensor, masked: Tensor, row: Tensor, positive: Tensor, weight: Tensor, num_items: int
+    ) -> Tensor:
+        score = (user / self.temperature) @ item.t()
+        others = score.index_put(tuple(masked), score.new_tensor(-torch.inf)).logsumexp(dim=1)
+        others = others + math.log(num_items / len(item))
+        own = (F.embedding(row, user) * positive).sum(dim=1) / self.temperature
+        return (weight * F.softplus(F.embedding(row, others.unsqueeze(1)).squeeze(1) - own)).mean()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(temperature={self.temperature})"
 
 
 def _mean_square(x: Tensor) -> Tensor:

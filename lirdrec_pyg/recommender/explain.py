@@ -84,9 +84,16 @@ def _branches(recommender: "Recommender", row: Tensor, column: Tensor) -> pl.Dat
     if not recommender.model_config.supports_fusion_weights:
         return pl.DataFrame(schema={"branch": pl.String, "weight": pl.Float32, "part": pl.Float64})
     model, vectors = recommender.model, recommender.vectors
-    u, v = (model.split_branches(x).double() for x in (vectors.user[row], vectors.item[column]))
-    weight, part = vectors.user_weight[row[0]], (u * v).sum(dim=-1)[0]
-    return pl.DataFrame({"branch": model.branches, "weight": weight.numpy(), "part": part.numpy()})
+    product, learned = vectors.user[row[0]].double() * vectors.item[column[0]].double(), vectors.width
+    part = model.split_branches(product[:learned]).sum(dim=-1)[0].tolist()
+    weight: list[float | None] = vectors.user_weight[row[0]].tolist()
+    branches = list(model.branches)
+    if vectors.linear.size(1):  # no fusion weights it
+        branches, weight, part = [*branches, "linear"], [*weight, None], [*part, float(product[learned:].sum())]
+    return pl.DataFrame(
+        {"branch": branches, "weight": weight, "part": part},
+        schema_overrides={"weight": pl.Float32, "part": pl.Float64},
+    )
 
 
 def because(recommender: "Recommender", table: Table, count: int, history: History | None) -> pl.DataFrame:
@@ -127,7 +134,8 @@ def _of_history(recommender: "Recommender", history: History) -> tuple[Vocabular
     recommender.model_config.require("new_users")
     users, pairs = history_pairs(recommender.items, history)
     position = torch.from_numpy(recommender.trained_positions(users))
-    attribution = attribution_of_history(recommender.model, recommender.graph, recommender.vectors, pairs, position)
+    known = recommender.vectors, recommender.history, recommender.popularity
+    attribution = attribution_of_history(recommender.model, *known, pairs, position)
     return Vocabulary(users, "user"), attribution
 
 

@@ -4,9 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import evaluate_splits
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Vectors, model_class
+from lirdrec_pyg.recommender.race import default_minutes, race
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.recommender.train import (
@@ -102,6 +102,11 @@ def fit(
         model_config.require("new_items")
     if training_config.refit:
         _check_refit(data.graph)
+    elif training_config.race and not _validates(data.graph):
+        raise ConfigError(
+            "`race=True` compares by validation, but no interactions are held out for it. Pass another `split`, or "
+            "`race=False`."
+        )
     elif not (_validates(data.graph) or model_config.is_closed_form):
         _check_epochs(training_config)
     fabric = make_fabric(training_config)
@@ -150,7 +155,6 @@ def _fit_on(
     overwrite: bool,
     callback: Callback,
 ) -> Recommender:
-    created = partial(Run.created, model_config=model_config, training_config=training_config, overwrite=overwrite)
     if model_config.is_closed_form:
         graph = transformed_graph(dataset, model_config, training_config, fabric)
         recommender = _compute(dataset, graph, model_config, training_config)
@@ -158,13 +162,27 @@ def _fit_on(
             selection, dataset = recommender.metrics, replace(dataset, graph=_with_all_for_training(dataset.graph))
             recommender = _compute(dataset, _with_all_for_training(graph), model_config, training_config)
             recommender = _with_selection(recommender, selection)
-        with nullcontext() if folder is None else created(folder, dataset) as run:
+        with _created(folder, dataset, model_config, training_config, overwrite) as run:
             return finished(run, recommender)
+    record = None
+    if training_config.race:
+        if training_config.minutes is None:
+            training_config = replace(training_config, minutes=default_minutes(dataset))
+            _log.info("time: at most %g minutes, a third of it for the race", training_config.minutes)
+        model_config, record = race(dataset, model_config, training_config, fabric, callback)
+        gc.collect()  # a trainer refers to itself
+        training_config = replace(training_config, race=False)
     trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
-    with nullcontext() if folder is None else created(folder, dataset) as run:
+    with _created(folder, dataset, model_config, training_config, overwrite) as run:
         recommender = trained(run, dataset, trainer, tasks, model_config, callback)
         del trainer, tasks  # the refit needs the memory
+        if record is not None:
+            recommender = replace(recommender, metrics={**(recommender.metrics or {}), "race": record})
         return finished(run, _refit_if_wanted(run, recommender, fabric, callback))
+
+
+def _created(folder: Path | None, *settings: Any) -> AbstractContextManager[Run | None]:
+    return nullcontext() if folder is None else Run.created(folder, *settings)
 
 
 def resume(
@@ -250,7 +268,7 @@ def _refitted(
 ) -> Recommender:
     """Train on all interactions, from scratch or from ``checkpoint``, for as many epochs as ``selection`` found."""
     dataset = replace(dataset, graph=_with_all_for_training(dataset.graph))
-    config = replace(training_config, epochs=selection["best_epoch"])
+    config = replace(training_config, epochs=selection["best_epoch"], minutes=None)
     seed_everything(config.seed, verbose=False)
     trainer = make_trainer(copy.copy(dataset.graph).to(graph_device(fabric, config)), model_config, config, fabric)
     if checkpoint is not None:

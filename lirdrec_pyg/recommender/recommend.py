@@ -125,7 +125,8 @@ def recommend_for_history(
     users, pairs = history_pairs(recommender.items, history)
     allowed = allowed_items(recommender, rules, candidates, exclude)
     position = torch.from_numpy(recommender.trained_positions(users))
-    vectors = fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, position)
+    known = recommender.vectors, recommender.history, recommender.popularity
+    vectors = fold_in_users(recommender.model, *known, pairs, position)
     seen = _seen_with(recommender, pairs, users) if exclude_seen else None
     ranker = ruled(recommender, DotProducts(vectors.user.to(recommender.device), recommender.ranked_items), rules)
     index = torch.arange(len(users), device=recommender.device)

@@ -510,7 +510,9 @@ class Recommender:
         return replace(
             self,
             dataset=dataset,
-            vectors=self.vectors.append_items(attached.item[first:], attached.item_layers[:, first:]),
+            vectors=self.vectors.append_items(
+                attached.item[first:], attached.item_layers[:, first:], attached.linear[first:]
+            ),
             neighborhood=neighborhood,
         )
 

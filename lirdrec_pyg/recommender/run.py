@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import yaml
+from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg import files
@@ -46,6 +47,7 @@ Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig)
 # The first file identifies a folder as a run: it is written first and removed last.
 _START = ("versions.json", "config.yaml", "graph.safetensors", "users.parquet", "items.parquet")
 _VECTORS = "vectors.safetensors"
+_OF_ITEMS = ("item", "item_layers", "linear")
 _MODEL = f"{WEIGHTS}.safetensors"
 # All that a trained model needs. Models whose scores are not dot products have no vectors.
 _NEEDED = (*_START, _MODEL, _VECTORS)
@@ -215,7 +217,7 @@ class Run:
         if recommender.model_config.has_vectors:
             if len(vectors.item) > num_items:  # first, since vectors() expects it where the other file is
                 new = vectors.items_from(num_items)
-                save_state(self.path, "new_vectors", {"item": new.item, "item_layers": new.item_layers})
+                save_state(self.path, "new_vectors", {name: vars(new)[name] for name in _OF_ITEMS})
             if _VECTORS not in linked:
                 save_state(self.path, "vectors", vars(known))
         if recommender.neighborhood is not None and "neighborhood.safetensors" not in linked:
@@ -405,16 +407,16 @@ class Run:
         """Return the representations by the best epoch, the new items last; ``None`` if there are none."""
         if not (self.path / _VECTORS).is_file():
             return None
-        vectors = Vectors(**load_state(self.path / _VECTORS, ("user", "user_weight", "item", "item_layers")))
+        vectors = Vectors(**_with_linear(load_state(self.path / _VECTORS), "item"))
         if not (self.path / "new_items.safetensors").is_file():
             return vectors
-        return vectors.append_items(**load_state(self.path / "new_vectors.safetensors", ("item", "item_layers")))
+        return vectors.append_items(**_with_linear(load_state(self.path / "new_vectors.safetensors"), "item"))
 
     def neighborhood(self) -> Neighborhood | None:
         """Return what new items are attached by; ``None`` if there is none."""
         for path in (self.path / "neighborhood.safetensors", self.path / "neighbourhood.safetensors"):
             if path.is_file():
-                return Neighborhood(**load_state(path, ("center", "whitening", "key")))
+                return Neighborhood(**_with_linear(load_state(path)))
         return None
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -473,3 +475,9 @@ def versions() -> dict[str, str]:
         **found,
         "threads": str(torch.get_num_threads()),
     }
+
+
+def _with_linear(state: dict[str, Tensor], rows_of: str | None = None) -> dict[str, Tensor]:
+    """Return what belongs to the branches, also if an earlier version, which had no linear one, wrote it."""
+    rows = 0 if rows_of is None else len(state[rows_of])
+    return {"linear": torch.empty(rows, 0), **state}

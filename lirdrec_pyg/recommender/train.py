@@ -5,7 +5,7 @@ import logging
 import resource
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -14,9 +14,9 @@ from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
-from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_splits
+from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker, evaluate_splits
 from lirdrec_pyg.models import ModelConfig, Neighborhood, attach_items, attach_unclicked, model_class
-from lirdrec_pyg.nn import DotProducts
+from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import (
@@ -71,6 +71,7 @@ def make_trainer(
     """Return a trainer of a new model on a graph that has what the model needs."""
     prepared = input_transform(model_config, training_config)(graph)
     model = model_class(model_config).from_config(model_config, prepared)
+    model.prepare(prepared)
     return Trainer(model, prepared, training_config, fabric)
 
 
@@ -108,6 +109,10 @@ def trained(
         journal.close()
     model = trainer.model.module
     model.load_state_dict(result.best_state)
+    completed = model.complete(model_config, trainer.data, _measure(trainer))
+    if run is not None and completed != model_config:
+        run.reopen(dataset.config, completed, trainer.config)
+    model_config = completed
     vectors = trainer.loader.vectors(model)
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)
@@ -144,6 +149,13 @@ def trained(
             "data": dataset.facts,
         },
     )
+
+
+def _measure(trainer: Trainer) -> Callable[[Ranker], float] | None:
+    """Return the validation Recall@20 as a function of a ranking function, or ``None`` without a validation split."""
+    if (task := trainer.task) is None:
+        return None
+    return lambda ranker: evaluate_ranker(ranker, task)[MONITOR]
 
 
 def finished(run: Run | None, recommender: Recommender) -> Recommender:

@@ -132,7 +132,8 @@ def _continue(model: Any, recommender: "Recommender", dataset: Dataset) -> None:
     others = ~learned[user]
     position = torch.full((int((~learned).sum()),), -1)
     history = torch.stack([rows[user[others]], item[others]])
-    folded = fold_in_users(recommender.model, recommender.graph, recommender.vectors, history, position)
+    known = recommender.vectors, recommender.history, recommender.popularity
+    folded = fold_in_users(recommender.model, *known, history, position)
     device = model.user.device
     continue_from(model, recommender.model, learned.to(device), folded.user.to(device))
 

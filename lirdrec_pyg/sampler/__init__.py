@@ -2,5 +2,6 @@
 
 from lirdrec_pyg.sampler.bpr import BPRSampler
 from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling
+from lirdrec_pyg.sampler.users import UserSampler
 
-__all__ = ["BPRSampler", "NeighborSampling", "SampledGraph", "SampledLevels", "check_sampling"]
+__all__ = ["BPRSampler", "NeighborSampling", "SampledGraph", "SampledLevels", "UserSampler", "check_sampling"]

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import polars as pl
@@ -19,7 +20,7 @@ from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.service.batches import Batches
 from lirdrec_pyg.service.config import ServiceConfig
-from lirdrec_pyg.service.guard import Guard
+from lirdrec_pyg.service.guard import FAILED, Guard, Message
 from lirdrec_pyg.service.items import new_items
 from lirdrec_pyg.service.live import LiveRun, Served
 from lirdrec_pyg.service.metrics import Metrics
@@ -35,7 +36,7 @@ _THREADS = 4
 _caught: ContextVar[list[str] | None] = ContextVar("_caught", default=None)
 
 
-def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -> "FastAPI":
+def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -> Guard:
     """Return the application, which any ASGI server runs.
 
     Args:
@@ -46,10 +47,10 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     from fastapi import Depends, FastAPI, Response
     from fastapi.security import HTTPBearer
     from prometheus_client import CONTENT_TYPE_LATEST
-    from pydantic import BaseModel, ConfigDict, Field, create_model
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-    metrics, batches = Metrics(), Batches()
-    pool = ThreadPoolExecutor(_THREADS, "compute")
+    metrics, pool = Metrics(), ThreadPoolExecutor(_THREADS, "compute")
+    batches = Batches(pool)
 
     class Body(BaseModel):
         model_config = ConfigDict(extra="forbid", strict=True)
@@ -136,7 +137,6 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         redoc_url=None,
         responses={status: {"model": Error} for status in (401, 404, 413, 422)},
     )
-    app.add_middleware(Guard, token=token, max_body=1024 * config.max_body, answered=metrics.answered)
     _handle_errors(app)
 
     @app.post("/recommend")
@@ -151,7 +151,7 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         if len(body.users) > 1:
             return await answer(served, ranked, body.users)
         key = served, body.model_dump_json(exclude={"users"})
-        found = await batches.answer(key, body.users[0], lambda users: computed(_answers, served, users, ranked))
+        found = await batches.answer(key, body.users[0], lambda users: _answers(served, users, ranked))
         if isinstance(found, LIRDRecError):
             raise found
         return Response(found, media_type="application/json")
@@ -215,7 +215,15 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         """Return measurements in the format of Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
-    return app
+    async def direct(scope: Message, body: bytes) -> Response | None:
+        """Answer a valid request for recommendations. FastAPI, which takes longer, explains all errors."""
+        json_type = b"content-type", b"application/json"
+        if (scope["method"], scope["path"]) == ("POST", "/recommend") and json_type in scope["headers"]:
+            with suppress(ValidationError, LIRDRecError):
+                return await recommend(Users.model_validate_json(body))
+        return None
+
+    return Guard(app, direct, app.openapi()["paths"], token, 1024 * config.max_body, metrics.answered)
 
 
 async def _watch(live: LiveRun, seconds: float, metrics: Metrics) -> None:
@@ -245,6 +253,10 @@ def _handle_errors(app: "FastAPI") -> None:
     @app.exception_handler(RequestValidationError)
     async def refuse_body(_request: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"error": _message(error.errors()[-1])}, 422)
+
+    @app.exception_handler(Exception)
+    async def fail(_request: Request, _error: Exception) -> Response:  # and the guard logs it
+        return JSONResponse({"error": FAILED}, 500)
 
     @app.exception_handler(HTTPException)
     async def refuse_route(_request: Request, error: HTTPException) -> Response:
@@ -285,10 +297,15 @@ def _json(content: Mapping[str, Any]) -> bytes:
 
 
 def _frame_json(frame: pl.DataFrame) -> str:
-    for name, dtype in frame.schema.items():
-        if "Binary" in str(dtype) or "Object" in str(dtype):
+    for name, dtype in zip(frame.columns, frame.dtypes):
+        if not _has_json(dtype):
             raise ConfigError(f"`columns` has {name!r}, whose type {dtype} has no form in JSON.")
     return frame.write_json()
+
+
+@cache
+def _has_json(dtype: pl.DataType) -> bool:
+    return "Binary" not in str(dtype) and "Object" not in str(dtype)
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from lirdrec_pyg.errors import first_line
@@ -15,6 +15,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
+Direct = Callable[[Message, bytes], Awaitable[App | None]]
+
+FAILED = "The service failed to answer. Its log has the reason."
 
 # They show nothing of the data.
 OPEN_PATHS = ("/health", "/docs", "/openapi.json")
@@ -25,13 +28,23 @@ class Guard:
 
     Args:
         app: what answers the others.
+        direct: gets the request and its body first; it returns the answer, or ``None`` to leave it to ``app``.
+        paths: paths of the endpoints.
         token: the token, ``None`` if there is none.
         max_body: largest size of a body, in bytes.
-        answered: is called with route, status and seconds of each request.
+        answered: is called with path, status and seconds of each request.
     """
 
-    def __init__(self, app: App, token: str | None, max_body: int, answered: Callable[[str, int, float], None]) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: App,
+        direct: Direct,
+        paths: Collection[str],
+        token: str | None,
+        max_body: int,
+        answered: Callable[[str, int, float], None],
+    ) -> None:
+        self._app, self._direct, self._paths = app, direct, paths
         self._authorization = None if token is None else f"Bearer {token}".encode()
         self._max_body = max_body
         self._answered = answered
@@ -53,10 +66,10 @@ class Guard:
         except Exception as error:
             _log.error("%s failed: %s: %s", scope["path"], type(error).__name__, first_line(error))
             if not status:
-                await _refuse(noting_status, 500, "The service failed to answer. Its log has the reason.")
+                await _refuse(noting_status, 500, FAILED)
         finally:
-            # The path itself is anything that a client sends.
-            self._answered(getattr(scope.get("route"), "path", "other"), status, time.perf_counter() - start)
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._answered(path, status, time.perf_counter() - start)
 
     async def _answer(self, scope: Message, receive: Receive, send: Send) -> None:
         if self._authorization is not None and scope["path"] not in OPEN_PATHS:
@@ -75,6 +88,9 @@ class Guard:
             if len(body) > self._max_body:
                 await _refuse(send, 413, f"The body is larger than {self._max_body // 1024} KiB.")
                 return
+        if (direct := await self._direct(scope, body)) is not None:
+            await direct(scope, receive, send)
+            return
         unread = [{"type": "http.request", "body": body}]
 
         async def received() -> Message:

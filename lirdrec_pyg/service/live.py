@@ -12,6 +12,7 @@ from lirdrec_pyg.data import NewItems
 from lirdrec_pyg.errors import LIRDRecError, RunError
 from lirdrec_pyg.files import CHECKSUMS, format_checksums
 from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.recommender.columns import title_column
 
 _log = logging.getLogger(__name__)
 
@@ -121,5 +122,5 @@ def _with_items(served: Served, new: NewItems) -> Served:
 def _warmed_up(recommender: Recommender) -> Recommender:
     """Compute what the first request would otherwise wait for."""
     trained = int(recommender.has_history.argmax())
-    recommender.recommend(recommender.users.ids[trained : trained + 1], k=1)
+    recommender.recommend(recommender.users.ids[trained : trained + 1], k=1, columns=title_column(recommender))
     return recommender

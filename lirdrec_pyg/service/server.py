@@ -6,16 +6,14 @@ import socket
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lirdrec_pyg.errors import ConfigError, check_extra
 from lirdrec_pyg.service.app import create_app
 from lirdrec_pyg.service.config import ServiceConfig
+from lirdrec_pyg.service.guard import Guard
 from lirdrec_pyg.service.live import LiveRun
 from lirdrec_pyg.threads import usable_cpus
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +65,7 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
         uvicorn.run(f"{__name__}:worker_app", factory=True, workers=config.workers, **options)
 
 
-def worker_app() -> "FastAPI":
+def worker_app() -> Guard:
     """Return the application of one of several processes."""
     import torch
 
@@ -79,7 +77,7 @@ def worker_app() -> "FastAPI":
     return _prepared(LiveRun(Path(settings["run"]), settings["device"]), config, read_token(config))
 
 
-def _prepared(live: LiveRun, config: ServiceConfig, token: str | None) -> "FastAPI":
+def _prepared(live: LiveRun, config: ServiceConfig, token: str | None) -> Guard:
     app = create_app(live, config, token)
     # Otherwise all requests wait for half a second now and then, while Python looks for garbage in its libraries.
     gc.collect()

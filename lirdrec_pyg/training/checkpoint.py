@@ -56,6 +56,7 @@ class Checkpoint:
         generator: state of the trainer's generator before that epoch, uint8.
         random: state of torch's global generator, uint8.
         precision: state of the loss scale of ``16-mixed``, empty for other precisions.
+        average: parameters averaged over the steps; empty without ``ema``.
     """
 
     model: State
@@ -68,12 +69,14 @@ class Checkpoint:
     generator: Tensor
     random: Tensor
     precision: dict[str, Any] = field(default_factory=dict)
+    average: State = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file."""
         tensors = {
             **{f"model/{name}": value for name, value in self.model.items()},
             **{f"best/{name}": value for name, value in self.best.items()},
+            **{f"average/{name}": value for name, value in self.average.items()},
             **{f"optimizer/{n}/{name}": value for n, state in self.optimizer.items() for name, value in state.items()},
             "losses": self.losses,
             "generator": self.generator,
@@ -117,6 +120,7 @@ class Checkpoint:
                 generator=tensors["generator"],
                 random=tensors["random"],
                 precision=json.loads(metadata.get("precision", "{}")),
+                average=_part(tensors, "average/"),
             )
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, RunError):

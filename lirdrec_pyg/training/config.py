@@ -12,7 +12,7 @@ from lirdrec_pyg.transforms import CacheAdjacency, SparseBackend, check_search
 Sampling = Literal["full", "neighbors"]
 UserGradients = Literal["dense", "sparse"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
-Preset = Literal["paper", "fast"]
+Preset = Literal["paper", "fast", "best"]
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,29 @@ class TrainingConfig(Config):
         "validation and test, for as many epochs: as many passes over the data, in more steps in proportion to the "
         "interactions. The run then holds this model, beside the metrics of the first training.",
     )
+    race: bool = field(
+        False,
+        "Train variants of the model for some epochs first, and the best one by validation to the end; LIRDRec varies "
+        "the item graph and the temperature.",
+    )
+    minutes: float | None = field(
+        None,
+        "End the training when an epoch has ended after this time; a race takes a third of it at most. By default "
+        "unlimited, or with a race 1 minute per 8,000 interactions, but at least 3.",
+        min=0,
+        min_open=True,
+    )
     patience: int = field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
     batch_size: int = field(2048, "Triples (user, item, negative) per step.", min=1)
     lr: float = field(1e-4, "Learning rate of Adam.", min=0, min_open=True)
     weight_decay: float = field(0.0, "Weight decay of Adam.", min=0)
+    ema: float = field(
+        0.0,
+        "Decay of an average of the weights over the steps, such as 0.97, which is validated and kept instead of the "
+        "weights: noise of single epochs then neither ends the training early nor chooses the weights. 0 is off.",
+        min=0,
+        max=0.9999,
+    )
     edge_dropout: float = field(
         0.0, "Share of edges dropped in each epoch, those of popular nodes more often.", min=0, max=0.99
     )
@@ -127,4 +146,16 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {},
     # A step costs a pass over the whole graph however few triples it has, so it has many, which allow a larger rate.
     "fast": {"lr": 3e-4, "batch_size": 8192},
+    "best": {
+        "race": True,
+        "lr": 1e-3,
+        "batch_size": 8192,
+        "ema": 0.97,
+        "patience": 15,
+        "loss": "softmax",
+        "embedding_dim": 128,
+        "feature_dim": 128,
+        "fusion": "mean",
+        "linear_dim": 256,
+    },
 }

@@ -1,6 +1,8 @@
 import copy
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +14,7 @@ from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Split, held_out_edges
 from lirdrec_pyg.errors import LIRDRecError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
-from lirdrec_pyg.sampler import BPRSampler
+from lirdrec_pyg.sampler import BPRSampler, UserSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.config import TrainingConfig
 from lirdrec_pyg.training.distributed import make_fabric, noticing_lost_processes, share_of
@@ -99,14 +101,8 @@ class Trainer:
         self._bare_optimizers = make_optimizers(model, config)
         self.model, *self.optimizers = self.fabric.setup(model, *self._bare_optimizers)
         self.model.mark_forward_method("loss")
-        self.sampler = BPRSampler(
-            self.data[INTERACTS].edge_index,
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            alpha=config.popularity_alpha,
-            generator=self.generator,
-            num_negatives=config.negatives,
-        )
+        self.average = {name: x.detach().clone() for name, x in model.named_parameters()} if config.ema else {}
+        self.sampler = self._sampler(model)
         self._training_step: Step = self._run_step
         if self._is_capturable():
             self._training_step = CapturedStep(self._run_step, self._bare_optimizers)
@@ -120,6 +116,19 @@ class Trainer:
         self._losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
         self._step = 0
         self._seconds = 0.0
+
+    def _sampler(self, model: nn.Module) -> BPRSampler | UserSampler:
+        edge_index, num_users = self.data[INTERACTS].edge_index, self.data["user"].num_nodes
+        if not getattr(model, "samples_negatives", True):
+            return UserSampler(edge_index, num_users, self.generator)
+        return BPRSampler(
+            edge_index,
+            num_users,
+            self.data["item"].num_nodes,
+            alpha=self.config.popularity_alpha,
+            generator=self.generator,
+            num_negatives=self.config.negatives,
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -155,7 +164,11 @@ class Trainer:
         done = len(self.result.history)
         if done and done - self.result.best_epoch >= self.config.patience:
             return f"no better {MONITOR} in {self.config.patience} epochs"
-        return "all epochs done" if done >= self.config.epochs else None
+        if done >= self.config.epochs:
+            return "all epochs done"
+        seconds = sum(result.train_seconds + result.eval_seconds for result in self.result.history)
+        over = self.config.minutes is not None and seconds >= 60 * self.config.minutes
+        return f"{self.config.minutes:g} minutes are over" if over else None
 
     def _train_epoch(self, callback: Callback) -> bool:
         """Train the remaining steps of the epoch; return ``False`` if it was interrupted."""
@@ -176,6 +189,7 @@ class Trainer:
         for batch, (part, weight) in zip(batches, shares, strict=True):
             data, triples = next(steps)
             loss = self._training_step(data, triples, weight)
+            self._update_average()
             del data, triples  # free a sampled graph before the next one is made
             if self.fabric.world_size > 1:
                 self.loader.synchronize(self.model.module, batch, part, self._total)
@@ -194,6 +208,27 @@ class Trainer:
     def _run_step(self, data: HeteroData, triples: Tensor, weight: float) -> Tensor:
         fabric = self.fabric
         return training_step(self.model, data, triples, self.optimizers, fabric.backward, fabric.autocast, weight)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average:
+            step = len(self.result.history) * self.steps_per_epoch + self._step + 1
+            decay = min(self.config.ema, (1 + step) / (10 + step))  # the first weights are soon forgotten
+            weights = [x.detach() for x in self.model.module.parameters()]
+            torch._foreach_lerp_([*self.average.values()], weights, 1 - decay)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Give the model the averaged weights temporarily, if there are any."""
+        parameters = dict(self.model.module.named_parameters()) if self.average else {}
+        trained = {name: x.data for name, x in parameters.items()}
+        for name, x in parameters.items():
+            x.data = self.average[name]
+        try:
+            yield
+        finally:
+            for name, x in parameters.items():
+                x.data = trained[name]
 
     def _is_capturable(self) -> bool:
         """Return whether a step is the same work for each batch, without waiting for the device."""
@@ -239,13 +274,14 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         result, loss, start = self.result, float(self._losses[: self._step].mean()), time.perf_counter()
-        valid = {} if self.task is None else self.evaluate(self.task)
         epoch = len(result.history) + 1
         best = max((r.valid[MONITOR] for r in result.history if r.valid), default=-math.inf)
-        improved = not valid or valid[MONITOR] > best
-        if improved:
-            result.best_epoch = epoch
-            result.best_state = copy.deepcopy(self.model.state_dict())
+        with self._averaged():
+            valid = {} if self.task is None else self.evaluate(self.task)
+            improved = not valid or valid[MONITOR] > best
+            if improved:
+                result.best_epoch = epoch
+                result.best_state = copy.deepcopy(self.model.state_dict())
         result.history.append(EpochResult(epoch, loss, valid, improved, self._seconds, time.perf_counter() - start))
         self._step, self._seconds = 0, 0.0
 
@@ -269,6 +305,7 @@ class Trainer:
             generator=self._generator_before if self._step else self.generator.get_state(),
             random=torch.get_rng_state(),
             precision=self.fabric.strategy.precision.state_dict(),
+            average=self.average,
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -286,6 +323,8 @@ class Trainer:
                 "backup, or train it again."
             )
         self.model.load_state_dict(checkpoint.model)
+        for name, x in self.average.items():
+            x.copy_(checkpoint.average[name])
         restore_optimizers(self._bare_optimizers, self.model.parameters(), checkpoint.optimizer)
         best = {name: value.to(self.fabric.device) for name, value in checkpoint.best.items()}
         self.result = FitResult(checkpoint.best_epoch, best, list(checkpoint.history))
@@ -315,6 +354,7 @@ class Trainer:
                 for value in state.values()
             )
             and len(checkpoint.losses) <= self.steps_per_epoch
+            and {*checkpoint.average} == {*self.average}
         )
 
     def evaluate(self, task: RankingTask) -> dict[str, float]:

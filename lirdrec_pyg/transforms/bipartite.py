@@ -10,7 +10,7 @@ from torch_geometric.utils import degree
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.nn import SparseOperator, bipartite_norm
+from lirdrec_pyg.nn import SeenItems, SparseOperator, bipartite_norm
 
 SparseBackend = Literal["torch", "torch-sparse"]
 
@@ -26,6 +26,14 @@ class NormalizeBipartite(BaseTransform):
             )
             # A cached adjacency contains the old weights.
             data[edge_type].pop("adj_t", None)
+        return data
+
+
+class KeepHistory(BaseTransform):
+    """Add the items of each user as ``history``, :class:`~lirdrec_pyg.nn.SeenItems`, which :class:`DropEdges` keeps."""
+
+    def forward(self, data: HeteroData) -> HeteroData:
+        data["user"].history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
         return data
 
 

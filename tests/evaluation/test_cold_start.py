@@ -40,7 +40,8 @@ def vectors_of(scores: np.ndarray) -> Vectors:
     """Vectors with the dot products ``scores``."""
     num_items = scores.shape[1]
     user = torch.from_numpy(scores).float()
-    return Vectors(user, torch.ones(len(user), 1), torch.eye(num_items), torch.zeros(1, num_items, num_items))
+    linear = torch.empty(num_items, 0)
+    return Vectors(user, torch.ones(len(user), 1), torch.eye(num_items), torch.zeros(1, num_items, num_items), linear)
 
 
 def by_user(edges: Tensor | None, num_users: int = NUM_USERS) -> list[set[int]]:

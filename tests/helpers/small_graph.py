@@ -93,7 +93,9 @@ def prepared(
     torch.manual_seed(seed)
     stored = kind.graph_transform(config)(small_graph() if graph is None else graph)
     data = kind.input_transform(config, backend)(stored)
-    return kind.from_config(config, data).double(), data
+    model = kind.from_config(config, data).double()
+    model.prepare(data)
+    return model, data
 
 
 def fitted(config: ModelConfig, graph: HeteroData | None = None) -> tuple[Any, HeteroData]:

@@ -74,10 +74,12 @@ def test_parts_of_later_items_add_up_to_the_score() -> None:
     own = data[INTERACTS].edge_index[1][data[INTERACTS].edge_index[0] == known]
     later = torch.tensor([[0, 0, 1, 1], [2, 5, 7, int(own[0])]])  # of a new user, then of a known one: one is old
     position = torch.tensor([-1, known, known])
-    attribution = attribution_of_history(model, data, vectors, later, position)
+    edges = data[INTERACTS].edge_index
+    known_items = vectors, SeenItems.of(edges, NUM_USERS), torch.bincount(edges[1], minlength=NUM_ITEMS)
+    attribution = attribution_of_history(model, *known_items, later, position)
     user, item = torch.arange(3).repeat_interleave(NUM_ITEMS), torch.arange(NUM_ITEMS).repeat(3)
     parts = attribution(user, item)
-    folded = fold_in_users(model, data, vectors, later, position)
+    folded = fold_in_users(model, *known_items, later, position)
     total = as_matrix(parts, len(user)).sum(dim=1) + parts.rest
     torch.testing.assert_close(total.view(3, -1), folded.user @ folded.item.T, rtol=1e-9, atol=1e-9)
     row, past = attribution.history.pairs(torch.arange(3))

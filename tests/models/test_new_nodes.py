@@ -35,6 +35,7 @@ from lirdrec_pyg.models import (
     model_vectors,
     new_nodes,
 )
+from lirdrec_pyg.nn import SeenItems
 
 NUM_USERS, NUM_ITEMS, NUM_NEW, DIM, K = 15, 40, 6, 5, 4
 WIDTHS = {"image": 7, "text": 6}
@@ -232,20 +233,26 @@ def new(count: int) -> Tensor:
     return torch.full((count,), -1)
 
 
+def trained(data: HeteroData) -> tuple[SeenItems, Tensor]:
+    """Training items of the users, and training interactions of all items, new ones among them."""
+    edges = data[INTERACTS].edge_index
+    return SeenItems.of(edges, NUM_USERS), torch.bincount(edges[1], minlength=NUM_ITEMS + NUM_NEW)
+
+
 @pytest.mark.parametrize("with_new", [False, True])
 def test_new_users_follow_the_formula(with_new: bool) -> None:
     for num_layers in (1, 2, 3):
         model, data = make(num_layers=num_layers)
         vectors = model_vectors(model, data) if with_new else model.vectors(data)
         histories = [*HISTORIES, [NUM_ITEMS, NUM_ITEMS + 3, 1], [NUM_ITEMS + 5]] if with_new else HISTORIES
-        found = fold_in_users(model, data, vectors, pairs(histories), new(len(histories)))
+        found = fold_in_users(model, vectors, *trained(data), pairs(histories), new(len(histories)))
         assert_close(found.user, DenseLIRDRec(model, data).folded_in(vectors.item_layers, histories))
         torch.testing.assert_close(found.user_weight.sum(dim=1), torch.ones(len(histories)).double())
         assert found.item is vectors.item
         assert found.item_layers is vectors.item_layers
         # Other new users make no difference.
         for row, history in enumerate(histories):
-            alone = fold_in_users(model, data, vectors, pairs([history]), new(1))
+            alone = fold_in_users(model, vectors, *trained(data), pairs([history]), new(1))
             torch.testing.assert_close(alone.user[0], found.user[row])
 
 
@@ -263,7 +270,7 @@ def test_a_new_user_is_a_user_of_the_larger_graph_without_a_free_vector() -> Non
         state[key] = torch.cat([state[key], state[key].mean(dim=0, keepdim=True)])
     extended.load_state_dict(state)
     expected = extended.vectors(larger)
-    found = fold_in_users(model, data, model.vectors(data), pairs([history]), new(1))
+    found = fold_in_users(model, model.vectors(data), *trained(data), pairs([history]), new(1))
     assert_close(found.user[0], expected.user[-1])
     assert_close(found.user_weight[0], expected.user_weight[-1])
 
@@ -275,7 +282,7 @@ def test_known_users_without_later_items_keep_their_vectors() -> None:
         again = data[INTERACTS].edge_index[:, data[INTERACTS].edge_index[0] == 3][1]  # items of the training
         later = torch.stack([torch.zeros_like(again), again])
         for history in (pairs([]), later):
-            found = fold_in_users(model, data, vectors, history, known)
+            found = fold_in_users(model, vectors, *trained(data), history, known)
             assert_close(found.user, vectors.user[known])
             assert_close(found.user_weight, vectors.user_weight[known])
 
@@ -290,7 +297,7 @@ def test_a_known_user_with_later_items_is_that_user_of_the_larger_graph() -> Non
     )
     larger[SIMILAR].update(data[SIMILAR])
     expected = model.vectors(larger)
-    found = fold_in_users(model, data, model.vectors(data), pairs([[], later]), torch.tensor([-1, user]))
+    found = fold_in_users(model, model.vectors(data), *trained(data), pairs([[], later]), torch.tensor([-1, user]))
     assert_close(found.user[1], expected.user[user])
     assert_close(found.user_weight[1], expected.user_weight[user])
     assert found.user[0].eq(0).all()
@@ -299,14 +306,14 @@ def test_a_known_user_with_later_items_is_that_user_of_the_larger_graph() -> Non
 def test_order_and_repetition_in_a_history_do_not_matter() -> None:
     model, graph = make()
     vectors, once = model.vectors(graph), pairs(HISTORIES)
-    expected = fold_in_users(model, graph, vectors, once, new(len(HISTORIES)))
+    expected = fold_in_users(model, vectors, *trained(graph), once, new(len(HISTORIES)))
 
     @settings(max_examples=15)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         repeated = data.draw(st.lists(st.integers(0, once.size(1) - 1), max_size=9))
         order = data.draw(st.permutations([*range(once.size(1)), *repeated]))
-        found = fold_in_users(model, graph, vectors, once[:, order], new(len(HISTORIES)))
+        found = fold_in_users(model, vectors, *trained(graph), once[:, order], new(len(HISTORIES)))
         assert_same(found, expected, rtol=0, atol=0)
 
     check()
@@ -314,7 +321,7 @@ def test_order_and_repetition_in_a_history_do_not_matter() -> None:
 
 def test_a_user_without_history_has_a_zero_vector() -> None:
     model, data = make()
-    found = fold_in_users(model, data, model.vectors(data), pairs([[], [3], []]), new(3))
+    found = fold_in_users(model, model.vectors(data), *trained(data), pairs([[], [3], []]), new(3))
     assert found.user[[0, 2]].eq(0).all()
     assert found.user[1].ne(0).any()
     assert found.user_weight.isfinite().all()
@@ -323,7 +330,7 @@ def test_a_user_without_history_has_a_zero_vector() -> None:
 def test_new_users_need_a_layer() -> None:
     model, data = make(num_layers=0)
     with pytest.raises(ConfigError, match="`num_layers=0`"):
-        fold_in_users(model, data, model.vectors(data), pairs([[1]]), new(1))
+        fold_in_users(model, model.vectors(data), *trained(data), pairs([[1]]), new(1))
 
 
 def test_items_without_interactions_are_represented_as_new_ones() -> None:
@@ -359,7 +366,7 @@ def test_a_larger_model_continues_from_a_trained_one() -> None:
         fresh = LIRDRec.from_config(LIRDRecConfig(embedding_dim=DIM, knn_k=K, fusion=fusion), larger).double()
         random = fresh.user.detach().clone()
         learned = torch.arange(NUM_USERS + 3) < NUM_USERS
-        folded = fold_in_users(model, data, model.vectors(data), pairs(history), new(3)).user
+        folded = fold_in_users(model, model.vectors(data), *trained(data), pairs(history), new(3)).user
         continue_from(fresh, model, learned, folded)
         for name, value in fresh.state_dict().items():
             old = model.state_dict()[name]

@@ -66,7 +66,7 @@ def test_items_are_split_and_joined() -> None:
         known, new = vectors.items_until(first), vectors.items_from(first)
         assert (len(known.item), len(new.item)) == (first, NUM_ITEMS - first)
         assert known.item_layers.shape[1] == first
-        joined = known.append_items(new.item, new.item_layers)
+        joined = known.append_items(new.item, new.item_layers, new.linear)
         torch.testing.assert_close(vars(joined), vars(vectors), rtol=0, atol=0)
     moved = vectors.to("meta")
     assert isinstance(moved, Vectors)

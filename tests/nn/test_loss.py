@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lirdrec_pyg.nn import BPRLoss
+from lirdrec_pyg.nn import BPRLoss, SoftmaxLoss
 
 
 def double(*shape: int) -> Tensor:
@@ -68,3 +68,20 @@ def test_the_gradient_of_many_representations_has_no_rounding_error_of_a_sum() -
     for x in (user, item):
         assert x.grad is not None
         torch.testing.assert_close(x.grad, 2 * x.detach() / x.numel(), rtol=1e-5, atol=0.0)
+
+
+def test_softmax_is_the_cross_entropy_of_each_positive_against_the_items_that_are_not_masked() -> None:
+    user, item = F.normalize(double(3, 4), dim=1), F.normalize(double(6, 4), dim=1)
+    row, positive = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 3, 5])
+    taken = {0: {0, 3, 4}, 1: {3}, 2: {5, 1}}  # of a user, also positives that are not in the batch
+    masked = torch.tensor([(u, i) for u, items in taken.items() for i in items]).T
+    weight = torch.tensor([0.5, 0.5, 2.0, 1.0], dtype=torch.double)
+    expected = 0.0
+    for u, i, w in zip(row.tolist(), positive.tolist(), weight.tolist(), strict=True):
+        others = [i, *(j for j in range(6) if j not in taken[u])]
+        scores = torch.stack([user[u] @ item[j] / 0.2 for j in others])
+        # 6 of 12 items are drawn, so each of them stands for two.
+        scores = scores + torch.tensor([0.0, *[math.log(2)] * (len(others) - 1)], dtype=torch.double)
+        expected -= w * scores.log_softmax(dim=0)[0] / 4
+    actual = SoftmaxLoss(0.2)(user, item, masked, row, item[positive], weight, 12)
+    torch.testing.assert_close(actual, expected)

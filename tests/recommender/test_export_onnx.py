@@ -37,7 +37,8 @@ def padded(histories: list[list[int]]) -> torch.Tensor:
 def folded(recommender: Recommender, histories: list[list[int]]) -> torch.Tensor:
     pairs = torch.tensor([(user, item) for user, items in enumerate(histories) for item in items]).T
     new = torch.full((len(histories),), -1)
-    return fold_in_users(recommender.model, recommender.graph, recommender.vectors, pairs, new).user
+    known = recommender.vectors, recommender.history, recommender.popularity
+    return fold_in_users(recommender.model, *known, pairs, new).user
 
 
 @pytest.mark.slow

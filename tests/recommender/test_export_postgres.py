@@ -225,7 +225,7 @@ def test_long_vectors_are_indexed_as_far_as_possible(
 ) -> None:
     v = recommender.vectors
     user, item = (torch.nn.functional.pad(x, (0, width - x.size(1))) for x in (v.user, v.item))
-    wide = replace(recommender, vectors=Vectors(user, v.user_weight, item, v.item_layers))
+    wide = replace(recommender, vectors=Vectors(user, v.user_weight, item, v.item_layers, v.linear))
     export_postgres(wide, url)
     (index,) = query(
         "SELECT max(indexdef) FROM pg_indexes WHERE indexname LIKE 'items_%%' AND indexdef LIKE '%%hnsw%%'"

@@ -1,0 +1,250 @@
+"""A linear branch in closed form beside the branches that are learned."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch_geometric.data import HeteroData
+from torch_geometric.utils import cumsum, degree
+from tqdm import tqdm
+
+from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
+from lirdrec_pyg.models.base import Measure
+from lirdrec_pyg.models.vectors import Vectors
+from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, unit_vectors
+
+_log = logging.getLogger(__name__)
+
+# The item-item matrix is dense: 1.6 GB in float32 at this size, of which three are needed.
+MAX_ITEMS = 20_000
+# Exponent of the degrees by which interactions are divided.
+_POWER = 0.25
+
+
+@dataclass(frozen=True)
+class LinearItems:
+    r"""Items of a linear autoencoder whose regularizer knows the features, as vectors.
+
+    With :math:`\tilde{\mathbf{X}} = \mathbf{D}_U^{-1/4} \mathbf{X} \mathbf{D}_I^{-1/4}` the normalized training
+    interactions, :math:`\mathbf{F}_m` the features of a modality, centered and of unit length, :math:`g` the mean
+    diagonal entry of :math:`\tilde{\mathbf{X}}^\top \tilde{\mathbf{X}}`, and :math:`n` the mean number of interactions
+    per item,
+
+    .. math::
+        \mathbf{P} = \Big( \tilde{\mathbf{X}}^\top \tilde{\mathbf{X}} + \sum_m \gamma_m g \, \mathbf{F}_m
+        \mathbf{F}_m^\top + \frac{\lambda g}{n} \mathbf{I} \Big)^{-1}, \qquad
+        B_{ij} = -\frac{P_{ij}}{P_{jj}} \; (i \ne j), \qquad
+        x_{ui} = \sum_{j \in H_u} \deg(j)^{-1/4} B_{ji}
+
+    This is EASE (`Steck, 2019 <https://arxiv.org/abs/1905.03375>`_) with side information added to the Gram matrix
+    (`Jeunen et al., 2020 <https://doi.org/10.1145/3383313.3418480>`_). The scores of all users are reduced to their
+    :math:`r` largest singular values, so that a score is a dot product of :math:`\mathbf{q}_u = \sum_{j \in H_u}
+    \mathbf{g}_j` and :math:`\mathbf{z}_i`. These vectors are rotated and scaled so that the covariance of
+    :math:`\mathbf{z}_i` over the items is :math:`\mathbf{I}`: the standard deviation of a user's scores then is
+    :math:`\lVert \mathbf{q}_u \rVert`.
+
+    A new item has the column of a matrix to which it was added without interactions, :math:`\mathbf{b} = \mathbf{P}
+    \sum_m \gamma_m g \, \mathbf{F}_m \mathbf{f}_m`, and the :math:`\mathbf{z}` with the closest scores.
+
+    Attributes:
+        given: :math:`\mathbf{g}_i`, what an item adds to the vector of its users, shape ``(|I|, r)``.
+        item: :math:`\mathbf{z}_i`, shape ``(|I|, r)``.
+        encoder: matrix from :func:`unit_features` to :math:`\mathbf{z}` of new items, shape ``(sum of widths, r)``.
+    """
+
+    given: Tensor
+    item: Tensor
+    encoder: Tensor
+
+
+def unit_features(
+    data: HeteroData, modality: str, node_type: str = "item", rows: Tensor | slice = slice(None)
+) -> Tensor:
+    """Return the features of a modality minus their mean over the trained items, as unit vectors, shape ``(N, d)``.
+
+    Missing ones are zero.
+    """
+    known, mask = item_features(data, modality), feature_mask(data, modality)
+    mean = (known if mask is None else known[mask]).float().mean(dim=0)
+    x = F.normalize(item_features(data, modality, node_type)[rows].float() - mean, dim=1)
+    missing = feature_mask(data, modality, node_type)
+    return x if missing is None else x * missing[rows].unsqueeze(1)
+
+
+def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    r"""Return :math:`\mathbf{B}` and :math:`\mathbf{P} \sum_m \gamma_m g \mathbf{F}_m`, see :class:`LinearItems`.
+
+    Args:
+        data: graph with training interactions and features.
+        l2: :math:`\lambda`.
+        content: :math:`\gamma_m` by modality; others are not used.
+    """
+    user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
+    size = data["user"].num_nodes, data["item"].num_nodes
+    scale = (degree(user, size[0])[user] * degree(item, size[1])[item]) ** -_POWER
+    takes = torch.sparse_coo_tensor(torch.stack([user, item]), scale, size)
+    gram = torch.sparse.mm(takes.t(), takes).to_dense()
+    clicked = gram.diagonal() > 0
+    mean = gram.diagonal()[clicked].mean()
+    features = [(weight * mean, unit_features(data, modality)) for modality, weight in content.items() if weight]
+    for weight, x in features:
+        gram.addmm_(x, x.t(), alpha=float(weight))
+    gram.diagonal().add_(l2 * mean * clicked.sum() / len(user))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    known = [inverse @ x * weight for weight, x in features]
+    weights = inverse / -inverse.diagonal()
+    weights.fill_diagonal_(0)
+    return weights, torch.cat(known, dim=1) if known else weights.new_empty(size[1], 0)
+
+
+def damping(data: HeteroData) -> Tensor:
+    """Return the factor of each item in the history of a user, shape ``(|I|,)``."""
+    return degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).clamp(min=1) ** -_POWER
+
+
+def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, float]) -> LinearItems:
+    """Compute the branch.
+
+    Args:
+        data: graph with training interactions and features.
+        dim: :math:`r`, limited to the number of items.
+        l2: :math:`\\lambda`.
+        content: :math:`\\gamma_m` by modality.
+    """
+    weights, known = linear_weights(data, l2, content)
+    dim = min(dim, len(weights))
+    user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
+    takes = torch.sparse_coo_tensor(
+        torch.stack([user, item]), damping(data)[item], (data["user"].num_nodes, len(weights))
+    )
+
+    def score_gram(x: Tensor) -> Tensor:
+        return weights.t() @ torch.sparse.mm(takes.t(), torch.sparse.mm(takes, weights @ x))
+
+    # Subspace iteration: the scores, users x items, are never computed.
+    start = torch.Generator(weights.device).manual_seed(0)
+    basis = torch.randn(len(weights), min(dim + 32, len(weights)), generator=start, device=weights.device)
+    for _ in range(4):
+        basis = torch.linalg.qr(score_gram(basis)).Q
+    product = score_gram(basis)
+    energy, rotation = torch.linalg.eigh(basis.t() @ product)
+    energy, rotation = energy[-dim:].clamp(min=1e-12), rotation[:, -dim:]
+    columns = basis @ rotation
+    # Of z, whose scores are closest to those of the columns of new items.
+    encoder = torch.sparse.mm(takes.t(), torch.sparse.mm(takes, known)) if known.size(1) else known
+    encoder = encoder.t() @ (weights @ columns) / energy
+    variance, direction = torch.linalg.eigh(torch.cov(columns.t()).view(dim, dim))
+    deviation = variance.clamp(min=1e-12).sqrt()
+    whiten = direction / deviation
+    given = damping(data).unsqueeze(1) * (weights @ columns) @ (direction * deviation)
+    return LinearItems(given, columns @ whiten, encoder @ whiten)
+
+
+def linear_part(learned: Tensor, given: Tensor, weight: float) -> Tensor:
+    r"""Return the columns of users in the linear branch, :math:`w \lVert \mathbf{u} \rVert \, \mathbf{q} /
+    \lVert \mathbf{q} \rVert`, from their learned columns and :math:`\mathbf{q}`."""
+    return weight * learned.norm(dim=1, keepdim=True) * unit_vectors(given)
+
+
+def with_linear(vectors: Vectors, data: HeteroData, linear: LinearItems, weight: float) -> Vectors:
+    """Return ``vectors``, which have no linear branch, with it."""
+    edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
+    given, item = linear.given.to(vectors.user), linear.item.to(vectors.user)
+    takes = torch.sparse_coo_tensor(edge_index, given.new_ones(edge_index.size(1)), (len(vectors.user), len(item)))
+    user = torch.cat([vectors.user, linear_part(vectors.user, torch.sparse.mm(takes, given), weight)], dim=1)
+    return replace(vectors, user=user, item=torch.cat([vectors.item, item], dim=1), linear=given)
+
+
+def completed(config: Any, data: HeteroData, learned: Vectors, measure: Measure | None) -> Any:
+    """Return the configuration with the settings of the linear branch that are left open.
+
+    Without validation, they are 300 for ``linear_l2``, 1 for ``linear_content`` of each modality, and for
+    ``linear_weight`` what makes the scores of both parts vary equally.
+
+    Args:
+        config: configuration with ``linear_dim`` above 0.
+        data: the graph.
+        learned: vectors of the branches that are learned.
+        measure: returns the validation Recall@20 of a ranking function.
+    """
+    if (num_items := len(learned.item)) > MAX_ITEMS:
+        _log.info("no linear branch: %s items are more than %s", f"{num_items:,}", f"{MAX_ITEMS:,}")
+        return replace(config, linear_dim=0)
+    if config.linear_l2 is None or not config.linear_content:
+        l2, content = _regularization(config, data, measure)
+        config = replace(config, linear_l2=l2, linear_content=content)
+    if config.linear_weight is None:
+        config = replace(config, linear_weight=_weight(config, data, learned, measure))
+    _log.info(
+        "linear branch: l2 %g, content %s, weight %g",
+        config.linear_l2,
+        ", ".join(f"{name} {value:g}" for name, value in config.linear_content.items()),
+        config.linear_weight,
+    )
+    return config
+
+
+def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> tuple[float, dict[str, float]]:
+    """Choose regularization and weights of the features: the modalities first, then their weight, then the other."""
+    names = modalities(data)
+    l2, content = config.linear_l2 or 300.0, config.linear_content or dict.fromkeys(names, 1.0)
+    if measure is None:
+        return l2, content
+    found: dict[tuple[float, tuple[float, ...]], float] = {}
+    with tqdm(desc="linear branch", unit=" settings", disable=None) as bar:
+
+        def value(l2: float, weights: tuple[float, ...]) -> float:
+            if (key := (l2, weights)) not in found:
+                weight, _ = linear_weights(data, l2, dict(zip(names, weights)))
+                found[key] = measure(linear_ranker(data, weight))
+                bar.update()
+            return found[key]
+
+        if not config.linear_content:
+            alone = [tuple(float(name == other) for other in names) for name in names] if len(names) > 1 else []
+            start = [tuple(1.0 for _ in names), *alone, tuple(0.0 for _ in names)]
+            weights = max(start, key=lambda weights: value(l2, weights))
+            for factor in (10 / 3, 0.3):
+                while any(weights) and 0.05 < max(weights) < 30:
+                    changed = tuple(float(f"{factor * w:.1g}") for w in weights)
+                    if value(l2, changed) <= value(l2, weights):
+                        break
+                    weights = changed
+        else:
+            weights = tuple(content.get(name, 0.0) for name in names)
+        if config.linear_l2 is None:
+            l2 = max((300.0, 100.0, 1000.0), key=lambda l2: value(l2, weights))
+    return l2, dict(zip(names, weights))
+
+
+def linear_ranker(data: HeteroData, weights: Tensor) -> Scores:
+    """Return the ranking function of the branch alone, with all singular values."""
+    history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
+    factor = damping(data)
+
+    def scores(user_index: Tensor) -> Tensor:
+        count = history.start[user_index + 1] - history.start[user_index]
+        _, item = history.pairs(user_index)
+        return F.embedding_bag(item, weights, cumsum(count)[:-1], mode="sum", per_sample_weights=factor[item])
+
+    return Scores(scores, len(weights))
+
+
+def _weight(config: Any, data: HeteroData, learned: Vectors, measure: Measure | None) -> float:
+    linear = linear_items(data, config.linear_dim, config.linear_l2, config.linear_content)
+    # Of the scores of a user whose vector has length 1, as those of the linear branch have a deviation of 1.
+    spread = (unit_vectors(learned.user) @ torch.cov(learned.item.t()) * unit_vectors(learned.user)).sum(dim=1)
+    deviation = float(spread[learned.user.any(dim=1)].clamp(min=0).sqrt().mean())
+    if measure is None:
+        return float(f"{deviation:.3g}")
+    values = [float(f"{factor * deviation:.3g}") for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8)]
+
+    def value(weight: float) -> float:
+        vectors = with_linear(learned, data, linear, weight)
+        return measure(DotProducts(vectors.user, vectors.item))
+
+    return max(values, key=value)

@@ -1,0 +1,114 @@
+"""The linear branch against its formulas, with dense matrices in float64."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_graph import NUM_ITEMS, NUM_USERS, interactions, small_graph
+from torch import Tensor
+from torch_geometric.data import HeteroData
+
+from lirdrec_pyg.data import item_features
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
+from lirdrec_pyg.models import LIRDRecConfig, Vectors
+from lirdrec_pyg.models.linear import completed, linear_items, linear_ranker, linear_weights, with_linear
+from lirdrec_pyg.nn import DotProducts, SeenItems
+
+L2, CONTENT = 30.0, {"text": 0.7, "image": 2.0}
+
+
+def formula(data: HeteroData, features: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """The normalized interactions, and B of the items of ``features``, the first of which are those of ``data``."""
+    taken = interactions(data)
+    degree = [taken.sum(dim=side, keepdim=True).clamp(min=1) for side in (1, 0)]
+    x = taken * degree[0] ** -0.25 * degree[1] ** -0.25
+    known = {name: item_features(data, name).double() for name in CONTENT}
+    size = NUM_ITEMS if features is None else len(next(iter(features.values())))
+    gram = torch.zeros(size, size, dtype=torch.double)
+    gram[:NUM_ITEMS, :NUM_ITEMS] = x.T @ x
+    clicked = taken.sum(dim=0) > 0
+    mean = (x.T @ x).diagonal()[clicked].mean()
+    for name, weight in CONTENT.items():
+        f = F.normalize((known if features is None else features)[name].double() - known[name].mean(dim=0), dim=1)
+        gram = gram + weight * mean * f @ f.T
+    gram = gram + L2 * mean / (taken.sum() / clicked.sum()) * torch.eye(size)
+    inverse = gram.inverse()
+    weights = -inverse / inverse.diagonal()
+    return taken * degree[1] ** -0.25, weights - torch.diag(weights.diagonal())
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_are_the_formula() -> None:
+    data = small_graph()
+    history, weights = formula(data)
+    close(linear_weights(data, L2, CONTENT)[0], weights)
+    (block,) = linear_ranker(data, linear_weights(data, L2, CONTENT)[0]).top_k(torch.arange(NUM_USERS), NUM_ITEMS)
+    close(torch.empty_like(block.score).scatter(1, block.item, block.score), history @ weights)
+
+
+def test_vectors_of_full_rank_have_these_scores_and_unit_covariance() -> None:
+    data = small_graph()
+    history, weights = formula(data)
+    linear = linear_items(data, NUM_ITEMS - 1, L2, CONTENT)  # one column less, as B is nearly singular
+    taken = interactions(data).float()
+    full = history @ weights
+    assert torch.linalg.matrix_norm((taken @ linear.given @ linear.item.T).double() - full) < 0.05 * full.norm()
+    close(torch.cov(linear.item.T), torch.eye(NUM_ITEMS - 1, dtype=torch.double))
+
+
+def test_a_new_item_is_ranked_as_if_it_had_been_there_without_interactions() -> None:
+    data = small_graph()
+    new = {name: torch.randn(3, item_features(data, name).size(1)) for name in CONTENT}
+    both = {name: torch.cat([item_features(data, name), x]) for name, x in new.items()}
+    for row in range(3):
+        history, weights = formula(data, {name: x[[*range(NUM_ITEMS), NUM_ITEMS + row]] for name, x in both.items()})
+        _, known = linear_weights(data, L2, CONTENT)
+        f = torch.cat([F.normalize(x[row] - item_features(data, name).mean(dim=0), dim=0) for name, x in new.items()])
+        close(history.float() @ (known @ f), history @ weights[:NUM_ITEMS, -1])
+
+
+def test_the_linear_part_of_a_user_has_the_given_length() -> None:
+    data, columns = small_graph(), 3
+    learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
+    linear = linear_items(data, columns, L2, CONTENT)
+    both = with_linear(learned, data, linear, 0.25)
+    has_history = SeenItems.of(data["user", "interacts", "item"].edge_index, NUM_USERS).start.diff() > 0
+    expected = torch.where(has_history, 0.25 * learned.user.norm(dim=1), 0)
+    torch.testing.assert_close(both.user[:, both.width :].norm(dim=1), expected)
+    assert torch.equal(both.user[:, : both.width], learned.user)
+
+
+def test_what_is_left_open_is_chosen_by_validation() -> None:
+    graph = small_graph()
+    calls: list[Any] = []
+    task = RankingTask.of(torch.tensor([[0, 1, 2], [5, 6, 7]]), SeenItems.of(torch.empty(2, 0).long(), 9), NUM_ITEMS)
+
+    def measure(ranker: Any) -> float:
+        calls.append(evaluate_ranker(ranker, task, cutoffs=(2,))["recall@2"])
+        return calls[-1]
+
+    learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
+    found = completed(LIRDRecConfig(linear_dim=4), graph, learned, measure)
+    assert found.linear_l2 in (100.0, 300.0, 1000.0)
+    assert set(found.linear_content) == {"image", "text"}
+    weighted = with_linear(
+        learned, graph, linear_items(graph, 4, found.linear_l2, found.linear_content), found.linear_weight
+    )
+    best = evaluate_ranker(DotProducts(weighted.user, weighted.item), task, cutoffs=(2,))["recall@2"]
+    assert best == max(calls[-11:])
+    # What is given stays.
+    given = LIRDRecConfig(linear_dim=4, linear_l2=7.0, linear_content={"text": 1.0}, linear_weight=0.3)
+    assert completed(given, graph, learned, measure) == given
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_without_validation_there_are_defaults(measured: bool) -> None:
+    learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
+    measure = (lambda _: 0.5) if measured else None
+    found = completed(LIRDRecConfig(linear_dim=4), small_graph(), learned, measure)
+    assert (found.linear_l2, found.linear_content) == (300.0, {"image": 1.0, "text": 1.0})
+    assert (found.linear_weight == 0) == measured  # of equal ones, the first is taken: no branch
