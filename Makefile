@@ -13,6 +13,8 @@ GET_PIP = https://bootstrap.pypa.io/get-pip.py
 # Tests of a file share its fixtures; tests/conftest.py lets the slow files start first.
 FAST = $(addprefix tests/,data nn transforms sampler evaluation)
 PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
+# Tests are compiled once, whatever the environment says: that takes seconds in each process.
+export PYTHONDONTWRITEBYTECODE =
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-fast lint clean help

@@ -48,7 +48,7 @@ class Entry:
         return only is None or (only in modalities and len(modalities) > 1)
 
 
-# Grids of the papers, or of MMRec if a paper has none.
+# Grids of the papers, or of MMRec if a paper has none; MMHCL's is from its released logs.
 _LIRDREC = {"num_layers": (2, 3, 4), "network_weight": (0.9, 0.95, 0.99), "reg_weight": (1e-4, 1e-3, 1e-2)}
 _WITHOUT_PWC = {name: values for name, values in _LIRDREC.items() if name != "network_weight"}
 PEERS = {

@@ -1,7 +1,10 @@
+import gc
 import importlib.util
 import os
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the files that have slow tests, so that no worker is left with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: hundreds of thousands of objects that never go."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_flush_of_files() -> Iterator[None]:
+    """Do not wait for the disk: nothing here cuts the power."""
+
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = sqlite3.connect(*args, **options)
+        connection.execute("PRAGMA synchronous = OFF")
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        patch.setattr(sqlite3.dbapi2, "connect", connect)  # as SQLAlchemy calls it
+        yield
 
 
 def pytest_report_header() -> str:

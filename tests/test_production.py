@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -27,8 +26,26 @@ def write_catalog(path: Path, count: int) -> None:
     pl.DataFrame({"item_id": [f"i{n}" for n in range(count)], "title": titles}).write_csv(path)
 
 
+def commands_of_the_night(folder: Path, failing: str = "") -> list[list[str]]:
+    """Run the script in bash as cron does; return the commands that it runs in its folder, of which one may fail."""
+    (folder / "nightly.sh").write_text(SCRIPT)
+    (folder / "bin").mkdir(exist_ok=True)
+    program = folder / "bin" / "lirdrec-pyg"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\t" "$@" >> commands; echo >> commands; test "$1" != "{failing}"\n')
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "TEXT_MODEL": MINILM, "MAX_DROP": "1"}
+    night = subprocess.run(["bash", folder / "nightly.sh"], env=environment, cwd="/", check=False)
+    assert night.returncode == bool(failing)
+    return [line.split("\t")[:-1] for line in (folder / "commands").read_text().splitlines()]
+
+
+def test_a_night_stops_at_the_first_command_that_fails(tmp_path: Path) -> None:
+    assert [command for command, *_ in commands_of_the_night(tmp_path, "update")] == ["features", "update"]
+
+
 @pytest.mark.slow
-def test_a_night_in_the_life_of_a_shop(tmp_path: Path) -> None:
+def test_a_night_in_the_life_of_a_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     rows = [(f"u{u}", f"i{i}", n) for n, (u, i) in enumerate(rng.integers(0, [30, 26], (700, 2)).tolist())]
     clicks = pl.DataFrame(rows, schema=["user_id", "item_id", "time"], orient="row")
@@ -49,17 +66,10 @@ def test_a_night_in_the_life_of_a_shop(tmp_path: Path) -> None:
     (tmp_path / "clicks").mkdir()
     today = date.today().isoformat()
     rest.write_csv(tmp_path / "clicks" / f"{today}.csv")
-    (tmp_path / "nightly.sh").write_text(SCRIPT)
-    (tmp_path / "bin").mkdir()
-    command = tmp_path / "bin" / "lirdrec-pyg"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m lirdrec_pyg "$@"\n')
-    command.chmod(0o755)
-    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "TEXT_MODEL": MINILM, "MAX_DROP": "1"}
-    night = subprocess.run(
-        ["bash", tmp_path / "nightly.sh"], env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert night.returncode == 0, night.stdout + night.stderr
+    monkeypatch.chdir(tmp_path)
+    for command in commands_of_the_night(tmp_path):
+        result = lirdrec(*command)
+        assert result.exit_code == 0, (command, result.output)
     assert (tmp_path / "runs" / "current").resolve() == (tmp_path / "runs" / today).resolve()
     recommender = Recommender.load(tmp_path / "runs" / "current")
     assert len(recommender.items) == 26

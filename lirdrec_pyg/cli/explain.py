@@ -39,8 +39,9 @@ def explain(
     user beyond these items. A share is a part, divided by the sum of the absolute values of all parts.
 
     Of a model with branches, the score also splits into one part per modality and one for the shared branch; 'weight'
-    is the weight of the branch in the user's fusion. Below are the user's other training items that are most similar to
-    the item, by the raw features of each modality. Titles are shown if the run has an item catalog.
+    is the weight of the branch in the user's fusion. The linear branch, if there is one, has none. Below are the user's
+    other training items that are most similar to the item, by the raw features of each modality. Titles are shown if
+    the run has an item catalog.
 
     \b
     Explain a recommendation:

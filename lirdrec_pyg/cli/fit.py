@@ -61,7 +61,7 @@ def fit(
 ) -> None:
     """Train a model, evaluate it on the test split, and save the run.
 
-    The model is LIRDRec, or another one to compare with, from popularity to MGCN: fit --model NAME --help shows its
+    The model is LIRDRec, or another one to compare with, from popularity to MMHCL: fit --model NAME --help shows its
     options.
 
     The weights of the epoch with the best validation Recall@20 are kept. Ctrl-C ends the training and saves the

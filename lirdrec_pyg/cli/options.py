@@ -141,10 +141,8 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, A
             "help": doc,
         }
     default = defaults.get(field.name, field.default)
-    if hint is bool and not default:
-        return name, {"is_flag": True, "default": default, "help": doc}
-    attributes = {"default": default, "show_default": default is not None, "help": doc}
-    if hint is bool:
+    attributes = {"default": default, "show_default": True, "help": doc}
+    if hint is bool:  # both forms, as a preset or a configuration file may set either
         return f"{name}/--no-{name.removeprefix('--')}", attributes
     return name, {**attributes, "type": _click_type(field, hint)}
 
@@ -230,7 +228,9 @@ def preset_option(command: Command) -> Command:
         expose_value=False,
         callback=_apply_preset,
         help="'paper' trains as the paper does; 'fast' reaches the same validation metrics in a third to half of the "
-        f"time ({fast}). Options on the command line or in --config win.",
+        f"time ({fast}); 'best' recommends best, by a softmax over all items, averaged weights, a linear model beside, "
+        "and a race that decides about the item graph (--preset best --help shows its settings). Options on the "
+        "command line or in --config win.",
     )(command)
 
 

@@ -1,7 +1,7 @@
 """A linear branch in closed form beside the branches that are learned."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch_geometric.utils import cumsum, degree
 from tqdm import tqdm
 
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
+from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.base import Measure
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, unit_vectors
@@ -59,6 +60,10 @@ class LinearItems:
     given: Tensor
     item: Tensor
     encoder: Tensor
+
+    def scaled(self, weight: float) -> "LinearItems":
+        """Return the same with :attr:`item` and :attr:`encoder` times ``weight``."""
+        return replace(self, item=weight * self.item, encoder=weight * self.encoder)
 
 
 def unit_features(
@@ -144,19 +149,28 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
     return LinearItems(given, columns @ whiten, encoder @ whiten)
 
 
-def linear_part(learned: Tensor, given: Tensor, weight: float) -> Tensor:
-    r"""Return the columns of users in the linear branch, :math:`w \lVert \mathbf{u} \rVert \, \mathbf{q} /
+def linear_part(learned: Tensor, given: Tensor) -> Tensor:
+    r"""Return the columns of users in the linear branch, :math:`\lVert \mathbf{u} \rVert \, \mathbf{q} /
     \lVert \mathbf{q} \rVert`, from their learned columns and :math:`\mathbf{q}`."""
-    return weight * learned.norm(dim=1, keepdim=True) * unit_vectors(given)
+    return learned.norm(dim=1, keepdim=True) * unit_vectors(given)
 
 
-def with_linear(vectors: Vectors, data: HeteroData, linear: LinearItems, weight: float) -> Vectors:
+def with_linear(vectors: Vectors, data: HeteroData, linear: LinearItems) -> Vectors:
     """Return ``vectors``, which have no linear branch, with it."""
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
     given, item = linear.given.to(vectors.user), linear.item.to(vectors.user)
     takes = torch.sparse_coo_tensor(edge_index, given.new_ones(edge_index.size(1)), (len(vectors.user), len(item)))
-    user = torch.cat([vectors.user, linear_part(vectors.user, torch.sparse.mm(takes, given), weight)], dim=1)
+    user = torch.cat([vectors.user, linear_part(vectors.user, torch.sparse.mm(takes, given))], dim=1)
     return replace(vectors, user=user, item=torch.cat([vectors.item, item], dim=1), linear=given)
+
+
+def check_content(content: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` if weights of features are not of the modalities ``names``, or below 0."""
+    for name, weight in content.items():
+        if name not in names:
+            raise ConfigError(f"Unknown modality {name!r} in `linear_content`. Choose from {', '.join(names)}.")
+        if not 0 <= weight < float("inf"):
+            raise ConfigError(f"The weight of {name!r} in `linear_content` is {weight}. It must be at least 0.")
 
 
 def completed(config: Any, data: HeteroData, learned: Vectors, measure: Measure | None) -> Any:
@@ -244,7 +258,7 @@ def _weight(config: Any, data: HeteroData, learned: Vectors, measure: Measure | 
     values = [float(f"{factor * deviation:.3g}") for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8)]
 
     def value(weight: float) -> float:
-        vectors = with_linear(learned, data, linear, weight)
+        vectors = with_linear(learned, data, linear.scaled(weight))
         return measure(DotProducts(vectors.user, vectors.item))
 
     return max(values, key=value)

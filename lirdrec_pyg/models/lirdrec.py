@@ -25,7 +25,7 @@ from lirdrec_pyg.models.base import (
 )
 from lirdrec_pyg.models.embedding import bipartite_edges
 from lirdrec_pyg.models.layerwise import layerwise_vectors
-from lirdrec_pyg.models.linear import LinearItems, completed, linear_items, with_linear
+from lirdrec_pyg.models.linear import LinearItems, check_content, completed, linear_items, with_linear
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     AttentionFusion,
@@ -122,8 +122,7 @@ class LIRDRecConfig(ModelConfig):
     )
     linear_weight: float | None = field(
         None,
-        "Length of the linear part of a user's vector, relative to that of the other branches together; by default "
-        "chosen by validation.",
+        "Weight of the linear branch in the scores; by default chosen by validation.",
         min=0,
     )
     feature_dim: int | None = field(
@@ -182,8 +181,7 @@ class LIRDRecConfig(ModelConfig):
         return space
 
     def variants(self, modalities: Sequence[str]) -> list[dict[str, Any]]:
-        temperatures = (0.1, 0.2) if self.loss == "softmax" else ()
-        return [{"item_graph": not self.item_graph}, *({"temperature": value} for value in temperatures)]
+        return [{"item_graph": not self.item_graph}]
 
     def why_not(self, capability: str) -> str:
         if capability in ("negatives", "neighbor_sampling") and self.loss != "bpr":
@@ -238,8 +236,7 @@ class LIRDRec(Model):
         linear_dim: columns of the linear branch, see :class:`~lirdrec_pyg.models.LinearItems`.
         linear_l2: its regularization.
         linear_content: its weights of the features by modality.
-        linear_weight: length of its part of a user's vector, relative to the other part; with 0 or ``None``, the branch
-            is not used.
+        linear_weight: its weight in the scores; with 0 or ``None``, the branch is not used.
     """
 
     config_class = LIRDRecConfig
@@ -424,13 +421,15 @@ class LIRDRec(Model):
 
     @torch.no_grad()
     def prepare(self, data: HeteroData) -> None:
-        """Find the principal components of the features, and keep the reduced features in ``data``."""
+        """Find the principal components of the features, unless they are known, and keep the reduced features in
+        ``data``."""
+        check_content(self.linear_content, [*self.in_channels])
         if not any(isinstance(components, PrincipalComponents) for components in self.components):
             return
         reduced = []
         for components, modality in zip(self.components, self.in_channels, strict=True):
             x, mask = item_features(data, modality), feature_mask(data, modality)
-            if isinstance(components, PrincipalComponents):
+            if isinstance(components, PrincipalComponents) and not components.basis.any():
                 components.to(x.device).fit(x if mask is None else x[mask])
             reduced.append(components(x))
         data["item"].components = reduced
@@ -506,23 +505,24 @@ class LIRDRec(Model):
                 item_layers=torch.stack([item for _, item in self.bipartite_conv.layers(*inputs)]),
                 linear=x_item.new_empty(len(x_item), 0),
             )
-        if not self.linear_weight:
+        if not (self.linear_dim and self.linear_l2 and self.linear_weight):
             return learned
-        linear = self.linear_items(data)
-        return with_linear(learned, data, linear, self.linear_weight)
+        return with_linear(learned, data, self.linear_items(data))
 
     def linear_items(self, data: HeteroData) -> LinearItems:
-        """Return the items of the linear branch; those of the last graph are kept."""
+        """Return the items of the linear branch, with its weight; those of the last graph are kept."""
         edge_index = data[INTERACTS].edge_index
         if self._linear is None or self._linear[0] is not edge_index:
             assert self.linear_l2 is not None
             self._linear = edge_index, linear_items(data, self.linear_dim, self.linear_l2, self.linear_content)
-        return self._linear[1]
+        return self._linear[1].scaled(self.linear_weight or 0.0)
 
     @torch.no_grad()
     def complete(self, config: LIRDRecConfig, data: HeteroData, measure: Measure | None) -> LIRDRecConfig:
         """Choose what is left open about the linear branch by validation; see :class:`~lirdrec_pyg.models.Model`."""
-        config = completed(config, data, self.vectors(data), measure) if config.linear_dim else config
+        if config.linear_dim:
+            self.linear_weight = None  # no linear branch yet
+            config = completed(config, data, self.vectors(data), measure)
         self.linear_dim, self.linear_l2, self.linear_weight = config.linear_dim, config.linear_l2, config.linear_weight
         self.linear_content = config.linear_content
         return config

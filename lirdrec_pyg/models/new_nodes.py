@@ -271,7 +271,7 @@ def _folded(model: LIRDRec, vectors: Vectors, user: Tensor, item: Tensor, weight
     alpha[known] = model.fusion.attention(x[known], position[known])
     learned = (alpha.unsqueeze(-1) * x).flatten(start_dim=1)
     given = scatter(vectors.linear[item], user, dim_size=len(position))
-    both = torch.cat([learned, linear_part(learned, given, model.linear_weight or 0.0)], dim=1)
+    both = torch.cat([learned, linear_part(learned, given)], dim=1)
     return replace(vectors, user=both, user_weight=alpha)
 
 

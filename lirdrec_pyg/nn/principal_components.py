@@ -22,18 +22,19 @@ class PrincipalComponents(nn.Module):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.register_buffer("mean", torch.zeros(in_channels))
-        self.register_buffer("basis", torch.eye(in_channels, out_channels))
+        self.register_buffer("basis", torch.zeros(in_channels, out_channels))
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
-        """Find the components of ``x``, which needs at least as many rows as components."""
+        """Find the components of ``x``; of fewer rows there are fewer components, and the other columns stay zero."""
         self.mean.copy_(x.float().mean(dim=0))
         centered = x.float() - self.mean
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            components = torch.pca_lowrank(centered, self.out_channels, center=False, niter=4)[2]
+            count = min(self.out_channels, len(x))
+            components = torch.pca_lowrank(centered, count, center=False, niter=4)[2]
         length = torch.linalg.vector_norm(centered @ components, dim=1).mean()
-        self.basis.copy_(components / length.clamp(min=1e-12))
+        self.basis[:, :count] = components / length.clamp(min=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.to(self.basis.dtype) - self.mean) @ self.basis

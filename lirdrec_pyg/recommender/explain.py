@@ -36,8 +36,8 @@ class Explanation(NamedTuple):
         user_part: part of what was learned about the user beyond the items; it and the parts of :attr:`items` add up to
             the score.
         user_share: its share.
-        branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, and the ``part`` of the score,
-            which sum to it; empty for a model without branches.
+        branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, null for the linear branch, and
+            the ``part`` of the score, which sum to it; empty for a model without branches.
         nearest: the user's other training items that are most similar to the item by raw features: ``modality``,
             ``item``, ``cosine``.
     """

@@ -28,7 +28,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import evaluate_splits
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Vectors, model_class
-from lirdrec_pyg.recommender.race import default_minutes, race
+from lirdrec_pyg.recommender.race import race
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.recommender.train import (
@@ -164,20 +164,15 @@ def _fit_on(
             recommender = _with_selection(recommender, selection)
         with _created(folder, dataset, model_config, training_config, overwrite) as run:
             return finished(run, recommender)
-    record = None
+    record: dict[str, Any] = {}
     if training_config.race:
-        if training_config.minutes is None:
-            training_config = replace(training_config, minutes=default_minutes(dataset))
-            _log.info("time: at most %g minutes, a third of it for the race", training_config.minutes)
-        model_config, record = race(dataset, model_config, training_config, fabric, callback)
+        model_config, training_config, record["race"] = race(dataset, model_config, training_config, fabric, callback)
         gc.collect()  # a trainer refers to itself
-        training_config = replace(training_config, race=False)
     trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
     with _created(folder, dataset, model_config, training_config, overwrite) as run:
         recommender = trained(run, dataset, trainer, tasks, model_config, callback)
         del trainer, tasks  # the refit needs the memory
-        if record is not None:
-            recommender = replace(recommender, metrics={**(recommender.metrics or {}), "race": record})
+        recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})
         return finished(run, _refit_if_wanted(run, recommender, fabric, callback))
 
 
@@ -210,6 +205,7 @@ def resume(
             run.verify()
         training_config = replace(run.training_config(), **(changes or {}))
         model_config, dataset, selection = run.model_config(), run.dataset(), run.selection()
+        record = {name: value for name, value in (run.metrics() or {}).items() if name == "race"}
         if selection is not None and (fixed := {"epochs", "patience"} & {*(changes or {})}):
             raise ConfigError(
                 f"The refit in {run.path} takes the {selection['best_epoch']} epochs that validation found, so "
@@ -229,11 +225,13 @@ def resume(
             graph = copy.copy(dataset.graph).to(graph_device(fabric, training_config))
             trainer = make_trainer(graph, model_config, training_config, fabric)
             trainer.restore(checkpoint)
+            trainer.model.module.prepare(trainer.data)  # an update has the components of an earlier graph
             tasks = ranking_tasks(trainer.data, trainer.task)
             if written is not None:
                 written.reopen(dataset.config, model_config, training_config)
             recommender = trained(written, dataset, trainer, tasks, model_config, callback)
             del graph, trainer, tasks
+            recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})
             recommender = _refit_if_wanted(written, recommender, fabric, callback)
         else:
             recommender = _refitted(

@@ -1,9 +1,8 @@
-"""Choosing among variants of a model by short trainings, of which the better ones go on."""
+"""Choosing among variants of a model by short trainings, of which the better ones are trained further."""
 
 import logging
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,56 +14,76 @@ from lirdrec_pyg.data import INTERACTS, Dataset, modalities
 from lirdrec_pyg.models import ModelConfig
 from lirdrec_pyg.recommender.train import make_trainer, transformed_graph
 from lirdrec_pyg.training import MONITOR, Trainer, TrainingConfig
+from lirdrec_pyg.training.distributed import noticing_lost_processes
 
 _log = logging.getLogger(__name__)
 
 # Epochs after which the worse half is dropped, and the share of the time that all of them may take.
 _ROUNDS = (8, 24)
 _SHARE = 1 / 3
+# By how much a variant must be better than what was given, relatively: single validations are noisy.
+_MARGIN = 0.01
+GIVEN = "as given"
 
 
+@noticing_lost_processes()
 def race(
     dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric, callback: Callback
-) -> tuple[ModelConfig, list[dict[str, Any]]]:
-    """Return the best of the variants of a model by validation Recall@20, and what all of them reached.
+) -> tuple[ModelConfig, TrainingConfig, list[dict[str, Any]]]:
+    """Find the best of the variants of a model by validation Recall@20.
 
-    This is successive halving: all variants are trained for 8 epochs, and the better half for 24. If ``minutes`` are
-    limited, a third of them ends the race, which then is decided by the last epoch that all of the rest have finished.
+    This is successive halving: all variants are trained for 8 epochs in turns, and the better half for 24, beside the
+    settings that were given, which need not be the fastest learners to be the best in the end. They win unless a
+    variant is better by 1 %. The race ends after a third of ``minutes``, and takes one epoch of each variant at least.
+
+    Returns:
+        The configuration of the best one, that of its training, with what is left of the time, and what each variant
+        reached in each round.
     """
-    variants = {"as given": model_config, **_variants(dataset, model_config)}
-    deadline = time.monotonic() + 60 * _SHARE * (training_config.minutes or math.inf)
-    record: list[dict[str, Any]] = []
+    variants = {GIVEN: model_config, **_variants(dataset, model_config)}
+    minutes = training_config.minutes or _default_minutes(dataset)
+    training_config = replace(training_config, race=False, minutes=minutes)
     contenders = {name: _trainer(dataset, config, training_config, fabric) for name, config in variants.items()}
+    _log.info("race: %s, in at most a third of %g minutes", ", ".join(map(_in_words, variants)), minutes)
+    start, done = time.monotonic(), 0
+    deadline = start + 60 * _SHARE * minutes
+    record: list[dict[str, Any]] = []
     for epochs in _ROUNDS:
-        pause = _Pause(epochs, deadline, callback)
-        for trainer in tqdm(contenders.values(), desc=f"race, {epochs} epochs", unit="variant", disable=None):
-            trainer.fit(pause)
-        reached = min(len(trainer.result.history) for trainer in contenders.values())
-        found = {name: _best(trainer, reached) for name, trainer in contenders.items()}
-        record += [{"variant": name, "epochs": reached, MONITOR: value} for name, value in found.items()]
-        _log.info(
-            "race after %s epochs: %s", reached, ", ".join(f"{name} {value:.4f}" for name, value in found.items())
-        )
-        order = sorted(contenders, key=lambda name: found[name], reverse=True)
-        contenders = {name: contenders[name] for name in order[: max(1, len(order) // 2)]}
-        if reached < epochs:
+        with tqdm(total=epochs - done, desc=f"race of {len(contenders)}", unit="epoch", disable=None) as bar:
+            while done < epochs and not _ends(deadline if done else math.inf, fabric, callback):
+                done += 1
+                for trainer in contenders.values():
+                    trainer.fit(_Pause(done, callback))
+                bar.update()
+        found = {name: _best(trainer) for name, trainer in contenders.items()}
+        record += [{"variant": name, "epochs": done, MONITOR: value} for name, value in found.items()]
+        values = ", ".join(f"{_in_words(name)} {value:.4f}" for name, value in found.items())
+        _log.info("race: validation %s after %s epochs: %s", MONITOR, done, values)
+        order = sorted(found, key=lambda name: found[name], reverse=True)
+        kept = [*order[: max(1, len(order) // 2)], GIVEN]
+        contenders = {name: contenders[name] for name in dict.fromkeys(kept)}
+        if done < epochs:
             break
-    winner = next(iter(contenders))
-    _log.info("race: %s is trained to the end", winner)
-    return variants[winner], record
+    winner = max(contenders, key=lambda name: found[name] * (1 if name == GIVEN else 1 - _MARGIN))
+    left = fabric.broadcast(minutes - (time.monotonic() - start) / 60)
+    _log.info("race: the model is trained %s, for at most %.3g minutes", _in_words(winner), left)
+    return variants[winner], replace(training_config, minutes=max(0.01, round(left, 2))), record
 
 
-def default_minutes(dataset: Dataset) -> float:
-    """Return how many minutes a training may take by default: 3, or 1 for 8,000 interactions."""
+def _default_minutes(dataset: Dataset) -> float:
+    """Return how many minutes a training may take by default: 3, or 1 per 8,000 interactions."""
     return float(max(3, round(dataset.graph[INTERACTS].edge_index.size(1) / 8000)))
 
 
 def _variants(dataset: Dataset, config: ModelConfig) -> dict[str, ModelConfig]:
-    found = {}
-    for settings in config.variants(modalities(dataset.graph)):
-        if (other := replace(config, **settings)) != config:
-            found[", ".join(f"{name} {value}" for name, value in settings.items())] = other
-    return found
+    return {
+        ", ".join(f"{name}={value!r}" for name, value in settings.items()): replace(config, **settings)
+        for settings in config.variants(modalities(dataset.graph))
+    }
+
+
+def _in_words(name: str) -> str:
+    return name if name == GIVEN else f"with `{name}`"
 
 
 def _trainer(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
@@ -72,20 +91,24 @@ def _trainer(dataset: Dataset, model_config: ModelConfig, training_config: Train
     return make_trainer(graph, model_config, training_config, fabric)
 
 
-def _best(trainer: Trainer, epochs: int) -> float:
-    return max((result.valid[MONITOR] for result in trainer.result.history[:epochs]), default=0.0)
+def _ends(deadline: float, fabric: Fabric, callback: Callback) -> bool:
+    """Return whether the race is over, by the clock and the callback of the first process."""
+    over: bool = fabric.broadcast(time.monotonic() >= deadline or callback.should_stop())
+    return over
+
+
+def _best(trainer: Trainer) -> float:
+    return max((result.valid[MONITOR] for result in trainer.result.history), default=0.0)
 
 
 class _Pause(Callback):
-    """Pauses each training after some epochs, or when the time is up; what follows the training may stop it, too."""
+    """Pauses a training after some epochs; what follows the training may stop it, too."""
 
-    def __init__(self, epochs: int, deadline: float, callback: Callback) -> None:
-        self._epochs, self._deadline, self._callback = epochs, deadline, callback
-        self._history: Iterable[Any] = ()
+    def __init__(self, epochs: int, callback: Callback) -> None:
+        self._epochs, self._callback = epochs, callback
 
     def on_fit_start(self, trainer: Trainer) -> None:
-        self._history = trainer.result.history
+        self._trainer = trainer
 
     def should_stop(self) -> bool:
-        done = len(self._history)  # type: ignore[arg-type]
-        return done >= self._epochs or (done and time.monotonic() > self._deadline) or self._callback.should_stop()
+        return len(self._trainer.result.history) >= self._epochs or self._callback.should_stop()

@@ -109,10 +109,11 @@ def trained(
         journal.close()
     model = trainer.model.module
     model.load_state_dict(result.best_state)
-    completed = model.complete(model_config, trainer.data, _measure(trainer))
-    if run is not None and completed != model_config:
-        run.reopen(dataset.config, completed, trainer.config)
-    model_config = completed
+    if result.stopped != "interrupted":  # else the settings would stay when the training is resumed
+        completed = model.complete(model_config, trainer.data, _measure(trainer))
+        if run is not None and completed != model_config:
+            run.reopen(dataset.config, completed, trainer.config)
+        model_config = completed
     vectors = trainer.loader.vectors(model)
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)

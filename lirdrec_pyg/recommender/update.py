@@ -94,6 +94,7 @@ def update(
     training = replace(
         recommender.training_config,
         refit=False,
+        minutes=None,
         epochs=config.epochs,
         patience=config.patience,
         lr=config.lr or recommender.training_config.lr,
@@ -109,6 +110,7 @@ def update(
     fabric = make_fabric(training)
     trainer, dataset, tasks = prepared(dataset, model_config, training, fabric)
     _continue(trainer.model.module, recommender, dataset)
+    trainer.model.module.prepare(trainer.data)  # by what is known now
     folder = out if fabric.is_global_zero else None
     created = nullcontext() if folder is None else Run.created(folder, dataset, model_config, training, overwrite)
     with created as run:

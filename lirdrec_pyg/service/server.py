@@ -23,6 +23,8 @@ _SETTINGS = "LIRDREC_SERVICE"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_CONNECTIONS = 1000
 _SECONDS_TO_FINISH = 30
+# While a process imports torch from a slow disk, it does not respond. It would be replaced again and again.
+_SECONDS_TO_START = 60
 
 
 def serve(run: Path, device: str, config: ServiceConfig) -> None:
@@ -54,6 +56,7 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
         "server_header": False,
         "limit_concurrency": _MAX_CONNECTIONS,
         "timeout_graceful_shutdown": _SECONDS_TO_FINISH,
+        "timeout_worker_healthcheck": _SECONDS_TO_START,
     }
     if config.workers == 1:
         uvicorn.run(_prepared(live, config, token), **options)

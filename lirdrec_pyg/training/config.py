@@ -28,8 +28,8 @@ class TrainingConfig(Config):
     )
     race: bool = field(
         False,
-        "Train variants of the model for some epochs first, and the best one by validation to the end; LIRDRec varies "
-        "the item graph and the temperature.",
+        "Train variants of the model for some epochs first, and the best one by validation to the end. LIRDRec is "
+        "tried with and without the item graph.",
     )
     minutes: float | None = field(
         None,
@@ -122,6 +122,10 @@ def check_settings(model_config: ModelConfig, config: TrainingConfig) -> None:
     resolve_device(config.device)
     CacheAdjacency(config.sparse_backend)
     check_search(getattr(model_config, "knn_search", "auto"))
+    if config.race and not model_config.variants(()):
+        raise ConfigError(
+            f"`race` tries variants of a model, and `model={model_config.model!r}` has none. Pass `race=False`."
+        )
     if config.negatives > 1:
         model_config.require("negatives")
     if config.sampling == "full":

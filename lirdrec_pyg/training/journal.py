@@ -40,7 +40,7 @@ class Journal(Callback):
     def on_epoch_end(self, result: EpochResult) -> None:
         self._save_history()
         if result.improved:
-            save_state(self.folder, WEIGHTS, self._trainer.model.module.state_dict())
+            save_state(self.folder, WEIGHTS, self._trainer.result.best_state)
         if time.monotonic() - self._last >= 20 * self._cost:
             self.save_checkpoint()
 

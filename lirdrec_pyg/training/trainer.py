@@ -136,7 +136,7 @@ class Trainer:
 
     @noticing_lost_processes()
     def fit(self, callback: Callback | None = None) -> FitResult:
-        """Train until patience or epochs are used up; leave the model in eval mode.
+        """Train until patience, epochs or time are used up; leave the model in eval mode.
 
         Args:
             callback: follows the training, and may stop it; an unfinished epoch is not validated.
@@ -166,9 +166,11 @@ class Trainer:
             return f"no better {MONITOR} in {self.config.patience} epochs"
         if done >= self.config.epochs:
             return "all epochs done"
+        if (minutes := self.config.minutes) is None:
+            return None
         seconds = sum(result.train_seconds + result.eval_seconds for result in self.result.history)
-        over = self.config.minutes is not None and seconds >= 60 * self.config.minutes
-        return f"{self.config.minutes:g} minutes are over" if over else None
+        over = self.fabric.broadcast(seconds >= 60 * minutes)  # each process has its own clock
+        return f"{minutes:g} minutes are over" if over else None
 
     def _train_epoch(self, callback: Callback) -> bool:
         """Train the remaining steps of the epoch; return ``False`` if it was interrupted."""
@@ -212,8 +214,8 @@ class Trainer:
     @torch.no_grad()
     def _update_average(self) -> None:
         if self.average:
-            step = len(self.result.history) * self.steps_per_epoch + self._step + 1
-            decay = min(self.config.ema, (1 + step) / (10 + step))  # the first weights are soon forgotten
+            step = len(self.result.history) * self.steps_per_epoch + self._step
+            decay = min(self.config.ema, step / (9 + step))  # 0 in the first step: it starts with trained weights
             weights = [x.detach() for x in self.model.module.parameters()]
             torch._foreach_lerp_([*self.average.values()], weights, 1 - decay)
 
@@ -315,12 +317,13 @@ class Trainer:
         triples are drawn.
 
         Raises:
-            RunError: if the checkpoint belongs to another model, graph or batch size.
+            RunError: if the checkpoint belongs to another model, graph or batch size, or was made with ``ema`` and the
+                trainer has none, or the reverse.
         """
         if not self._fits(checkpoint):
             raise RunError(
-                "The checkpoint belongs to another model, graph or batch size than the run. Restore the run from a "
-                "backup, or train it again."
+                "The checkpoint belongs to another model, graph, batch size or `ema` than the run. Restore the run "
+                "from a backup, or train it again."
             )
         self.model.load_state_dict(checkpoint.model)
         for name, x in self.average.items():

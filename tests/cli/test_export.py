@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import lancedb
 import numpy as np
 import polars as pl
 import pytest
@@ -80,6 +79,8 @@ def test_each_mistake_is_one_error_and_writes_nothing(
 
 
 def test_tables_of_lance_are_written(run: Path, tmp_path: Path) -> None:
+    import lancedb  # takes seconds
+
     place = f"lance:{tmp_path / 'out'}"
     for options in ((), ("--overwrite",)):
         result = lirdrec("export", run, "--to", place, *options)

@@ -246,7 +246,7 @@ def test_checkpoint_of_another_training_is_refused(run: Path, uninterrupted: Pat
     copied = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     shutil.copyfile(run / "checkpoint.safetensors", copied / "checkpoint.safetensors")
     before = contents(copied)
-    assert_refused(lirdrec("fit", "--resume", copied, "--epochs", 9), "another model, graph or batch size")
+    assert_refused(lirdrec("fit", "--resume", copied, "--epochs", 9), "another model, graph, batch size")
     assert contents(copied) == before
 
 

@@ -5,6 +5,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,11 @@ def ask(port: int, path: str, body: dict[str, Any] | None = None, token: str = "
         return json.load(answer)
 
 
-@pytest.mark.slow
-def test_a_service_answers_follows_the_link_and_ends(run: Path, tmp_path: Path) -> None:
-    Recommender.load(run).save(tmp_path / "next")
-    promote(run, tmp_path / "current")
-    (tmp_path / "token").write_text("geheim\n")
+@contextmanager
+def service(run: Path, output: Path, *options: object) -> Iterator[int]:
+    """Start a service, yield its port, and end it."""
     port = free_port()
-    options = ("--port", port, "--poll-seconds", 0.05, "--token-file", tmp_path / "token", "--device", "cpu")
-    process = start(("serve", tmp_path / "current", *options), tmp_path / "output")
+    process = start(("serve", run, "--port", port, "--device", "cpu", *options), output)
     try:
         deadline = time.monotonic() + 300
         while True:
@@ -47,26 +46,48 @@ def test_a_service_answers_follows_the_link_and_ends(run: Path, tmp_path: Path) 
                 assert ask(port, "/health")["run"].startswith("run@")
                 break
             except urllib.error.URLError:
-                assert process.is_alive(), (tmp_path / "output").read_text()
+                assert process.is_alive(), output.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        answer = ask(port, "/recommend", {"users": ["user-1"], "k": 3})
-        expected = Recommender.load(run).recommend(["user-1"], k=3)
-        assert [row["item"] for row in answer["recommendations"]] == expected["item"].to_list()
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            ask(port, "/recommend", {"users": ["user-1"]}, token="wrong")
-        promote(tmp_path / "next", tmp_path / "current")
-        while not ask(port, "/recommend", {"users": ["user-1"]})["run"].startswith("next@"):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        yield port
     finally:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGTERM)
         process.join(60)
-    assert process.exitcode == -signal.SIGTERM
+    assert process.exitcode in (-signal.SIGTERM, 0)  # of one process, of several
+
+
+def assert_right(port: int, run: Path) -> None:
+    answer = ask(port, "/recommend", {"users": ["user-1"], "k": 3})
+    expected = Recommender.load(run).recommend(["user-1"], k=3)
+    assert [row["item"] for row in answer["recommendations"]] == expected["item"].to_list()
+
+
+@pytest.mark.slow
+def test_a_service_answers_follows_the_link_and_ends(run: Path, tmp_path: Path) -> None:
+    Recommender.load(run).save(tmp_path / "next")
+    promote(run, tmp_path / "current")
+    (tmp_path / "token").write_text("geheim\n")
+    options = ("--poll-seconds", 0.05, "--token-file", tmp_path / "token")
+    with service(tmp_path / "current", tmp_path / "output", *options) as port:
+        assert_right(port, run)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            ask(port, "/recommend", {"users": ["user-1"]}, token="wrong")
+        promote(tmp_path / "next", tmp_path / "current")
+        deadline = time.monotonic() + 300
+        while not ask(port, "/recommend", {"users": ["user-1"]})["run"].startswith("next@"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     first, *others = (tmp_path / "output").read_text().splitlines()
     assert f"at http://127.0.0.1:{port}" in first
     assert [line.split("@")[0] for line in others] == ["Serving next"]
+
+
+@pytest.mark.slow
+def test_two_processes_answer_on_one_port(run: Path, tmp_path: Path) -> None:
+    with service(run, tmp_path / "output", "--workers", 2) as port:
+        for _ in range(10):
+            assert_right(port, run)
 
 
 def test_each_mistake_is_one_error(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,3 @@
-import os
 import ssl
 from collections.abc import Iterator
 from functools import cache
@@ -11,9 +10,8 @@ _context = cache(ssl.create_default_context)
 
 @pytest.fixture(autouse=True)
 def _fast_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the certificates once, and do not flush files: nothing here cuts the power."""
+    """Read the certificates once."""
     monkeypatch.setattr(ssl, "create_default_context", _context)
-    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

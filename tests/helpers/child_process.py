@@ -13,6 +13,7 @@ from commands import CONTEXT, wait_until
 def _run(args: tuple[str, ...], output: Path) -> None:
     from lirdrec_pyg.cli import main
 
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # which its own child processes open again
     # Without buffers, so that a kill loses no output.
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

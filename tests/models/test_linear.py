@@ -71,15 +71,17 @@ def test_a_new_item_is_ranked_as_if_it_had_been_there_without_interactions() -> 
         close(history.float() @ (known @ f), history @ weights[:NUM_ITEMS, -1])
 
 
-def test_the_linear_part_of_a_user_has_the_given_length() -> None:
+def test_the_linear_part_of_a_user_is_as_long_as_the_other_and_that_of_an_item_has_the_weight() -> None:
     data, columns = small_graph(), 3
     learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
     linear = linear_items(data, columns, L2, CONTENT)
-    both = with_linear(learned, data, linear, 0.25)
+    both = with_linear(learned, data, linear.scaled(0.25))
     has_history = SeenItems.of(data["user", "interacts", "item"].edge_index, NUM_USERS).start.diff() > 0
-    expected = torch.where(has_history, 0.25 * learned.user.norm(dim=1), 0)
+    expected = torch.where(has_history, learned.user.norm(dim=1), 0)
     torch.testing.assert_close(both.user[:, both.width :].norm(dim=1), expected)
     assert torch.equal(both.user[:, : both.width], learned.user)
+    # Scores then vary by the weight times the length of the user.
+    assert torch.equal(both.item[:, both.width :], 0.25 * linear.item)
 
 
 def test_what_is_left_open_is_chosen_by_validation() -> None:
@@ -95,9 +97,8 @@ def test_what_is_left_open_is_chosen_by_validation() -> None:
     found = completed(LIRDRecConfig(linear_dim=4), graph, learned, measure)
     assert found.linear_l2 in (100.0, 300.0, 1000.0)
     assert set(found.linear_content) == {"image", "text"}
-    weighted = with_linear(
-        learned, graph, linear_items(graph, 4, found.linear_l2, found.linear_content), found.linear_weight
-    )
+    linear = linear_items(graph, 4, found.linear_l2, found.linear_content)
+    weighted = with_linear(learned, graph, linear.scaled(found.linear_weight))
     best = evaluate_ranker(DotProducts(weighted.user, weighted.item), task, cutoffs=(2,))["recall@2"]
     assert best == max(calls[-11:])
     # What is given stays.

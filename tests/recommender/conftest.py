@@ -79,8 +79,20 @@ def cold_run(train_run: TrainRun, text_shop: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def linear_run(train_run: TrainRun, text_shop: Path) -> Path:
+    """A run of a model with a softmax loss, reduced features and a linear branch, of which nothing is left open."""
+    linear = {"linear_dim": 5, "linear_l2": 50.0, "linear_content": {"image": 1.0, "text": 2.0}, "linear_weight": 0.3}
+    return train_run(text_shop, loss="softmax", feature_dim=6, **linear)
+
+
+@pytest.fixture(scope="session")
 def recommender(run: Path) -> Recommender:
     return Recommender.load(run)
+
+
+@pytest.fixture(scope="session")
+def linear_recommender(linear_run: Path) -> Recommender:
+    return Recommender.load(linear_run)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import polars as pl
 import pytest
@@ -36,6 +35,8 @@ def test_documented_search_returns_the_recommendations(
 
 
 def test_an_open_table_stays_as_it_was(recommender: Recommender, int_recommender: Recommender, tmp_path: Path) -> None:
+    import lancedb  # takes seconds
+
     export_lance(recommender, tmp_path)
     table = lancedb.connect(tmp_path).open_table("items")
     with pytest.raises(RunError, match=r"has a table 'users'.*`overwrite=True`"):

@@ -49,6 +49,9 @@ def folded(recommender: Recommender, histories: list[list[int]]) -> torch.Tensor
         {"num_item_layers": 0, "fusion": "mean", "dct": "none", "num_layers": 1},
         {"item_graph": False, "fusion": "static", "only_modality": "text"},
         {"fusion": "attention"},
+        {"loss": "softmax", "feature_dim": 6, "only_modality": "text", "item_graph": False},
+        {"linear_dim": 5, "linear_l2": 9.0, "linear_content": {"text": 1.0}, "linear_weight": 0.5},
+        {"linear_dim": 5, "linear_l2": 9.0, "linear_content": {"text": 0.0}, "linear_weight": 0.5},
     ],
 )
 def test_encoders_equal_the_model(
@@ -67,11 +70,12 @@ def test_encoders_equal_the_model(
 
 @pytest.mark.slow
 def test_runtime_equals_torch(
-    grown: Recommender,
+    linear_recommender: Recommender,
     new_items: MakeNewItems,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    grown = linear_recommender.add_items(new_items("n0", "n1", "n2", "n3", missing={"image": [1], "text": [2]}))
     monkeypatch.chdir(tmp_path)
     paths = export_vectors(grown, Path("exports"), "onnx")
     assert sorted(paths) == sorted(Path("exports").iterdir())

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from lirdrec_pyg import Recommender
 from lirdrec_pyg.data import item_features
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.recommender.update import promote
-from lirdrec_pyg.service import LiveRun, ServiceConfig
+from lirdrec_pyg.service import LiveRun, ServiceConfig, batches
 from lirdrec_pyg.service.app import create_app
 
 Connect = Callable[..., TestClient]
@@ -150,6 +152,38 @@ def test_requests_that_wait_are_computed_together(
     assert len(computed) < 12
 
 
+def test_only_long_computations_and_several_requests_need_a_thread(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    recommend = Recommender.recommend
+
+    def noting_thread(self: Recommender, *args: Any, **options: Any) -> pl.DataFrame:
+        threads.append(threading.current_thread().name)
+        return recommend(self, *args, **options)
+
+    client = connect()
+    monkeypatch.setattr(Recommender, "recommend", noting_thread)
+    answers = []
+    for limit in (math.inf, 0.0):
+        monkeypatch.setattr(batches, "_SHORT", limit)
+        answers.append(client.post("/recommend", json={"users": ["user-1"]}).json())
+    assert [name.startswith("compute") for name in threads] == [False, True]
+    assert answers[0] == answers[1]
+
+
+def test_any_kind_of_valid_request_has_the_same_answer(connect: Connect) -> None:
+    """The usual one is answered without FastAPI."""
+    client = connect()
+    body = json.dumps({"users": ["user-1"], "k": 3, "max_per": {"stock": 2}})
+    kinds = ("application/json", "application/json; charset=utf-8")
+    answers = [client.post("/recommend", content=body, headers={"Content-Type": kind}) for kind in kinds]
+    assert answers[0].status_code == 200
+    assert answers[0].json() == answers[1].json()
+    count = 'lirdrec_request_seconds_count{endpoint="/recommend",status="200"} 2.0'
+    assert count in client.get("/metrics").text.splitlines()
+
+
 REFUSED: list[tuple[str, Any, int, str]] = [
     ("recommend", {"users": ["nobody"]}, 404, "'nobody'"),
     ("recommend", {"users": ["user-1", "nobody"], "fallback": "error"}, 404, "'nobody'"),
@@ -226,16 +260,18 @@ def test_only_the_token_opens_the_service(connect: Connect) -> None:
 def test_a_bug_is_one_line_of_the_log_and_no_secret_of_the_answer(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("internals\nsecond line")
 
     client = connect()
-    monkeypatch.setattr(Recommender, "similar_items", fail)
-    answer = client.post("/similar", json={"item": "item-1"})
-    assert (answer.status_code, [*answer.json()]) == (500, ["error"])
-    assert "internals" not in answer.text
-    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("lirdrec_pyg.service")]
-    assert line == "/similar failed: RuntimeError: internals"
+    for name in ("similar_items", "recommend"):
+        monkeypatch.setattr(Recommender, name, fail)
+    for path, body in (("similar", {"item": "item-1"}), ("recommend", {"users": ["user-1"]})):
+        answer = client.post(f"/{path}", json=body)
+        assert (answer.status_code, [*answer.json()]) == (500, ["error"])
+        assert "internals" not in answer.text
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("lirdrec_pyg.service")]
+    assert lines == [f"/{path} failed: RuntimeError: internals" for path in ("similar", "recommend")]
     assert client.get("/health").status_code == 200
 
 

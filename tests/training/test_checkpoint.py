@@ -209,5 +209,5 @@ def test_checkpoint_of_another_training_is_refused(graph: HeteroData, saved: Pat
     checkpoint = Checkpoint.load(saved)
     model = {**checkpoint.model, "user": torch.zeros(3, 3, 8)}
     for other in (replace(checkpoint, model=model), replace(checkpoint, losses=torch.zeros(100))):
-        with pytest.raises(RunError, match="another model, graph or batch size"):
+        with pytest.raises(RunError, match="another model, graph, batch size"):
             make_trainer(graph).restore(other)

@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 from commands import assert_refused, lirdrec
 from lightning_fabric.loggers import CSVLogger
-from mlflow.tracking import MlflowClient
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lirdrec_pyg import EASEConfig, LIRDRecConfig, TrainingConfig, fit
 from lirdrec_pyg.callback import Callback
@@ -40,6 +37,9 @@ def trained(out: Path, *callbacks: Callback, epochs: int = 2, **settings: Any) -
 
 def logged_by_tensorboard(run: Path) -> tuple[Series, dict[str, Any]]:
     """All points by name, and the hyperparameters."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
     (folder,) = (run / "logs" / "tensorboard").iterdir()
     events = EventAccumulator(str(folder)).Reload()
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
@@ -49,13 +49,19 @@ def logged_by_tensorboard(run: Path) -> tuple[Series, dict[str, Any]]:
     return {name: [(e.step, e.value) for e in events.Scalars(name)] for name in names}, values
 
 
-def mlflow_runs(client: MlflowClient) -> list[Any]:
+def mlflow_client(uri: str | None = None) -> Any:
+    from mlflow.tracking import MlflowClient  # takes seconds
+
+    return MlflowClient(uri)
+
+
+def mlflow_runs(client: Any) -> list[Any]:
     (experiment,) = [each for each in client.search_experiments() if each.name == "lirdrec-pyg"]
     return [*client.search_runs([experiment.experiment_id])]
 
 
 def logged_by_mlflow(run: Path) -> tuple[Series, dict[str, Any]]:
-    client = MlflowClient()
+    client = mlflow_client()
     (found,) = mlflow_runs(client)
     assert (found.info.run_name, found.info.status) == (run.name, "FINISHED")
     history = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
@@ -131,7 +137,7 @@ def test_a_new_training_starts_a_new_log(tmp_path: Path) -> None:
         trained(run, *(training_log(kind, run) for kind in KINDS), epochs=1)
     versions = {path.name for path in (run / "logs" / "tensorboard").iterdir()}
     assert versions == {"version_0", "version_1"}
-    assert len(mlflow_runs(MlflowClient())) == 2
+    assert len(mlflow_runs(mlflow_client())) == 2
     other = training_log("tensorboard", run, str(tmp_path / "all"))
     trained(run, other, epochs=1)
     assert {path.name for path in (tmp_path / "all").iterdir()} == {"run"}
@@ -179,7 +185,7 @@ def test_the_command_line_logs_beside_the_run(shop: Path, tmp_path: Path, monkey
         result = lirdrec(*command)
         assert result.exit_code == 0, result.output
     assert_logged(logged_by_tensorboard(Path("run"))[0], {"loss": history_of(Path("run"))["loss"]})
-    client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'logs' / 'mlflow.db'}")
+    client = mlflow_client(f"sqlite:///{tmp_path / 'run' / 'logs' / 'mlflow.db'}")
     (found,) = mlflow_runs(client)
     assert [m.step for m in client.get_metric_history(found.info.run_id, "loss")] == [1]
     assert {path.name for path in tmp_path.iterdir()} == {"run", "shop"}

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lirdrec_pyg.data import SIMILAR, feature_mask, item_features
 from lirdrec_pyg.data.features import mean_row
 from lirdrec_pyg.errors import check_extra
 from lirdrec_pyg.models import Neighborhood
+from lirdrec_pyg.models.linear import linear_part
 from lirdrec_pyg.models.new_nodes import NUM_NEIGHBORS, SHARPNESS
 from lirdrec_pyg.nn import ItemGraphConv, adjacency, unit_vectors
 from lirdrec_pyg.recommender.recommender import Recommender
@@ -43,6 +45,9 @@ class ItemEncoder(nn.Module):
     c \sum_{l=1}^{L} \mathbf{E}^{(l)} + (1 - s) \sum_{h=0}^{n-1} s^{n-1-h} \mathbf{S}^h \mathbf{G}`; without an item
     graph, :math:`c = 1` and there is no second sum. The message :math:`\mathbf{m}` is the sum of the layers that
     represent a user who clicked the item.
+
+    With a softmax loss, :math:`\mathbf{v}` is scaled to unit length. With a linear branch, its columns follow those of
+    both.
     """
 
     key: Tensor
@@ -50,6 +55,7 @@ class ItemEncoder(nn.Module):
     whitening: Tensor
     message: Tensor
     vector: Tensor
+    linear: Tensor
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
@@ -57,11 +63,12 @@ class ItemEncoder(nn.Module):
         vectors = recommender.vectors.items_until(num_items)
         neighborhood = recommender.neighborhood or Neighborhood.of(model, data, vectors)
         clicked = recommender.popularity[:num_items].nonzero().view(-1)
-        self.encoders = copy.deepcopy(model.encoders)
+        self.components, self.encoders = copy.deepcopy(model.components), copy.deepcopy(model.encoders)
+        self.as_output = model.as_output
         self.has_shared_branch = model.dct is not None
         if model.dct is not None:
             weight = self.encoders[-1].lin1.weight
-            weight.data = model.dct.fold_into(weight.data, list(model.in_channels.values()))
+            weight.data = model.dct.fold_into(weight.data, model.widths)
         for number, modality in enumerate(model.in_channels):
             mean = mean_row(item_features(data, modality), feature_mask(data, modality))
             self.register_buffer(f"mean_{number}", mean.float())
@@ -78,14 +85,22 @@ class ItemEncoder(nn.Module):
         self.register_buffer("key", neighborhood.key[clicked].t())
         self.register_buffer("center", neighborhood.center)
         self.register_buffer("whitening", neighborhood.whitening)
-        self.register_buffer("message", layers[1:-1].sum(dim=0)[clicked])
+        self.register_buffer("message", torch.cat([layers[1:-1].sum(dim=0), vectors.linear], dim=1)[clicked])
         self.register_buffer("vector", table[clicked])
+        # Of all modalities, those without a weight are zero.
+        linear = {
+            name: vectors.linear.new_zeros(size, vectors.linear.size(1)) for name, size in model.in_channels.items()
+        }
+        names = [name for name, weight in model.linear_content.items() if weight] if neighborhood.linear.size(1) else []
+        linear |= zip(names, neighborhood.linear.split([model.in_channels[name] for name in names]), strict=True)
+        self.register_buffer("linear", torch.cat([*linear.values()]))
 
     def forward(self, features: list[Tensor], present: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return vectors and messages, both of shape ``(N, B * d)``, see the documentation of the export."""
+        """Return vectors and messages, both of shape ``(N, B * d + r)``, see the documentation of the export."""
         mean = [getattr(self, f"mean_{number}") for number in range(len(features))]
         x = [torch.where(mask.unsqueeze(1), x, row) for x, mask, row in zip(features, present, mean)]
-        inputs = [*x, torch.cat(x, dim=1)] if self.has_shared_branch else x
+        reduced = [components(x) for components, x in zip(self.components, x)]
+        inputs = [*reduced, torch.cat(reduced, dim=1)] if self.has_shared_branch else reduced
         encoded = torch.stack([unit_vectors(encoder(x)) for x, encoder in zip(inputs, self.encoders)], dim=1)
         known = [
             encoded[:, branch]
@@ -97,8 +112,15 @@ class ItemEncoder(nn.Module):
         cosine, neighbor = (query @ self.key).topk(min(NUM_NEIGHBORS, self.key.size(1)), dim=1)
         weight = (SHARPNESS * cosine).softmax(dim=1).unsqueeze(1)
         start = encoded.flatten(start_dim=1)
-        vector = self.factor * start + (weight @ self.vector[neighbor]).squeeze(1)
-        return vector, start + (weight @ self.message[neighbor]).squeeze(1)
+        vector = self.as_output(self.factor * start + (weight @ self.vector[neighbor]).squeeze(1))
+        message = (weight @ self.message[neighbor]).squeeze(1)
+        if not self.linear.size(1):
+            return vector, start + message
+        # Missing features are at the mean, and so zero.
+        unit = torch.cat([unit_vectors(x - row) for x, row in zip(x, mean)], dim=1)
+        width = start.size(1)
+        message = torch.cat([start + message[:, :width], message[:, width:]], dim=1)
+        return torch.cat([vector, unit @ self.linear], dim=1), message
 
 
 class FoldIn(nn.Module):
@@ -114,11 +136,12 @@ class FoldIn(nn.Module):
         self.fusion = copy.deepcopy(model.fusion)
         if hasattr(self.fusion, "theta"):  # of new users, who share the mean memory
             self.fusion.theta = nn.Parameter(self.fusion.theta.mean(dim=0, keepdim=True))
-        self.register_buffer("message", recommender.vectors.item_layers[:-1].sum(dim=0))
+        vectors = recommender.vectors
+        self.register_buffer("message", torch.cat([vectors.item_layers[:-1].sum(dim=0), vectors.linear], dim=1))
         self.register_buffer("degree", recommender.popularity.float())
 
     def forward(self, history: Tensor, new_messages: Tensor) -> Tensor:
-        """Return vectors of users, shape ``(N, B * d)``, see the documentation of the export."""
+        """Return vectors of users, shape ``(N, B * d + r)``, see the documentation of the export."""
         num_items = self.message.size(0)
         # A row that is never used, so that a position past the last message is valid.
         new = torch.cat([new_messages, new_messages.new_zeros(1, new_messages.size(1))])
@@ -128,8 +151,13 @@ class FoldIn(nn.Module):
         degree = torch.where(is_new, torch.zeros(()), self.degree[position]) + 1
         weight = (is_item.sum(dim=1, keepdim=True) * degree).rsqrt()
         weight = torch.where(is_item, weight, torch.zeros(()))
-        x = (weight.unsqueeze(1) @ message).view(-1, *self.size)
-        return (self.fusion.attention_of_new_users(x).unsqueeze(-1) * x).flatten(start_dim=1)
+        width = math.prod(self.size)
+        x = (weight.unsqueeze(1) @ message[..., :width]).view(-1, *self.size)
+        learned = (self.fusion.attention_of_new_users(x).unsqueeze(-1) * x).flatten(start_dim=1)
+        if width == message.size(-1):
+            return learned
+        given = (message[..., width:] * is_item.unsqueeze(-1)).sum(dim=1)
+        return torch.cat([learned, linear_part(learned, given)], dim=1)
 
 
 def save_encoders(recommender: Recommender, folder: Path) -> None:
