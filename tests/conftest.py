@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Before numpy and torch are imported, and for all processes that tests start: with such small data, threads would only
+# wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
-
-# Before torch is imported, and for all processes that tests start: with such small data, threads would only wait for
-# each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # On a busy machine, anything may take long.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

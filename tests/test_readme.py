@@ -57,7 +57,7 @@ def printed(make_shop: Callable[[Path], Path], tmp_path_factory: pytest.TempPath
 def test_commands_and_python_run(printed: str) -> None:
     assert [shlex.split(command)[1] for command in COMMANDS] == [
         *("info", "fit", "evaluate"),
-        *("tune", "fit"),
+        *("fit", "tune", "fit"),
         *("recommend", "recommend", "recommend", "similar", "similar", "explain"),
         *("add-items", "recommend", "recommend"),
         *("fit", "update"),

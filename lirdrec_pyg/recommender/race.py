@@ -44,13 +44,14 @@ def race(
     minutes = training_config.minutes or _default_minutes(dataset)
     training_config = replace(training_config, race=False, minutes=minutes)
     contenders = {name: _trainer(dataset, config, training_config, fabric) for name, config in variants.items()}
-    _log.info("race: %s, in at most a third of %g minutes", ", ".join(map(_in_words, variants)), minutes)
+    _log.info("race, in at most a third of %g minutes: %s", minutes, ", ".join(map(_in_words, variants)))
     start, done = time.monotonic(), 0
     deadline = start + 60 * _SHARE * minutes
     record: list[dict[str, Any]] = []
     for epochs in _ROUNDS:
-        with tqdm(total=epochs - done, desc=f"race of {len(contenders)}", unit="epoch", disable=None) as bar:
-            while done < epochs and not _ends(deadline if done else math.inf, fabric, callback):
+        last = min(epochs, training_config.epochs)
+        with tqdm(total=last - done, desc=f"race of {len(contenders)}", unit="epoch", disable=None) as bar:
+            while done < last and not _ends(deadline if done else math.inf, fabric, callback):
                 done += 1
                 for trainer in contenders.values():
                     trainer.fit(_Pause(done, callback))
@@ -62,7 +63,7 @@ def race(
         order = sorted(found, key=lambda name: found[name], reverse=True)
         kept = [*order[: max(1, len(order) // 2)], GIVEN]
         contenders = {name: contenders[name] for name in dict.fromkeys(kept)}
-        if done < epochs:
+        if done < epochs or len(contenders) == 1:
             break
     winner = max(contenders, key=lambda name: found[name] * (1 if name == GIVEN else 1 - _MARGIN))
     left = fabric.broadcast(minutes - (time.monotonic() - start) / 60)

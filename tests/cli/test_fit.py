@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -86,6 +87,45 @@ def test_options_win_over_the_config_file_and_that_over_a_preset(shared_shop: Pa
     given = ("--config", by_preset, "--epochs", 1, "--embedding-dim", 8)
     assert lirdrec("fit", "--data", shared_shop, "--out", out, *given).exit_code == 0
     assert {name: settings_of(out)[name] for name in PRESETS["fast"]} == PRESETS["fast"]
+
+
+def test_preset_best_races_and_says_what_it_chose(
+    learnable_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "'best' recommends best, by a softmax" in help_of("fit")
+    shown = help_of("fit", "--preset", "best")
+    for name, value in PRESETS["best"].items():
+        assert f"[default: {name if value is True else value}" in shown
+
+    given = ("--data", learnable_shop, "--preset", "best", "--epochs", 2, "--embedding-dim", 8, "--minutes", 9)
+    result = lirdrec("fit", *given, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    race = [line for line in result.output.splitlines() if line.startswith("race")]
+    assert race[0] == "race, in at most a third of 9 minutes: as given, with --no-item-graph"
+    (given_value, other) = re.findall(r"0\.\d{4}", race[1])
+    assert race[1] == f"race: validation recall@20 after 2 epochs: as given {given_value}, with --no-item-graph {other}"
+    saved = settings_of(tmp_path / "run")
+    chosen = "as given" if saved["item_graph"] else "with --no-item-graph"
+    assert race[2].startswith(f"race: the model is trained {chosen}, for at most ")
+    assert (saved["race"], saved["loss"], saved["ema"]) == (False, "softmax", 0.97)
+    assert 8 < saved["minutes"] <= 9
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["race"][0]["epochs"] == 2
+
+    for options, *named in (
+        (("--split", "none"), "--race compares by validation", "Pass another --split, or --no-race."),
+        (("--model", "vbpr", "--race"), "--race tries variants", "--model vbpr has none. Pass --no-race."),
+        (("--minutes", 0), "--minutes"),
+    ):
+        preset = () if "vbpr" in options else ("--preset", "best")
+        refused = lirdrec("fit", "--data", learnable_shop, *preset, *options, "--out", tmp_path / "x")
+        assert_refused(refused, *named)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lirdrec_pyg.recommender.race.Trainer.fit", interrupted)
+    assert lirdrec("fit", *given, "--out", tmp_path / "x").exit_code == 130
+    assert not (tmp_path / "x").exists()
 
 
 def test_held_out_items_have_metrics_of_their_own(cold_run: Path, tmp_path: Path) -> None:

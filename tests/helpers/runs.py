@@ -48,13 +48,16 @@ def change_versions(run: Path, **changes: object) -> None:
 
 
 def turn_into_format_1(run: Path) -> None:
-    """Rename what format 1 named differently."""
+    """Rename what format 1 named differently, and remove what it did not have."""
     change_versions(run, format=1)
     settings = yaml.safe_load((run / "config.yaml").read_text())
     if "num_neighbors" in settings:
         change_settings(run, num_neighbors=None, num_neighbours=settings["num_neighbors"])
     weights = run / "model.safetensors"
     save_file({{"neighbor": "neighbour"}.get(k, k): v for k, v in load_file(weights).items()}, weights)
+    for name in ("vectors", "neighborhood"):
+        if (path := run / f"{name}.safetensors").exists():
+            save_file({key: value for key, value in load_file(path).items() if key != "linear"}, path)
     listed = (run / CHECKSUMS).read_text()
     if (run / "neighborhood.safetensors").exists():
         (run / "neighborhood.safetensors").rename(run / "neighbourhood.safetensors")

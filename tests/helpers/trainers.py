@@ -1,5 +1,6 @@
 """Trainings that take less than a second."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ needs_torch_sparse = pytest.mark.skipif(not WITH_TORCH_SPARSE, reason="torch-spa
 # Settings that change how a training draws and steps; each is covered once.
 KINDS: list[Any] = [
     {},
-    {"edge_dropout": 0.3, "popularity_alpha": 0.75},
+    {"edge_dropout": 0.3, "popularity_alpha": 0.75, "ema": 0.9},
+    {"model": replace(MODEL, loss="softmax", fusion="mean", feature_dim=4), "ema": 0.9, "edge_dropout": 0.2},
     {"negatives": 3, "precision": "bf16-mixed", "weight_decay": 1e-4},
     pytest.param({"sampling": "neighbors", "fanout": "3,2", "negatives": 2}, marks=needs_torch_sparse),
     pytest.param({"sampling": "neighbors", "user_gradients": "sparse"}, marks=needs_torch_sparse),
@@ -32,11 +34,15 @@ def small_graph() -> HeteroData:
     return LIRDRec.graph_transform(MODEL)(synthetic_data(num_users=60, num_items=40).graph)
 
 
-def make_trainer(graph: HeteroData, fabric: Fabric | None = None, **settings: Any) -> Trainer:
+def make_trainer(
+    graph: HeteroData, fabric: Fabric | None = None, model: LIRDRecConfig = MODEL, **settings: Any
+) -> Trainer:
     config = TrainingConfig(**{"epochs": 3, "batch_size": BATCH, "lr": 0.01, "device": "cpu", "seed": 1, **settings})
     torch.manual_seed(config.seed)
-    data = input_transform(MODEL, config)(graph)
-    return Trainer(LIRDRec.from_config(MODEL, data), data, config, fabric)
+    data = input_transform(model, config)(graph)
+    made = LIRDRec.from_config(model, data)
+    made.prepare(data)
+    return Trainer(made, data, config, fabric)
 
 
 class Stop(Callback):

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from small_graph import NUM_ITEMS, NUM_USERS, interactions, small_graph
+from small_graph import NUM_ITEMS, NUM_USERS, interactions, prepared, small_graph
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import item_features
+from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import LIRDRecConfig, Vectors
 from lirdrec_pyg.models.linear import completed, linear_items, linear_ranker, linear_weights, with_linear
@@ -104,6 +105,24 @@ def test_what_is_left_open_is_chosen_by_validation() -> None:
     # What is given stays.
     given = LIRDRecConfig(linear_dim=4, linear_l2=7.0, linear_content={"text": 1.0}, linear_weight=0.3)
     assert completed(given, graph, learned, measure) == given
+
+
+def test_a_weight_that_is_given_or_too_many_items_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LIRDRecConfig(embedding_dim=4, linear_dim=4, linear_weight=0.3)
+    model, data = prepared(config)
+    assert model.vectors(data).linear.size(1) == 0  # what else is needed is not chosen yet
+    found = model.complete(config, data, None)
+    assert (found.linear_l2, found.linear_weight) == (300.0, 0.3)
+    assert model.vectors(data).linear.size(1) == 4
+    monkeypatch.setattr("lirdrec_pyg.models.linear.MAX_ITEMS", NUM_ITEMS - 1)
+    assert model.complete(found, data, None).linear_dim == 0
+    assert model.vectors(data).linear.size(1) == 0
+
+
+def test_weights_of_features_are_checked_before_the_training() -> None:
+    for content, message in (({"smell": 1.0}, "'smell'.*image, text"), ({"text": -1.0}, "'text'.*at least 0")):
+        with pytest.raises(ConfigError, match=message):
+            prepared(LIRDRecConfig(linear_dim=4, linear_content=content))
 
 
 @pytest.mark.parametrize("measured", [True, False])

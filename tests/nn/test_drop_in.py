@@ -22,8 +22,10 @@ from lirdrec_pyg.nn import (
     MeanFusion,
     ModalityEncoder,
     MultimodalDCT,
+    PrincipalComponents,
     ProgressiveWeightCopying,
     SeenItems,
+    SoftmaxLoss,
     SparseOperator,
     StaticFusion,
     top_k,
@@ -40,6 +42,18 @@ def edges(num_sources: int, num_targets: int) -> Tensor:
 
 def branches() -> Tensor:
     return torch.randn(NUM_USERS, 3, WIDTH)
+
+
+def principal_components() -> nn.Module:
+    module = PrincipalComponents(5, 3)
+    module.fit(torch.randn(9, 5))
+    return module
+
+
+def softmax_inputs() -> tuple[Any, ...]:
+    user, item = unit_vectors(torch.randn(NUM_USERS, WIDTH)), unit_vectors(torch.randn(NUM_ITEMS, WIDTH))
+    row, positive = torch.tensor([0, 0, 2, 5]), torch.tensor([1, 3, 3, 0])
+    return user, item, torch.stack([row, positive]), row, item[positive].clone(), torch.rand(4), 2 * NUM_ITEMS
 
 
 # Layers on a graph, by name: the layer, its vectors, and the size (sources, targets) of its graph.
@@ -69,6 +83,7 @@ def graph_inputs(name: str, form: Form = plain) -> tuple[Any, ...]:
 # All layers, by name: the layer and its inputs.
 CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] = {
     "ModalityEncoder": (lambda: ModalityEncoder(5, WIDTH), lambda: (torch.randn(NUM_ITEMS, 5),)),
+    "PrincipalComponents": (principal_components, lambda: (torch.randn(NUM_ITEMS, 5),)),
     "MultimodalDCT": (MultimodalDCT, lambda: ([torch.randn(NUM_ITEMS, 5), torch.randn(NUM_ITEMS, 4)],)),
     "MultimodalDCT 2d": (lambda: MultimodalDCT("2d"), lambda: ([torch.randn(NUM_ITEMS, 5)],)),
     "ProgressiveWeightCopying": (lambda: ProgressiveWeightCopying(NUM_USERS, 3, WIDTH), lambda: (branches(),)),
@@ -83,6 +98,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Any, ...]]]] 
         lambda: BPRLoss(0.1),
         lambda: (torch.randn(4), torch.randn(4), torch.randn(NUM_USERS, WIDTH), torch.randn(NUM_ITEMS, WIDTH)),
     ),
+    "SoftmaxLoss": (lambda: SoftmaxLoss(0.2), softmax_inputs),
     **{name: (make, lambda name=name: graph_inputs(name)) for name, (make, _, _) in GRAPH_LAYERS.items()},
 }
 EVERY_LAYER = pytest.mark.parametrize("name", CASES)
@@ -92,7 +108,7 @@ def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     """``value`` with all tensors and operators in it converted by ``function``."""
     if isinstance(value, (list, tuple)):
         return type(value)(mapped(entry, function) for entry in value)
-    return value if value is None else function(value)
+    return value if value is None or isinstance(value, int) else function(value)
 
 
 def convert(value: Any, dtype: torch.dtype) -> Any:

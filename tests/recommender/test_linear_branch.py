@@ -132,7 +132,6 @@ def test_parts_of_items_and_of_branches_add_up_to_the_score(linear_run: Path) ->
         assert explanation.branches["part"].sum() == pytest.approx(score, abs=1e-5)
         strongest = explanation.items.filter(pl.col("item") != item).row(0)
         assert (best, share) == (strongest[0], pytest.approx(strongest[2], abs=1e-5))
-        # Without an item, the user has another direction: its part of the linear branch is that of its own vector.
         name, weight, part = explanation.branches.row(-1)
         width = recommender.vectors.width
         vector, other = recommender.user_vectors([user])[0], recommender.item_vectors([item])[0]

@@ -32,6 +32,7 @@ def everything(trainer: Trainer) -> dict[str, Tensor]:
         **{f"{n}/{name}": value.clone() for n, state in optimizer.items() for name, value in state.items()},
         "generator": trainer.generator.get_state(),
         **{f"best/{name}": value for name, value in trainer.result.best_state.items()},
+        **{f"average/{name}": value.clone() for name, value in trainer.average.items()},
     }
 
 
@@ -211,3 +212,7 @@ def test_checkpoint_of_another_training_is_refused(graph: HeteroData, saved: Pat
     for other in (replace(checkpoint, model=model), replace(checkpoint, losses=torch.zeros(100))):
         with pytest.raises(RunError, match="another model, graph, batch size"):
             make_trainer(graph).restore(other)
+    averaging = make_trainer(graph, ema=0.9)
+    for trainer, state in ((averaging, checkpoint), (make_trainer(graph), averaging.checkpoint())):
+        with pytest.raises(RunError, match="`ema`"):
+            trainer.restore(state)

@@ -1,8 +1,10 @@
+from dataclasses import fields
+
 import pytest
 
-from lirdrec_pyg import LIRDRecConfig, TrainingConfig
+from lirdrec_pyg import EASEConfig, LIRDRecConfig, TrainingConfig, VBPRConfig
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.training import PRESETS
+from lirdrec_pyg.training import PRESETS, check_settings
 
 
 def test_configs_check_themselves() -> None:
@@ -22,6 +24,14 @@ def test_configs_check_themselves() -> None:
     assert TrainingConfig(lr=1).lr == 1  # an integer where a float is expected
 
 
-def test_presets_are_settings_of_a_training() -> None:
+def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
     for settings in PRESETS.values():
-        TrainingConfig(**settings)
+        of_training = {field.name for field in fields(TrainingConfig)} & settings.keys()
+        training = TrainingConfig(**{name: settings[name] for name in of_training})
+        check_settings(LIRDRecConfig(**{name: settings[name] for name in settings.keys() - of_training}), training)
+
+
+def test_race_needs_variants() -> None:
+    for config in (VBPRConfig(), EASEConfig()):
+        with pytest.raises(ConfigError, match=f"`race` tries variants.*`model='{config.model}'`.*`race=False`"):
+            check_settings(config, TrainingConfig(device="cpu", race=True))

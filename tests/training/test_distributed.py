@@ -147,6 +147,20 @@ def test_another_launcher_or_number_of_processes_resumes(
 
 
 @pytest.mark.slow
+def test_two_processes_race_and_average_as_one(options: tuple[object, ...], tmp_path: Path) -> None:
+    settings = ("--loss", "softmax", "--fusion", "mean", "--feature-dim", 4, "--ema", 0.8, "--race")
+    options = (*options, *EXACT, "--epochs", 3, *settings)
+    fit_alone(tmp_path, *options, "--out", tmp_path / "one")
+    Pair(tmp_path, *options, "--out", tmp_path / "two").fit()
+    one, two = (Run.open(tmp_path / name) for name in ("one", "two"))
+    assert one.model_config() == two.model_config()
+    values = [[round.pop("recall@20") for round in run.metrics()["race"]] for run in (one, two)]
+    assert values[1] == pytest.approx(values[0], abs=1e-5)
+    assert len({*values[0]}) > 1
+    assert_alike(one.path, two.path)
+
+
+@pytest.mark.slow
 @needs_torch_sparse
 def test_two_processes_train_on_samples_as_one(options: tuple[object, ...], tmp_path: Path) -> None:
     """All neighbors are sampled, and there is no regularizer, which depends on the nodes of each process's part."""

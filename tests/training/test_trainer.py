@@ -166,6 +166,52 @@ def test_early_stopping(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> N
         assert result.stopped == (f"no better recall@20 in {patience} epochs" if ran_out else "all epochs done")
 
 
+def test_average_of_the_weights_is_validated_and_kept_while_the_training_is_the_same(graph: HeteroData) -> None:
+    plain, averaging = make_trainer(graph), make_trainer(graph, ema=0.4)
+    expected: dict[str, Tensor] = {}
+    kept: list[dict[str, Tensor]] = []
+
+    class Recursion(Callback):
+        steps = 0
+
+        def on_step_end(self, epoch: int, step: int) -> None:
+            decay = min(0.4, self.steps / (9 + self.steps))  # the first weights are forgotten
+            for name, x in averaging.model.module.named_parameters():
+                expected[name] = (decay * expected[name] if self.steps else 0) + (1 - decay) * x.detach()
+            self.steps += 1
+
+        def on_epoch_end(self, result: EpochResult) -> None:
+            kept.append({name: x.clone() for name, x in expected.items()})
+
+    plain.fit()
+    result = averaging.fit(recursion := Recursion())
+    assert recursion.steps > 8  # the limit of the decay is reached
+    assert equal(weights(plain), weights(averaging))
+    best = {name: result.best_state[name] for name in expected}
+    torch.testing.assert_close(best, kept[result.best_epoch - 1])
+
+    model = averaging.model.module
+    assert evaluate_ranker(model.ranker(averaging.data), averaging.task) != result.history[-1].valid
+    model.load_state_dict({**model.state_dict(), **averaging.average})
+    torch.testing.assert_close(averaging.average, kept[-1])
+    assert evaluate_ranker(model.ranker(averaging.data), averaging.task) == result.history[-1].valid
+
+
+def test_time_limit_ends_the_training_after_an_epoch(graph: HeteroData, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = make_trainer(graph, minutes=1e-9)
+    result = training.fit()
+    assert (len(result.history), result.best_epoch, result.stopped) == (1, 1, "1e-09 minutes are over")
+    resumed, rest = make_trainer(graph, minutes=1e-9), Stop()
+    resumed.restore(training.checkpoint())
+    assert resumed.fit(rest).stopped == "1e-09 minutes are over"
+    assert not rest.steps
+    assert make_trainer(graph, minutes=1e9).fit().stopped == "all epochs done"
+    # Of several processes, the first one decides.
+    told = make_trainer(graph, minutes=60)
+    monkeypatch.setattr(told.fabric, "broadcast", lambda over: not over)
+    assert told.fit().stopped == "60 minutes are over"
+
+
 def test_without_a_validation_split_the_last_epoch_is_best(graph: HeteroData) -> None:
     without = copy.copy(graph)
     del without[INTERACTS][Split.VALID.edge_label_key]

@@ -13,7 +13,7 @@ from torch_geometric.typing import SparseTensor
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, build_graph
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SparseOperator
-from lirdrec_pyg.transforms import AddItemKNN, CacheAdjacency, DropEdges, NormalizeBipartite, bipartite
+from lirdrec_pyg.transforms import AddItemKNN, CacheAdjacency, DropEdges, KeepHistory, NormalizeBipartite, bipartite
 from lirdrec_pyg.transforms.bipartite import SparseBackend
 
 EDGE_TYPES = [INTERACTS, INTERACTED_BY, SIMILAR]
@@ -119,6 +119,15 @@ class TestDropEdges:
                 DropEdges(p)
 
 
+class TestKeepHistory:
+    def test_holds_the_items_of_each_user_also_when_edges_are_dropped(self, graph: HeteroData) -> None:
+        for data in (KeepHistory()(graph), Compose([KeepHistory(), DropEdges(0.5, seeded(0))])(graph)):
+            history = data["user"].history
+            user, item = history.pairs(torch.arange(12))
+            assert pairs(torch.stack([user, item])) == pairs(graph[INTERACTS].edge_index)
+            assert history.start.diff().tolist() == graph[INTERACTS].edge_index[0].bincount(minlength=12).tolist()
+
+
 class TestCacheAdjacency:
     @BACKENDS
     def test_holds_every_edge_type_as_targets_by_sources(self, graph: HeteroData, backend: SparseBackend) -> None:
@@ -160,8 +169,8 @@ class TestCacheAdjacency:
 
 @pytest.mark.parametrize(
     "transform",
-    [NormalizeBipartite(), DropEdges(0.5), Compose([NormalizeBipartite(), CacheAdjacency()])],
-    ids=["NormalizeBipartite", "DropEdges", "CacheAdjacency"],
+    [NormalizeBipartite(), DropEdges(0.5), KeepHistory(), Compose([NormalizeBipartite(), CacheAdjacency()])],
+    ids=["NormalizeBipartite", "DropEdges", "KeepHistory", "CacheAdjacency"],
 )
 def test_the_input_graph_is_not_modified(graph: HeteroData, transform: BaseTransform) -> None:
     before = content(copy.deepcopy(graph))
@@ -175,6 +184,7 @@ def test_the_input_graph_is_not_modified(graph: HeteroData, transform: BaseTrans
         (DropEdges(0.5), "DropEdges(p=0.5)"),
         (CacheAdjacency(), "CacheAdjacency(backend='torch')"),
         (NormalizeBipartite(), "NormalizeBipartite()"),
+        (KeepHistory(), "KeepHistory()"),
     ],
 )
 def test_repr(transform: BaseTransform, text: str) -> None:
