@@ -149,7 +149,7 @@ def test_another_launcher_or_number_of_processes_resumes(
 @pytest.mark.slow
 def test_two_processes_race_and_average_as_one(options: tuple[object, ...], tmp_path: Path) -> None:
     settings = ("--loss", "softmax", "--fusion", "mean", "--feature-dim", 4, "--ema", 0.8, "--race")
-    options = (*options, *EXACT, "--epochs", 3, *settings)
+    options = (*options, *EXACT, "--epochs", 2, *settings)
     fit_alone(tmp_path, *options, "--out", tmp_path / "one")
     Pair(tmp_path, *options, "--out", tmp_path / "two").fit()
     one, two = (Run.open(tmp_path / name) for name in ("one", "two"))
