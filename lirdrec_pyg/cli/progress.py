@@ -36,7 +36,7 @@ class Progress(Callback):
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(
             f"training: {parameters:,} parameters on {trainer.fabric.device}, "
-            f"{len(trainer.sampler):,} triples in {trainer.steps_per_epoch} steps per epoch"
+            f"{len(trainer.sampler):,} interactions in {trainer.steps_per_epoch} steps per epoch"
         )
         self._bar = tqdm(
             **self._end(),

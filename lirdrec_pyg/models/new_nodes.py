@@ -169,7 +169,9 @@ def _attached(
             *(F.embedding_bag(neighbors, x, mode="sum", per_sample_weights=weight) for x in vectors.item_layers[1:]),
         ]
     )
-    given = F.embedding_bag(neighbors, vectors.linear, mode="sum", per_sample_weights=weight)
+    given = vectors.linear.new_empty(len(neighbors), 0)
+    if vectors.linear.size(1):  # torch's kernel reads beyond a matrix without columns
+        given = F.embedding_bag(neighbors, vectors.linear, mode="sum", per_sample_weights=weight)
     start = layers.sum(dim=0)
     if model.item_conv is None:
         return torch.cat([model.as_output(start), linear], dim=1), layers, given

@@ -108,7 +108,7 @@ def test_replayed_steps_equal_steps_that_are_run(
     for is_capturable in (True, False):
         monkeypatch.setattr(LIRDRec, "is_capturable", is_capturable)
         losses = Losses()
-        training = TrainingConfig(device="cuda", epochs=3, batch_size=1024, lr=1e-3, edge_dropout=0.1)
+        training = TrainingConfig(device="cuda", epochs=3, batch_size=1024, lr=1e-3, edge_dropout=0.1, ema=0.9)
         recommender = fit(dataset, config, training, callbacks=[losses])
         assert recommender.metrics is not None
         found.append([*losses.values, recommender.metrics["test"]["recall@20"]])
