@@ -137,16 +137,21 @@ class Model(nn.Module):
     def from_config(cls, config: Any, data: HeteroData) -> Any:
         """Build the model for the users, items and modalities of ``data``, as :meth:`graph_transform` leaves it.
 
-        By default, arguments of the constructor are ``num_users``, ``num_items``, ``in_channels`` (the feature width of
-        each modality) and fields of ``config``.
+        By default, arguments of the constructor are those of :meth:`sizes` and fields of ``config``.
         """
-        sizes = {
+        sizes = cls.sizes(config, data)
+        names = inspect.signature(cls).parameters
+        return cls(**{name: sizes[name] if name in sizes else getattr(config, name) for name in names})
+
+    @classmethod
+    def sizes(cls, config: Any, data: HeteroData) -> dict[str, Any]:
+        """Return the arguments of the constructor that depend on ``data``: by default ``num_users``, ``num_items``, and
+        ``in_channels``, the feature width of each modality."""
+        return {
             "num_users": data["user"].num_nodes,
             "num_items": data["item"].num_nodes,
             "in_channels": feature_widths(data),
         }
-        names = inspect.signature(cls).parameters
-        return cls(**{name: sizes[name] if name in sizes else getattr(config, name) for name in names})
 
     @staticmethod
     def graph_transform(config: Any, progress: bool = False) -> BaseTransform:

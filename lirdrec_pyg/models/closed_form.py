@@ -72,6 +72,21 @@ class ItemToItemModel(ClosedFormModel):
         return Scores(lambda user_index: self.scores(history, user_index), num_items)
 
 
+def item_gram(data: HeteroData, value: Tensor) -> Tensor:
+    r"""Return :math:`\mathbf{X}^\top \mathbf{X}`, shape ``(|I|, |I|)``, where :math:`\mathbf{X}` has ``value`` at the
+    training interactions."""
+    edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
+    takes = torch.sparse_coo_tensor(edge_index, value, (data["user"].num_nodes, data["item"].num_nodes))
+    return torch.sparse.mm(takes.t(), takes).to_dense()
+
+
+def history_sums(history: SeenItems, weight: Tensor, user_index: Tensor) -> Tensor:
+    """Return the sum of the rows of ``weight`` for the items of each user in ``user_index``."""
+    count = history.start[user_index + 1] - history.start[user_index]
+    _, item = history.pairs(user_index)
+    return F.embedding_bag(item, weight, cumsum(count)[:-1], mode="sum")
+
+
 class DenseItemModel(ItemToItemModel):
     r"""Item-to-item model with a dense matrix :math:`\mathbf{B}`, stored in float32, shape ``(|I|, |I|)``.
 
@@ -94,9 +109,7 @@ class DenseItemModel(ItemToItemModel):
         self.register_buffer("weight", torch.zeros(num_items, num_items))
 
     def scores(self, history: SeenItems, user_index: Tensor) -> Tensor:
-        count = history.start[user_index + 1] - history.start[user_index]
-        _, item = history.pairs(user_index)
-        return F.embedding_bag(item, self.weight, cumsum(count)[:-1], mode="sum")
+        return history_sums(history, self.weight, user_index)
 
     def pair_weights(self, past: Tensor, item: Tensor) -> Tensor:
         return self.weight[past, item]

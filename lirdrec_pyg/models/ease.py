@@ -3,13 +3,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.models.base import ModelConfig
-from lirdrec_pyg.models.closed_form import DenseItemModel
+from lirdrec_pyg.models.closed_form import DenseItemModel, item_gram
 
 _log = logging.getLogger(__name__)
 
@@ -57,14 +56,11 @@ class EASE(DenseItemModel):
         self.l2 = l2
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
-        user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
-        size = data["user"].num_nodes, len(self.weight)
-        ones = torch.ones(len(user), dtype=torch.float64, device=user.device)
-        takes = torch.sparse_coo_tensor(torch.stack([user, item]), ones, size)
-        gram = torch.sparse.mm(takes.t(), takes).to_dense()
+        edge_index = data[INTERACTS].edge_index
+        gram = item_gram(data, torch.ones(edge_index.size(1), dtype=torch.float64, device=edge_index.device))
         gram.diagonal().add_(self.l2)
         if progress:
-            _log.info("Inverting a matrix of %s x %s items", f"{size[1]:,}", f"{size[1]:,}")
+            _log.info("Inverting a matrix of %s x %s items", f"{len(gram):,}", f"{len(gram):,}")
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         weight = inverse.div_(-inverse.diagonal().clone())
         weight.fill_diagonal_(0)

@@ -1,7 +1,7 @@
 """A linear branch in closed form beside the branches that are learned."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import cumsum, degree
+from torch_geometric.utils import degree
 from tqdm import tqdm
 
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.base import Measure
+from lirdrec_pyg.models.closed_form import MAX_ITEMS, history_sums, item_gram
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, unit_vectors
 
 _log = logging.getLogger(__name__)
 
-# The item-item matrix is dense: 1.6 GB in float32 at this size, of which three are needed.
-MAX_ITEMS = 20_000
 # Exponent of the degrees by which interactions are divided.
 _POWER = 0.25
 
@@ -91,8 +90,7 @@ def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) ->
     user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
     size = data["user"].num_nodes, data["item"].num_nodes
     scale = (degree(user, size[0])[user] * degree(item, size[1])[item]) ** -_POWER
-    takes = torch.sparse_coo_tensor(torch.stack([user, item]), scale, size)
-    gram = torch.sparse.mm(takes.t(), takes).to_dense()
+    gram = item_gram(data, scale)
     clicked = gram.diagonal() > 0
     mean = gram.diagonal()[clicked].mean()
     features = [(weight * mean, unit_features(data, modality)) for modality, weight in content.items() if weight]
@@ -121,11 +119,9 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
         content: :math:`\\gamma_m` by modality.
     """
     weights, known = linear_weights(data, l2, content)
-    dim = min(dim, len(weights))
-    user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
-    takes = torch.sparse_coo_tensor(
-        torch.stack([user, item]), damping(data)[item], (data["user"].num_nodes, len(weights))
-    )
+    dim, factor = min(dim, len(weights)), damping(data)
+    edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
+    takes = torch.sparse_coo_tensor(edge_index, factor[edge_index[1]], (data["user"].num_nodes, len(weights)))
 
     def score_gram(x: Tensor) -> Tensor:
         return weights.t() @ torch.sparse.mm(takes.t(), torch.sparse.mm(takes, weights @ x))
@@ -145,7 +141,7 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
     variance, direction = torch.linalg.eigh(torch.cov(columns.t()).view(dim, dim))
     deviation = variance.clamp(min=1e-12).sqrt()
     whiten = direction / deviation
-    given = damping(data).unsqueeze(1) * (weights @ columns) @ (direction * deviation)
+    given = factor.unsqueeze(1) * (weights @ columns) @ (direction * deviation)
     return LinearItems(given, columns @ whiten, encoder @ whiten)
 
 
@@ -173,7 +169,13 @@ def check_content(content: Mapping[str, float], names: Sequence[str]) -> None:
             raise ConfigError(f"The weight of {name!r} in `linear_content` is {weight}. It must be at least 0.")
 
 
-def completed(config: Any, data: HeteroData, learned: Vectors, measure: Measure | None) -> Any:
+def completed(
+    config: Any,
+    data: HeteroData,
+    learned: Vectors,
+    measure: Measure | None,
+    compute: Callable[[HeteroData, int, float, Mapping[str, float]], LinearItems] = linear_items,
+) -> Any:
     """Return the configuration with the settings of the linear branch that are left open.
 
     Without validation, they are 300 for ``linear_l2``, 1 for ``linear_content`` of each modality, and for
@@ -184,6 +186,7 @@ def completed(config: Any, data: HeteroData, learned: Vectors, measure: Measure 
         data: the graph.
         learned: vectors of the branches that are learned.
         measure: returns the validation Recall@20 of a ranking function.
+        compute: as :func:`linear_items`; may keep the result.
     """
     if (num_items := len(learned.item)) > MAX_ITEMS:
         _log.info("no linear branch: %s items are more than %s", f"{num_items:,}", f"{MAX_ITEMS:,}")
@@ -192,7 +195,8 @@ def completed(config: Any, data: HeteroData, learned: Vectors, measure: Measure 
         l2, content = _regularization(config, data, measure)
         config = replace(config, linear_l2=l2, linear_content=content)
     if config.linear_weight is None:
-        config = replace(config, linear_weight=_weight(config, data, learned, measure))
+        settings = config.linear_dim, config.linear_l2, config.linear_content
+        config = replace(config, linear_weight=_weight(learned, data, compute(data, *settings), measure))
     _log.info(
         "linear branch: l2 %g, content %s, weight %g",
         config.linear_l2,
@@ -238,18 +242,11 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
 def linear_ranker(data: HeteroData, weights: Tensor) -> Scores:
     """Return the ranking function of the branch alone, with all singular values."""
     history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
-    factor = damping(data)
-
-    def scores(user_index: Tensor) -> Tensor:
-        count = history.start[user_index + 1] - history.start[user_index]
-        _, item = history.pairs(user_index)
-        return F.embedding_bag(item, weights, cumsum(count)[:-1], mode="sum", per_sample_weights=factor[item])
-
-    return Scores(scores, len(weights))
+    damped = damping(data).unsqueeze(1) * weights
+    return Scores(lambda user_index: history_sums(history, damped, user_index), len(weights))
 
 
-def _weight(config: Any, data: HeteroData, learned: Vectors, measure: Measure | None) -> float:
-    linear = linear_items(data, config.linear_dim, config.linear_l2, config.linear_content)
+def _weight(learned: Vectors, data: HeteroData, linear: LinearItems, measure: Measure | None) -> float:
     # Of the scores of a user whose vector has length 1, as those of the linear branch have a deviation of 1.
     spread = (unit_vectors(learned.user) @ torch.cov(learned.item.t()) * unit_vectors(learned.user)).sum(dim=1)
     deviation = float(spread[learned.user.any(dim=1)].clamp(min=0).sqrt().mean())

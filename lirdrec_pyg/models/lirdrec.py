@@ -11,7 +11,7 @@ from torch_geometric.transforms import BaseTransform, Compose
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTS, SIMILAR, feature_mask, item_features, modalities
+from lirdrec_pyg.data import INTERACTS, SIMILAR, feature_mask, feature_widths, item_features, modalities
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.attribution import PropagatedUsers
 from lirdrec_pyg.models.base import (
@@ -292,36 +292,19 @@ class LIRDRec(Model):
         self.activity_power = activity_power
         self.linear_dim, self.linear_l2, self.linear_weight = linear_dim, linear_l2, linear_weight
         self.linear_content = dict(linear_content or {})
-        self._linear: tuple[Tensor, LinearItems] | None = None
+        self._linear: tuple[Tensor, tuple[Any, ...], LinearItems] | None = None
         # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls, config: LIRDRecConfig, data: HeteroData) -> "LIRDRec":
-        return cls(
-            data["user"].num_nodes,
-            {modality: item_features(data, modality).size(1) for modality in used_modalities(config, modalities(data))},
-            embedding_dim=config.embedding_dim,
-            num_layers=config.num_layers,
-            num_item_layers=config.num_item_layers,
-            dct=config.dct,
-            network_weight=config.network_weight,
-            decay_base=config.decay_base,
-            reg_weight=config.reg_weight,
-            fusion=config.fusion,
-            item_graph=config.item_graph,
-            num_id_items=data["item"].num_nodes if config.id_branch else 0,
-            knn_k=config.knn_k,
-            loss=config.loss,
-            temperature=config.temperature,
-            activity_power=config.activity_power,
-            feature_dim=config.feature_dim,
-            linear_dim=config.linear_dim,
-            linear_l2=config.linear_l2,
-            linear_content=config.linear_content,
-            linear_weight=config.linear_weight,
-        )
+    def sizes(cls, config: LIRDRecConfig, data: HeteroData) -> dict[str, Any]:
+        widths = feature_widths(data)
+        return {
+            **super().sizes(config, data),
+            "in_channels": {modality: widths[modality] for modality in used_modalities(config, modalities(data))},
+            "num_id_items": data["item"].num_nodes if config.id_branch else 0,
+        }
 
     @property
     def is_capturable(self) -> bool:
@@ -510,19 +493,24 @@ class LIRDRec(Model):
         return with_linear(learned, data, self.linear_items(data))
 
     def linear_items(self, data: HeteroData) -> LinearItems:
-        """Return the items of the linear branch, with its weight; those of the last graph are kept."""
-        edge_index = data[INTERACTS].edge_index
-        if self._linear is None or self._linear[0] is not edge_index:
-            assert self.linear_l2 is not None
-            self._linear = edge_index, linear_items(data, self.linear_dim, self.linear_l2, self.linear_content)
-        return self._linear[1].scaled(self.linear_weight or 0.0)
+        """Return the items of the linear branch, with its weight."""
+        assert self.linear_l2 is not None
+        linear = self._kept_linear_items(data, self.linear_dim, self.linear_l2, self.linear_content)
+        return linear.scaled(self.linear_weight or 0.0)
+
+    def _kept_linear_items(self, data: HeteroData, dim: int, l2: float, content: Mapping[str, float]) -> LinearItems:
+        """Compute the linear branch without its weight, and keep it for the next call with the same arguments."""
+        edge_index, settings = data[INTERACTS].edge_index, (dim, l2, content)
+        if self._linear is None or self._linear[0] is not edge_index or self._linear[1] != settings:
+            self._linear = edge_index, settings, linear_items(data, *settings)
+        return self._linear[2]
 
     @torch.no_grad()
     def complete(self, config: LIRDRecConfig, data: HeteroData, measure: Measure | None) -> LIRDRecConfig:
         """Choose what is left open about the linear branch by validation; see :class:`~lirdrec_pyg.models.Model`."""
         if config.linear_dim:
             self.linear_weight = None  # no linear branch yet
-            config = completed(config, data, self.vectors(data), measure)
+            config = completed(config, data, self.vectors(data), measure, self._kept_linear_items)
         self.linear_dim, self.linear_l2, self.linear_weight = config.linear_dim, config.linear_l2, config.linear_weight
         self.linear_content = config.linear_content
         return config

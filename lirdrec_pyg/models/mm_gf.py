@@ -11,7 +11,7 @@ from torch_geometric.utils import degree
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
 from lirdrec_pyg.models.base import ModelConfig, graph_weights_field
-from lirdrec_pyg.models.closed_form import DenseItemModel
+from lirdrec_pyg.models.closed_form import DenseItemModel, item_gram
 from lirdrec_pyg.transforms.item_graph import modality_weights
 
 _log = logging.getLogger(__name__)
@@ -128,8 +128,7 @@ class MMGF(DenseItemModel):
         user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
         size = data["user"].num_nodes, len(self.weight)
         value = degree(user, size[0])[user].pow(-self.alpha) * degree(item, size[1])[item].pow(self.alpha - 1)
-        taken = torch.sparse_coo_tensor(torch.stack([user, item]), value, size)
-        return torch.sparse.mm(taken.t(), taken).to_dense().pow_(self.power)
+        return item_gram(data, value).pow_(self.power)
 
     def extra_repr(self) -> str:
         return (
