@@ -14,6 +14,7 @@ from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data.alignment import FeatureRows, find_row_ids, select_features
+from lirdrec_pyg.data.drawings import draw_items
 from lirdrec_pyg.data.feature_files import read_feature_files
 from lirdrec_pyg.data.features import FeatureTable, ZeroFeatures
 from lirdrec_pyg.data.generator import generate
@@ -75,6 +76,7 @@ class DataConfig(ColumnConfig):
     items: str | None = field(None, "Table of the items, with titles, images and other columns, for people to read.")
     title: str | None = field(None, "Column of --items with the name of an item; by default one with a usual name.")
     picture: str | None = field(None, "Column of --items with the path of its image; by default one with a usual name.")
+    image_root: str | None = field(None, "Folder that these paths are relative to; by default that of --items.")
     k_core: int = field(0, "Keep only users and items with at least this many interactions.", min=0)
     split: SplitStrategy = field(
         "auto",
@@ -150,13 +152,17 @@ class Dataset:
                 if value != getattr(default, name):
                     raise ConfigError(f"`{name}` is for files and cannot be combined with `data='synthetic'`.")
             graph, users, items, facts = generate()
-            return cls(graph, users, items, config=config, facts=facts)
+            return cls(graph, users, items, catalog=draw_items(graph, items), config=config, facts=facts)
         path = Path(config.data)
         found: Facts = {}
         frame, source = read_layout(path, config, config.split, found)
         folder = path if path.is_dir() else path.parent
         files = {modality: Path(file) for modality, file in config.features.items()} or find_features(folder)
-        catalog = None if config.items is None else catalog_of(read_table(Path(config.items)), config)
+        catalog = None
+        if config.items is not None:
+            file = Path(config.items)
+            config = replace(config, image_root=config.image_root or str(file.parent))
+            catalog = catalog_of(read_table(file), _absolute(config))
         dataset = assemble(frame, read_feature_files(files, config.item_column), config, seed)
         facts = {"source": str(source), **found, **dataset.facts, **provenance_facts(files)}
         return replace(dataset, catalog=catalog, config=_absolute(config), facts=facts)
@@ -188,8 +194,8 @@ class Dataset:
             title: column of ``items`` with the name of an item; by default recognized.
             picture: column of ``items`` with the path of its image; by default recognized.
             seed: seed of a random split.
-            options: fields of :class:`DataConfig`: names of columns, ``k_core``, ``split``, ``cold_fraction``,
-                ``zero_features``.
+            options: fields of :class:`DataConfig`: names of columns, ``image_root``, ``k_core``, ``split``,
+                ``cold_fraction``, ``zero_features``.
 
         Raises:
             DataError: naming the column or row, and the fix.
@@ -394,7 +400,8 @@ def to_polars(table: Table) -> pl.DataFrame:
 def catalog_of(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
     """Recognize the columns of a table of items, with IDs as the interactions have them."""
     id_column = config.item_column if config.item_column in frame.columns else None
-    catalog = ItemCatalog.of(frame, id_column=id_column, title=config.title, picture=config.picture)
+    names = {name: getattr(config, name) for name in ("title", "picture", "image_root")}
+    catalog = ItemCatalog.of(frame, id_column=id_column, **names)
     if not config.strip_ids:
         return catalog
     ids = canonical_ids(strip_ids(catalog.frame["id"]), "The item catalog")
@@ -429,7 +436,7 @@ def _stacked(vectors: Iterable[Any], source: str) -> Tensor | np.ndarray:
 
 def _absolute(config: DataConfig) -> DataConfig:
     """Return ``config`` with paths that hold in any folder."""
-    paths: dict[str, Any] = {name: getattr(config, name) for name in ("data", "item_ids", "items")}
+    paths: dict[str, Any] = {name: getattr(config, name) for name in ("data", "item_ids", "items", "image_root")}
     paths = {name: path and str(Path(path).absolute()) for name, path in paths.items()}
     features = {modality: str(Path(path).absolute()) for modality, path in config.features.items()}
     return replace(config, features=features, **paths)

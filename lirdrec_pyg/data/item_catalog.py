@@ -17,6 +17,7 @@ from lirdrec_pyg.errors import ConfigError, DataError, first_line, listed, shown
 _TITLES = ("title", "name", "item_name", "product_name", "prod_name", "product_title")
 _PICTURES = ("picture", "image", "poster", "image_path", "picture_path", "poster_path", "image_file", "img")
 
+_METADATA = ("title", "picture", "image_root")
 # Not 007, which is a name.
 _NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
 # In a subquery, polars reads the files that these functions name.
@@ -31,16 +32,24 @@ class ItemCatalog:
     Attributes:
         frame: one row per item; the column ``id`` holds the item IDs; titles are text, all others are as given.
         title: column with the name of an item, ``None`` if there is none.
-        picture: column with the path of its image, ``None`` if there is none.
+        picture: column with the path of its image, or with the image as a ``data:`` URI; ``None`` if there is none.
+        image_root: folder that the paths are relative to, ``None`` if unknown.
     """
 
     frame: pl.DataFrame
     title: str | None = None
     picture: str | None = None
+    image_root: str | None = None
 
     @classmethod
     def of(
-        cls, frame: pl.DataFrame, *, id_column: str | None = None, title: str | None = None, picture: str | None = None
+        cls,
+        frame: pl.DataFrame,
+        *,
+        id_column: str | None = None,
+        title: str | None = None,
+        picture: str | None = None,
+        image_root: str | None = None,
     ) -> "ItemCatalog":
         """Recognize the columns of a table of items.
 
@@ -49,6 +58,7 @@ class ItemCatalog:
             id_column: column of item IDs; by default one with a usual name, such as ``item_id`` or ``id``.
             title: column with the name of an item; by default one with a usual name, such as ``title``.
             picture: column with the path of its image; by default one with a usual name, such as ``image``.
+            image_root: folder that the paths are relative to.
 
         Raises:
             DataError: if a column is missing, or an ID is missing or occurs twice.
@@ -75,10 +85,8 @@ class ItemCatalog:
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
         others = frame.drop(id_column, *({"id"} & set(frame.columns)))
-        return cls(
-            others.insert_column(0, ids.alias("id")),
-            *("id" if name == id_column else name for name in (title, picture)),
-        )
+        title, picture = ("id" if name == id_column else name for name in (title, picture))
+        return cls(others.insert_column(0, ids.alias("id")), title, picture, image_root)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -141,8 +149,9 @@ class ItemCatalog:
         )
 
     def save(self, path: Path) -> None:
-        """Write a Parquet file that holds the table and which columns are title and picture."""
-        self.frame.write_parquet(path, metadata={"title": self.title or "", "picture": self.picture or ""})
+        """Write a Parquet file that holds the table, and in its metadata all else."""
+        metadata = {name: getattr(self, name) or "" for name in _METADATA}
+        self.frame.write_parquet(path, metadata=metadata)
 
     @classmethod
     def load(cls, path: Path) -> "ItemCatalog":
@@ -154,7 +163,7 @@ class ItemCatalog:
         frame, metadata = read_parquet(path), pl.read_parquet_metadata(path)
         if "id" not in frame.columns:
             raise DataError(f"{path} is not an item catalog: it has no column 'id'.")
-        return cls(frame, metadata.get("title") or None, metadata.get("picture") or None)
+        return cls(frame, *(metadata.get(name) or None for name in _METADATA))
 
 
 def _first(usual: Sequence[str], names: dict[str, str]) -> str | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import Dataset
+from lirdrec_pyg.data.drawings import draw_items
 from lirdrec_pyg.data.generator import generate, true_scores
 from lirdrec_pyg.datasets.base import RecommendationDataset
 
@@ -17,9 +18,12 @@ def synthetic_data(
     cold_share: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
-    """Generate a data set whose truth is known, see :func:`lirdrec_pyg.data.generator.generate`."""
+    """Generate a data set whose truth is known, see :func:`lirdrec_pyg.data.generator.generate`.
+
+    Its catalog shows that truth, see :func:`lirdrec_pyg.data.drawings.draw_items`.
+    """
     graph, users, items, facts = generate(num_users, num_items, mean_interactions, cold_share, seed)
-    return Dataset(graph, users, items, facts=facts)
+    return Dataset(graph, users, items, catalog=draw_items(graph, items), facts=facts)
 
 
 class Synthetic(RecommendationDataset):

@@ -302,6 +302,7 @@ class Recommender:
         if (present := self.dataset.catalog) is not None:
             title = title or (present.title if present.title in frame.columns else None)
             picture = picture or (present.picture if present.picture in frame.columns else None)
+            config = replace(config, image_root=present.image_root)
         if item_column is not None and item_column not in frame.columns:
             raise DataError(f"The item catalog has no column {item_column!r} (columns: {listed(frame.columns)}).")
         item_column = item_column or config.item_column
