@@ -15,7 +15,7 @@ ROOT = Path(lirdrec_pyg.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli"},
-    {"service", "experiments"},
+    {"service", "report", "experiments"},
     {"recommender"},
     {"training"},
     {"evaluation"},
@@ -26,7 +26,7 @@ LAYERS = [
     {"files"},
     {"devices"},
     {"config"},
-    {"errors", "launcher", "threads", "callback", "_version"},
+    {"errors", "html", "launcher", "threads", "callback", "_version"},
 ]
 ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerate(LAYERS) for part in layer}
 # These stand beside the layers.

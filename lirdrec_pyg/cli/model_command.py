@@ -10,9 +10,15 @@ import yaml
 from click.core import ParameterSource
 
 from lirdrec_pyg.cli.options import Command, config_params, option_name
+from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
 from lirdrec_pyg.training import TrainingConfig
 
+_MOST_USED = ("data", "items", "features", "out", "model", "preset", "epochs", "split", "refit", "device", "resume")
+_SAMPLING = (
+    *("batch_size", "negatives", "popularity_alpha", "edge_dropout"),
+    *("sampling", "fanout", "sampling_workers", "user_gradients", "sparse_backend"),
+)
 # The settings of a training that a model in closed form uses.
 _OF_CLOSED_FORMS = ("seed", "device", "refit")
 
@@ -52,10 +58,29 @@ class ModelCommand(click.Command):
         if config.is_closed_form:
             for name in training.keys() - _OF_CLOSED_FORMS:
                 training[name].hidden = True
-        replaced = {*(field.name for field in dataclasses.fields(LIRDRecConfig)), *training, "preset"}
+        replaced = {*_field_names(LIRDRecConfig), *training, "preset"}
         kept = [param for param in self.params if param.name not in replaced]
         command.params = [*kept, *config_params(config), *training.values()]
         return command
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options by what they are about, those that most people use first."""
+        left = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
+        of_class = {
+            config: [field.name for field in dataclasses.fields(config)] for config in (DataConfig, self.config)
+        }
+        groups = {
+            "Most used": _MOST_USED,
+            "Data": of_class[DataConfig],
+            f"Model ({self.config.model})": of_class[self.config],
+            "Sampling": _SAMPLING,
+            "Training": [field.name for field in dataclasses.fields(TrainingConfig)],
+            "Output": list(left),
+        }
+        for title, names in groups.items():
+            if records := [left.pop(name) for name in names if name in left]:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -94,13 +119,13 @@ def _model_in(args: list[str]) -> str:
     return str(settings.get("model")) if isinstance(settings, dict) else ""
 
 
+def _field_names(config: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
 def _owners(option: str) -> list[str]:
     """Return the models that have the option."""
     if option == "--preset":
         return [LIRDRecConfig.model]
     name = option.replace("--no-", "--")
-    return [
-        model
-        for model, config in MODEL_CONFIGS.items()
-        if name in [option_name(field.name) for field in dataclasses.fields(config)]
-    ]
+    return [model for model, config in MODEL_CONFIGS.items() if name in map(option_name, _field_names(config))]

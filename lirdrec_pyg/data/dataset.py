@@ -27,6 +27,7 @@ from lirdrec_pyg.data.graph import (
     has_new_items,
     held_out_edges,
     item_features,
+    known_interactions,
     modalities,
     set_checked_new_items,
     set_interactions,
@@ -49,6 +50,7 @@ from lirdrec_pyg.data.splits import HELD_OUT, TEST, TRAIN, VAL, Split, SplitStra
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import ConfigError, DataError, first_line, shown
+from lirdrec_pyg.html import table_of
 
 Table = Any  # a pandas, polars or Arrow table
 
@@ -97,7 +99,7 @@ class DataConfig(ColumnConfig):
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Interactions, item features and IDs: everything a model is trained on.
 
@@ -241,6 +243,24 @@ class Dataset:
         edges = [graph[INTERACTS].edge_index, *(held_out_edges(graph, split) for split in HELD_OUT)]
         graph = set_interactions(copy.copy(graph), edges)  # a graph made by hand may repeat them or be in any order
         return cls(graph, *ids, catalog=catalog, facts={"source": "a graph in memory"})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{count} {name}' for name, count in self._sizes().items())})"
+
+    def _repr_html_(self) -> str:
+        graph, catalog = self.graph, self.catalog
+        facts: dict[str, str] = {
+            **self._sizes(),
+            "features": ", ".join(f"{m} ({item_features(graph, m).size(1)})" for m in modalities(graph)),
+            "catalog": "none" if catalog is None else ", ".join(catalog.frame.columns),
+            **{name: str(self.facts[name]) for name in ("source", "split") if name in self.facts},
+        }
+        return table_of(type(self).__name__, facts)
+
+    def _sizes(self) -> dict[str, str]:
+        num_edges = known_interactions(self.graph).size(1)
+        counts = {"users": len(self.users), "items": len(self.items), "interactions": num_edges}
+        return {name: f"{count:,}" for name, count in counts.items()}
 
     def summary(self) -> dict[str, Any]:
         """Return counts, sparsity, modalities, missing features and cold items.

@@ -24,6 +24,7 @@ from lirdrec_pyg.data import (
     append_new_items,
     has_new_items,
     known_interactions,
+    modalities,
     set_new_items,
 )
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
@@ -31,6 +32,7 @@ from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import ConfigError, DataError, listed
+from lirdrec_pyg.html import table_of
 from lirdrec_pyg.models import (
     Attribution,
     ModelConfig,
@@ -48,7 +50,7 @@ from lirdrec_pyg.recommender.history import History
 from lirdrec_pyg.recommender.ids import IDs, as_ids
 from lirdrec_pyg.recommender.recommend import Fallback, recommend_blocks, recommend_for_history
 from lirdrec_pyg.recommender.rules import Rules
-from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.recommender.run import Run, metric_facts
 from lirdrec_pyg.recommender.similar import similar_items, similar_items_blocks
 from lirdrec_pyg.training import TrainingConfig
 
@@ -144,7 +146,18 @@ class Recommender:
         return replace(self, path=Path(path), checksums=None)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.model_config.model}, {len(self.users)} users, {len(self.items)} items)"
+        return f"{type(self).__name__}({self.model_config.model}, {len(self.users):,} users, {len(self.items):,} items)"
+
+    def _repr_html_(self) -> str:
+        facts = {
+            "model": self.model_config.model,
+            "users": f"{len(self.users):,}",
+            "items": f"{len(self.items):,}",
+            "features": ", ".join(modalities(self.graph)),
+            **metric_facts(self.metrics),
+            **({} if self.path is None else {"run": str(self.path)}),
+        }
+        return table_of(type(self).__name__, facts)
 
     @property
     def graph(self) -> HeteroData:

@@ -32,6 +32,7 @@ from lirdrec_pyg.data import (
 )
 from lirdrec_pyg.errors import ConfigError, RunError, first_line, shown
 from lirdrec_pyg.files import CHECKSUMS, load_state, save_state, write_file
+from lirdrec_pyg.html import table_of
 from lirdrec_pyg.models import MODEL_CONFIGS, ModelConfig, Neighborhood, Vectors, model_class
 from lirdrec_pyg.training import Checkpoint, TrainingConfig
 from lirdrec_pyg.training.journal import CHECKPOINT, DIVERGED, HISTORY, WEIGHTS
@@ -82,6 +83,8 @@ _RENAMED_TENSORS = {"neighbour": "neighbor"}
 # Settings of runs from before there was a choice, if the default is another.
 _EARLIER_SETTINGS = {"unclicked_items": "trained"}
 
+_HEADLINES = (("valid", "recall@20"), ("test", "recall@20"), ("test", "ndcg@20"))
+
 _PACKAGES = (
     "torch",
     "torch-geometric",
@@ -93,6 +96,12 @@ _PACKAGES = (
     "torch-sparse",
     "faiss-cpu",
 )
+
+
+def metric_facts(metrics: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the metrics that a reader looks at first."""
+    found = {f"{split} {name}": (metrics or {}).get(split, {}).get(name) for split, name in _HEADLINES}
+    return {name: f"{value:.4f}" for name, value in found.items() if value is not None}
 
 
 class Run:
@@ -124,6 +133,15 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        state = "finished" if self.is_sealed else "unfinished"
+        return table_of(
+            repr(self), {"model": self.model_config().model, "state": state, **metric_facts(self.metrics())}
+        )
 
     @staticmethod
     def check_free(path: Path, overwrite: bool, source: Path | None = None) -> None:

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ SMALL = ("--embedding-dim", 8, "--epochs", 3, "--lr", 0.01, "--batch-size", 64)
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on generated data, with text IDs; never to be changed."""
+    """A run on generated data, with text IDs and without titles; never to be changed."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    fit(synthetic_data(40, 60), LIRDRecConfig(embedding_dim=8), TrainingConfig(epochs=1, device="cpu"), out)
+    dataset = replace(synthetic_data(40, 60), catalog=None)
+    fit(dataset, LIRDRecConfig(embedding_dim=8), TrainingConfig(epochs=1, device="cpu"), out)
     return out
 
 

@@ -157,6 +157,11 @@ def test_help_shows_options_and_defaults_of_the_model() -> None:
     for name, config in MODEL_CONFIGS.items():
         text = help_of("fit", "--model", name)
         shown = set(re.findall(r"--[a-z0-9-]+", text))
+        groups = lirdrec("fit", "--model", name, "--help").output.partition("Most used:")[2]
+        options = re.findall(r"(?<=\n  )(?:-h, )?--[a-z0-9-]+", groups)
+        assert len(options) == len(set(options))
+        assert options[0] == "--data"
+        assert options[-1] == "-h, --help"
         for field in dataclasses.fields(config):
             assert f"--{field.name.replace('_', '-')}" in shown
         assert ("--epochs INTEGER" in text) == (name in TRAINED)

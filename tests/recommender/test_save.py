@@ -224,3 +224,17 @@ def test_folders_of_other_things_are_left_alone(grown: Recommender, tmp_path: Pa
     (tmp_path / "used").mkdir()
     with FileLock(tmp_path / "used" / ".lock"), pytest.raises(RunError, match="in use"):
         grown.save(tmp_path / "used")
+
+
+def test_objects_show_themselves_in_short(tmp_path: Path) -> None:
+    recommender = fit(synthetic_data(40, 60), EASEConfig(), SMALL)
+    assert repr(recommender) == "Recommender(ease, 40 users, 60 items)"
+    assert repr(recommender.dataset).startswith("Dataset(40 users, 60 items, ")
+    run = Run(recommender.save(tmp_path / "<b>").path)
+    assert repr(run) == f"Run('{tmp_path}/<b>')"
+    metric = f"{recommender.metrics['test']['recall@20']:.4f}"
+    for shown in (recommender, recommender.dataset, run):
+        html = shown._repr_html_()
+        assert html.startswith("<table>")
+        assert "<b>" not in html
+        assert (metric in html) == (shown is not recommender.dataset)
