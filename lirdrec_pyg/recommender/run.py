@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
-from functools import partial
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -325,7 +325,7 @@ class Run:
         """Return the settings in ``config.yaml``."""
         path = self.path / "config.yaml"
         try:
-            settings = yaml.safe_load(path.read_text("utf-8"))
+            settings = _parse_yaml(path.read_text("utf-8"))
         except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # also invalid dates and deep nesting
             raise RunError(f"Cannot read {path} ({first_line(error)}).") from error
         if not isinstance(settings, dict):
@@ -449,6 +449,10 @@ class Run:
 
 def _dump_json(content: Mapping[str, Any], path: Path) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+# Parsing takes milliseconds, and each configuration class needs the settings.
+_parse_yaml = lru_cache(maxsize=4)(yaml.safe_load)
 
 
 def _dump_settings(
