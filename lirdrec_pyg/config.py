@@ -31,9 +31,6 @@ def field(default: Any, doc: str, *, min: float | None = None, max: float | None
     return dataclasses.field(default=default, metadata=metadata)
 
 
-_type_hints = cache(get_type_hints)  # evaluating them takes .1 milliseconds
-
-
 @dataclass(frozen=True)
 class Config:
     """Base of all configuration classes; checks types, choices and bounds.
@@ -43,7 +40,7 @@ class Config:
     """
 
     def __post_init__(self) -> None:
-        hints = _type_hints(type(self))
+        hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy takes a class for an instance
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             check_choice(field.name, value, hints[field.name])
@@ -54,6 +51,11 @@ class Config:
     def doc(cls, name: str) -> str:
         """Help text of the field ``name``."""
         return cls.__dataclass_fields__[name].metadata["doc"]
+
+
+@cache
+def _type_hints(config: type) -> dict[str, Any]:
+    return get_type_hints(config)  # takes .1 milliseconds
 
 
 def check_choice(name: str, value: object, literal: Any) -> None:

@@ -24,6 +24,7 @@ from lirdrec_pyg.models.new_nodes import (
     continue_from,
     fold_in_users,
     model_vectors,
+    scale_new_items,
 )
 from lirdrec_pyg.models.popularity import Popularity, PopularityConfig
 from lirdrec_pyg.models.registry import MODEL_CONFIGS, MODELS, model_class
@@ -78,5 +79,6 @@ __all__ = [
     "layerwise_vectors",
     "model_class",
     "model_vectors",
+    "scale_new_items",
     "used_modalities",
 ]

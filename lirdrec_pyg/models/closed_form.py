@@ -24,7 +24,7 @@ _COMPARED = 2**20
 
 
 class ClosedFormModel(Model):
-    """Base of recommenders without trainable parameters; :meth:`fit` fills the buffers."""
+    """Base of recommenders without trainable parameters; ``fit`` fills the buffers."""
 
     @staticmethod
     def input_transform(config: Any, backend: SparseBackend = "torch") -> BaseTransform:

@@ -125,6 +125,13 @@ class LIRDRecConfig(ModelConfig):
         "Weight of the linear branch in the scores; by default chosen by validation.",
         min=0,
     )
+    new_item_scale: float = field(
+        1.0,
+        "Factor of the scores of new items by the branches that are learned. 0 lets validation choose it and "
+        "--new-linear-scale, by how well items are found that are treated as if they were new.",
+        min=0,
+    )
+    new_linear_scale: float = field(1.0, "The same for the linear branch.", min=0)
     feature_dim: int | None = field(
         None,
         "Principal components to which the features of each modality are reduced before they are encoded, which makes "
@@ -237,6 +244,8 @@ class LIRDRec(Model):
         linear_l2: its regularization.
         linear_content: its weights of the features by modality.
         linear_weight: its weight in the scores; with 0 or ``None``, the branch is not used.
+        new_item_scale: factor of the vectors of new items in the branches that are learned; 0 stands for 1.
+        new_linear_scale: the same for the linear branch.
     """
 
     config_class = LIRDRecConfig
@@ -264,6 +273,8 @@ class LIRDRec(Model):
         linear_l2: float | None = None,
         linear_content: Mapping[str, float] | None = None,
         linear_weight: float | None = None,
+        new_item_scale: float = 1.0,
+        new_linear_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.num_users = num_users
@@ -293,6 +304,7 @@ class LIRDRec(Model):
         self.linear_dim, self.linear_l2, self.linear_weight = linear_dim, linear_l2, linear_weight
         self.linear_content = dict(linear_content or {})
         self._linear: tuple[Tensor, tuple[Any, ...], LinearItems] | None = None
+        self.new_item_scale, self.new_linear_scale = new_item_scale or 1.0, new_linear_scale or 1.0
         # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
         self.reset_parameters()
@@ -347,7 +359,7 @@ class LIRDRec(Model):
 
     @staticmethod
     def sampling_transform(config: LIRDRecConfig) -> BaseTransform:
-        """Return :meth:`input_transform` of a graph that is sampled from: features stay where they are."""
+        """Return ``input_transform`` of a graph that is sampled from: features stay where they are."""
         # The 2-D transform needs all items.
         add_dct = [AddDCT(config.dct)] if config.dct == "2d" else []
         return Compose([*_kept_modality(config), *add_dct])
@@ -421,7 +433,7 @@ class LIRDRec(Model):
         """Return representations of all users, shape ``(|U|, B * d)``, and of all items, ``(|I|, B * d)``.
 
         Args:
-            data: a graph with the item graph, see :meth:`graph_transform`. Results of :meth:`input_transform` are used;
+            data: a graph with the item graph, see :meth:`graph_transform`. Results of ``input_transform`` are used;
                 missing ones are computed in each call. Or a sampled part of such a graph: the result then is that of
                 the users and items that it was sampled for.
 

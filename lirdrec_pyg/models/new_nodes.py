@@ -3,7 +3,9 @@
 All other representations stay the same, so the cost is that of the new items or users only.
 """
 
+import logging
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +15,19 @@ from torch_geometric.utils import coalesce, cumsum, degree, scatter
 
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, SIMILAR, feature_mask, has_new_items
 from lirdrec_pyg.models.attribution import PropagatedUsers
-from lirdrec_pyg.models.base import eval_mode
+from lirdrec_pyg.models.base import Measure, eval_mode
 from lirdrec_pyg.models.linear import linear_part, unit_features
 from lirdrec_pyg.models.lirdrec import LIRDRec, LIRDRecConfig
 from lirdrec_pyg.models.vectors import Vectors
-from lirdrec_pyg.nn import SeenItems, top_k, unit_vectors
+from lirdrec_pyg.nn import DotProducts, SeenItems, top_k, unit_vectors
+
+_log = logging.getLogger(__name__)
 
 # Tuned on the validation half of held-out items, on TikTok and on generated data.
 NUM_NEIGHBORS = 20
 SHARPNESS = 10.0
 _RIDGE = 0.1
+_SCALES = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0)
 
 _BLOCK_ROWS = 8192
 
@@ -96,6 +101,9 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     it would rank below nearly all items with interactions, whose vectors are longer. New items are not neighbors of
     any item, so the result does not depend on their order or on how they are divided into batches.
 
+    :math:`\mathbf{v}` is then multiplied by ``model.new_item_scale``, and the columns of the linear branch by
+    ``model.new_linear_scale``, see :func:`scale_new_items`.
+
     Args:
         model: model trained on ``data``.
         data: graph with the new items in ``data["new_item"]``.
@@ -113,9 +121,8 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, neighborhoo
     with eval_mode(model):
         encoded = model.encode_items(data, NEW_ITEM)
     query = neighborhood.whitened(_with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM))
-    return vectors.append_items(
-        *_attached(model, data, vectors, neighborhood, encoded, query, _linear(model, data, neighborhood, NEW_ITEM))
-    )
+    linear = _linear(model, data, neighborhood, NEW_ITEM, torch.arange(len(query), device=query.device))
+    return vectors.append_items(*_attached(model, data, vectors, neighborhood, encoded, query, linear))
 
 
 @torch.no_grad()
@@ -140,15 +147,13 @@ def attach_unclicked(model: LIRDRec, data: HeteroData, vectors: Vectors, neighbo
     return replace(vectors, item=vectors.item.index_copy(0, rows, attached))
 
 
-def _linear(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, node_type: str) -> Tensor:
-    """Return the vectors of new items in the linear branch."""
+def _linear(model: LIRDRec, data: HeteroData, neighborhood: Neighborhood, node_type: str, rows: Tensor) -> Tensor:
+    """Return the vectors of items as new ones in the linear branch."""
     if not neighborhood.linear.size(0):  # no features, or no branch
-        return neighborhood.linear.new_zeros(data[node_type].num_nodes, neighborhood.linear.size(1))
+        return neighborhood.linear.new_zeros(len(rows), neighborhood.linear.size(1))
     names = [name for name, weight in model.linear_content.items() if weight]
-    return (
-        torch.cat([unit_features(data, name, node_type) for name in names], dim=1).to(neighborhood.linear)
-        @ neighborhood.linear
-    )
+    features = torch.cat([unit_features(data, name, node_type, rows) for name in names], dim=1)
+    return features.to(neighborhood.linear) @ neighborhood.linear
 
 
 def _attached(
@@ -159,10 +164,13 @@ def _attached(
     encoded: Tensor,
     query: Tensor,
     linear: Tensor,
+    candidates: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return vectors, layers and messages of items by :func:`attach_items`, from their encoded features, whitened
-    vectors, and vectors in the linear branch."""
-    neighbors, weight = _neighbors(data, neighborhood, query)
+    vectors, and vectors in the linear branch. Neighbors are ``candidates``, by default all items with interactions."""
+    if candidates is None:
+        candidates = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
+    neighbors, weight = _neighbors(candidates, neighborhood, query)
     layers = torch.stack(
         [
             encoded.flatten(start_dim=1),
@@ -174,7 +182,7 @@ def _attached(
         given = F.embedding_bag(neighbors, vectors.linear, mode="sum", per_sample_weights=weight)
     start = layers.sum(dim=0)
     if model.item_conv is None:
-        return torch.cat([model.as_output(start), linear], dim=1), layers, given
+        return _scaled(model, model.as_output(start), linear), layers, given
     rows, position = neighbors.unique(return_inverse=True)
     x = start
     for hops in range(model.item_conv.num_layers):
@@ -182,7 +190,66 @@ def _attached(
         x = x / model.knn_k + (1 - 1 / model.knn_k) * F.embedding_bag(
             position, known, mode="sum", per_sample_weights=weight
         )
-    return torch.cat([model.as_output(start + x), linear], dim=1), layers, given
+    return _scaled(model, model.as_output(start + x), linear), layers, given
+
+
+def _scaled(model: LIRDRec, learned: Tensor, linear: Tensor) -> Tensor:
+    return torch.cat([model.new_item_scale * learned, model.new_linear_scale * linear], dim=1)
+
+
+@torch.no_grad()
+def scale_new_items(
+    config: Any,
+    model: LIRDRec,
+    data: HeteroData,
+    vectors: Vectors,
+    neighborhood: Neighborhood,
+    measure: Measure | None,
+) -> Any:
+    """Choose the factors of the scores of new items by validation, if they are left open.
+
+    Vectors of new items are averages. Their scores vary less between users than those of items with interactions, so
+    that new items are hardly ever at the top of a list. To find the factors, a fifth of the items with interactions,
+    drawn at random, is represented as if they were new, and not by each other. With the best factors, the validation
+    finds most of what users clicked among all items. Larger ones offer more new items than users want.
+
+    Args:
+        config: configuration of ``model``, with ``new_item_scale`` 0 if the factors are left open.
+        model: model trained on ``data``, which gets the factors.
+        data: the graph.
+        vectors: vectors of ``model`` on ``data``, without new items.
+        neighborhood: neighborhood of ``model`` on ``data``.
+        measure: returns the validation Recall@20 of a ranking function; without it, both factors are 1.
+
+    Returns:
+        ``config`` with the factors.
+    """
+    if config.new_item_scale:
+        return config
+    scales = 1.0, 1.0
+    if measure is not None:
+        known = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).to(known.device)
+        rows, others = known[order].tensor_split([max(1, len(known) // 5)])
+        encoded = model.split_branches(vectors.item_layers[0, rows])
+        linear = _linear(model, data, neighborhood, "item", rows)
+        attached, *_ = _attached(model, data, vectors, neighborhood, encoded, neighborhood.key[rows], linear, others)
+        found: dict[tuple[float, float], float] = {}
+
+        def value(scales: tuple[float, float]) -> float:
+            if scales not in found:
+                scaled = [scale * x for scale, x in zip(scales, attached.split([vectors.width, linear.size(1)], dim=1))]
+                item = vectors.item.index_copy(0, rows, torch.cat(scaled, dim=1))
+                found[scales] = measure(DotProducts(vectors.user, item))
+            return found[scales]
+
+        for _ in range(2):
+            scales = max(((scale, scales[1]) for scale in _SCALES), key=value)
+            if linear.size(1):
+                scales = max(((scales[0], scale) for scale in _SCALES), key=value)
+        _log.info("scores of new items: times %g, of the linear branch times %g", *scales)
+    model.new_item_scale, model.new_linear_scale = scales
+    return replace(config, new_item_scale=scales[0], new_linear_scale=scales[1])
 
 
 def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
@@ -193,11 +260,10 @@ def model_vectors(model: LIRDRec, data: HeteroData) -> Vectors:
     return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors))
 
 
-def _neighbors(data: HeteroData, neighborhood: Neighborhood, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the most similar items with training interactions and their weights, both of shape ``(len(query), N)``."""
-    clicked = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
+def _neighbors(candidates: Tensor, neighborhood: Neighborhood, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the most similar items among ``candidates`` and their weights, both of shape ``(len(query), N)``."""
     index = torch.arange(len(query), device=query.device)
-    blocks = list(top_k(query, neighborhood.key, index, NUM_NEIGHBORS, candidates=clicked))
+    blocks = list(top_k(query, neighborhood.key, index, NUM_NEIGHBORS, candidates=candidates))
     cosine = torch.cat([block.score for block in blocks])
     return torch.cat([block.item for block in blocks]), (SHARPNESS * cosine).softmax(dim=1)
 

@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker, evaluate_splits
-from lirdrec_pyg.models import ModelConfig, Neighborhood, attach_items, attach_unclicked, model_class
+from lirdrec_pyg.models import ModelConfig, Neighborhood, attach_items, attach_unclicked, model_class, scale_new_items
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
@@ -109,11 +109,8 @@ def trained(
         journal.close()
     model = trainer.model.module
     model.load_state_dict(result.best_state)
-    if result.stopped != "interrupted":  # else the settings would stay when the training is resumed
-        completed = model.complete(model_config, trainer.data, _measure(trainer))
-        if run is not None and completed != model_config:
-            run.reopen(dataset.config, completed, trainer.config)
-        model_config = completed
+    is_finished = result.stopped != "interrupted"  # else the settings would stay when the training is resumed
+    completed = model.complete(model_config, trainer.data, _measure(trainer)) if is_finished else model_config
     vectors = trainer.loader.vectors(model)
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)
@@ -121,15 +118,19 @@ def trained(
     neighborhood = None
     if model_config.supports_new_items:
         neighborhood = Neighborhood.of(model, trainer.data, vectors)
+        if is_finished:
+            completed = scale_new_items(completed, model, trainer.data, vectors, neighborhood, _measure(trainer))
         if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, neighborhood)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
         if model_config.attaches_unclicked_items:
             vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
+    if run is not None and completed != model_config:
+        run.reopen(dataset.config, completed, trainer.config)
     return Recommender(
         dataset,
         model.cpu().eval(),
-        model_config,
+        completed,
         trainer.config,
         vectors.to("cpu"),
         neighborhood and Neighborhood(**{name: x.cpu() for name, x in vars(neighborhood).items()}),

@@ -161,5 +161,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "feature_dim": 128,
         "fusion": "mean",
         "linear_dim": 256,
+        "new_item_scale": 0,
     },
 }

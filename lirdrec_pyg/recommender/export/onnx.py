@@ -46,8 +46,8 @@ class ItemEncoder(nn.Module):
     graph, :math:`c = 1` and there is no second sum. The message :math:`\mathbf{m}` is the sum of the layers that
     represent a user who clicked the item.
 
-    With a softmax loss, :math:`\mathbf{v}` is scaled to unit length. With a linear branch, its columns follow those of
-    both.
+    With a softmax loss, :math:`\mathbf{v}` is scaled to unit length, and always by ``new_item_scale``. With a linear
+    branch, its columns follow those of both.
     """
 
     key: Tensor
@@ -64,7 +64,7 @@ class ItemEncoder(nn.Module):
         neighborhood = recommender.neighborhood or Neighborhood.of(model, data, vectors)
         clicked = recommender.popularity[:num_items].nonzero().view(-1)
         self.components, self.encoders = copy.deepcopy(model.components), copy.deepcopy(model.encoders)
-        self.as_output = model.as_output
+        self.as_output, self.scale = model.as_output, model.new_item_scale
         self.has_shared_branch = model.dct is not None
         if model.dct is not None:
             weight = self.encoders[-1].lin1.weight
@@ -93,7 +93,7 @@ class ItemEncoder(nn.Module):
         }
         names = [name for name, weight in model.linear_content.items() if weight] if neighborhood.linear.size(1) else []
         linear |= zip(names, neighborhood.linear.split([model.in_channels[name] for name in names]), strict=True)
-        self.register_buffer("linear", torch.cat([*linear.values()]))
+        self.register_buffer("linear", model.new_linear_scale * torch.cat([*linear.values()]))
 
     def forward(self, features: list[Tensor], present: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return vectors and messages, both of shape ``(N, B * d + r)``, see the documentation of the export."""
@@ -112,7 +112,7 @@ class ItemEncoder(nn.Module):
         cosine, neighbor = (query @ self.key).topk(min(NUM_NEIGHBORS, self.key.size(1)), dim=1)
         weight = (SHARPNESS * cosine).softmax(dim=1).unsqueeze(1)
         start = encoded.flatten(start_dim=1)
-        vector = self.as_output(self.factor * start + (weight @ self.vector[neighbor]).squeeze(1))
+        vector = self.scale * self.as_output(self.factor * start + (weight @ self.vector[neighbor]).squeeze(1))
         message = (weight @ self.message[neighbor]).squeeze(1)
         if not self.linear.size(1):
             return vector, start + message
