@@ -110,7 +110,7 @@ def test_all_parts_import_without_the_extra_features() -> None:
         "lancedb",
         "onnx",
     )
-    heavy += ("pyversity",)
+    heavy += ("pyversity", "altair", "vl_convert")
     program = (
         "import importlib, sys\n"
         "for name in [*sys.modules]:\n"

@@ -28,6 +28,7 @@ COMMANDS = {
     "similar": "List the items most similar to one item.",
     "explain": "Explain the score of an item for a user.",
     "export": "Write the vectors of all users and items.",
+    "report": "Show what a model learned, in one HTML file.",
     "serve": "Answer requests over HTTP by a trained model.",
     "analyze": "Measure what happens in a training.",
     "tune": "Search for the best settings on validation data.",

@@ -12,12 +12,14 @@ from lirdrec_pyg.cli.model_command import ModelCommand, model_option
 from lirdrec_pyg.cli.options import config_file_option, config_options, folder_option, preset_option, take
 from lirdrec_pyg.cli.output import cold_start_table, metric_table
 from lirdrec_pyg.cli.progress import Progress
+from lirdrec_pyg.cli.report import report_path
 from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender import fit as fit_model
 from lirdrec_pyg.recommender import resume as resume_training
+from lirdrec_pyg.report import check_packages, write_report
 from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
 
 # Settings that may change when a training is resumed.
@@ -43,6 +45,12 @@ _CHANGEABLE = ("epochs", "patience", "lr", "device", "refit")
     help="Folder of the logs of TensorBoard, or tracking URI of MLflow. By default logs/ in the run folder; for "
     "MLflow, MLFLOW_TRACKING_URI comes first.",
 )
+@click.option(
+    "--report",
+    "with_report",
+    is_flag=True,
+    help="Also write a report for people to read, OUT.html beside the run folder; needs the extra 'report'.",
+)
 @config_file_option
 @model_option
 @preset_option
@@ -56,6 +64,7 @@ def fit(
     resume: Path | None,
     logger: LoggerKind | None,
     logger_dir: str | None,
+    with_report: bool,
     model: str,
     **values: Any,
 ) -> None:
@@ -96,6 +105,8 @@ def fit(
         raise click.UsageError("--logger-dir needs --logger.")
     with Interrupt() as interrupt, Progress() as progress:
         run = resume or out
+        if with_report:
+            check_packages()
         log = () if logger is None or run is None else (training_log(logger, run, logger_dir, resume is not None),)
         callbacks = interrupt, progress, *log
         if resume is not None:
@@ -113,6 +124,12 @@ def fit(
         if is_first_process():
             click.echo(f"Resume with: lirdrec-pyg fit --resume {folder}")
         sys.exit(128 + interrupt.signal)
+    if is_first_process():
+        if with_report:
+            write_report([recommender], report_path(folder))
+            click.echo(f"The report is in {report_path(folder)}")
+        else:
+            click.echo(f"See it: lirdrec-pyg report {folder}")
 
 
 def _account(recommender: Recommender, run: Path) -> str:
@@ -159,7 +176,7 @@ def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     given = [
         param
         for param in ctx.command.params
-        if param.name not in ("resume", "logger", "logger_dir")
+        if param.name not in ("resume", "logger", "logger_dir", "with_report")
         and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
     ]
     if wrong := [param.opts[0] for param in given if param.name not in _CHANGEABLE]:

@@ -5,13 +5,10 @@ import polars as pl
 
 from lirdrec_pyg.errors import ConfigError, RunError
 from lirdrec_pyg.nn import ProgressiveWeightCopying
+from lirdrec_pyg.recommender.branches import branch_weights, summarize_branches
 
 if TYPE_CHECKING:
     from lirdrec_pyg.recommender import Recommender
-
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-# Weights count as equal if they differ by less than this share.
-MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,26 +32,8 @@ class FusionWeights:
         return self.branches.select(pl.all().name.prefix("weight_")).insert_column(0, self.users.alias("user"))
 
     def summary(self) -> pl.DataFrame:
-        """Return one row per branch: mean, standard deviation and quantiles over the users, and the share of users for
-        whom the branch is the heaviest: its weight is more than 5 % above that of every other branch.
-
-        For the users that are missing in these shares, several branches have equal weights.
-        """
-        weights = self.branches
-        return pl.DataFrame(
-            [
-                {
-                    "branch": branch,
-                    "mean": weights[branch].mean(),
-                    "std": weights[branch].std(ddof=0),
-                    **{f"q{round(100 * q):02d}": weights[branch].quantile(q, "linear") for q in _QUANTILES},
-                    "heaviest": weights.select(
-                        (pl.col(branch) > (1 + MARGIN) * pl.max_horizontal(pl.lit(0), pl.exclude(branch))).mean()
-                    ).item(),
-                }
-                for branch in weights.columns
-            ]
-        )
+        """Return one row per branch, see :func:`~lirdrec_pyg.recommender.branches.summarize_branches`."""
+        return summarize_branches(self.branches)
 
 
 def fusion_weights(recommender: "Recommender") -> FusionWeights:
@@ -68,11 +47,11 @@ def fusion_weights(recommender: "Recommender") -> FusionWeights:
     config.require("fusion_weights")
     if config.fusion != "pwc":
         raise ConfigError(f"`fusion={config.fusion!r}` has no schedule. Train with `fusion='pwc'`.")
-    metrics, vectors = recommender.metrics, recommender.vectors
+    metrics = recommender.metrics
     if metrics is None:
         path = str(recommender.path)
         raise RunError(f"The training of {path} is not finished. Continue it with `resume={path!r}`.")
-    weights = pl.DataFrame(vectors.user_weight.numpy(), schema=list(recommender.model.branches))
+    weights = branch_weights(recommender)
     return FusionWeights(_schedule(config, metrics["epochs"]), metrics["best_epoch"], weights, recommender.users.ids)
 
 

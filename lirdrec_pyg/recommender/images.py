@@ -1,6 +1,7 @@
 """Small images of the items, for pages that people look at."""
 
 import base64
+import re
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # Their decoders are those that shops need; others, such as that of PostScript, start programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _MAX_PIXELS = 50_000_000
+_MEDIA_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 
 
 class Image(NamedTuple):
@@ -65,7 +67,7 @@ class ItemImages:
         entry = None if self._entries is None else self._entries[position]
         if not entry:
             return None
-        if entry.startswith("data:image/"):
+        if entry.startswith("data:"):
             return _inline(entry)
         file = self._file(entry)
         return None if file is None else _thumbnail(file, width)
@@ -83,6 +85,8 @@ class ItemImages:
 def _inline(uri: str) -> Image | None:
     head, _, content = uri.removeprefix("data:").partition(",")
     media_type, *options = head.split(";")
+    if not _MEDIA_TYPE.fullmatch(media_type):  # it becomes a header
+        return None
     try:
         return Image(media_type, base64.b64decode(content) if "base64" in options else unquote_to_bytes(content))
     except ValueError:

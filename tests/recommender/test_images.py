@@ -79,11 +79,12 @@ def test_data_uris_are_decoded(shop: Make) -> None:
         "data:image/gif;base64,R0lG",
         "data:image/gif;base64,!",
         "data:text/html,x",
+        "data:image/a\nb,x",
     ]
     images = ItemImages(shop(*pictures))
     assert images.get(0, 9) == Image("image/svg+xml", b"<svg/>")
     assert images.get(1, 9) == Image("image/gif", b"GIF")
-    assert images.get(3, 9) is None
+    assert [images.get(3, 9), images.get(4, 9)] == [None, None]
 
 
 def test_a_saved_run_finds_its_images(shop: Make, tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""The first lines of the report: what was trained on what, and how good it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from lirdrec_pyg.data import Split, modalities
+from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.report.lists import held_out
+from lirdrec_pyg.report.section import Section
+from lirdrec_pyg.training.config import PRESETS
+
+
+def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
+    """Return the variables of the template.
+
+    Args:
+        recommender: the run.
+        metrics: the section with its metrics and those of the baselines.
+    """
+    num_held_out = {split.title: held_out(recommender, split).size(1) for split in (Split.VALID, Split.TEST)}
+    return {
+        "recommender": recommender,
+        "preset": _preset({**asdict(recommender.model_config), **asdict(recommender.training_config)}),
+        "modalities": modalities(recommender.graph),
+        "num_users": int(recommender.has_history.sum()),
+        "num_trained": recommender.history.item.numel(),
+        "num_held_out": {name: number for name, number in num_held_out.items() if number},
+        "measured": metrics.content.get("split"),
+        "values": _values(metrics.content.get("names", ()), metrics.content.get("metrics", ())),
+    }
+
+
+def _preset(settings: Mapping[str, Any]) -> str | None:
+    """Return the preset whose settings these are, ``None`` for that of the defaults and for others."""
+    fits = [name for name, preset in PRESETS.items() if preset and preset.items() <= settings.items()]
+    return fits[-1] if fits else None
+
+
+def _values(names: Sequence[str], rows: Sequence[tuple[str, str, list[tuple[float, bool]]]]) -> dict[str, Any]:
+    """Return the share of hits of each model, and of the users with a hit for the first."""
+    found = {metric: [value for value, _ in values] for metric, _, values in rows}
+    return {"recall": dict(zip(names, found["recall@20"])), "hit_rate": found["hit_rate@20"][0]} if names else {}
