@@ -18,12 +18,17 @@ def serve(run: Path, device: str, **values: Any) -> None:
     RUN may be a symbolic link. When it is pointed to another run, or the run is written again, the service loads it
     and answers all later requests from it, without dropping any. A broken run is reported, and the earlier one stays.
 
+    A page at the address of the service shows what the model recommends: images and titles, reasons, similar items,
+    and a list that follows clicks on items.
+
     Needs the extra 'serve': pip install 'lirdrec-pyg[serve]'.
 
     \b
     Start the service, and ask it:
       lirdrec-pyg serve runs/current
       curl http://127.0.0.1:8000/recommend --json '{"users": ["u1"], "k": 5}'
+    Open http://127.0.0.1:8000 in a browser, and see the lists of two runs side by side:
+      lirdrec-pyg serve runs/current --compare runs/candidate
     Require a token, and use four processes:
       LIRDREC_TOKEN=... lirdrec-pyg serve runs/current --workers 4
     """

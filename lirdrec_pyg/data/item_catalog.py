@@ -118,7 +118,7 @@ class ItemCatalog:
         Raises:
             ConfigError: if it is invalid or not a condition.
         """
-        text, frame = shown(condition), self._typed
+        text, frame = shown(condition), self.typed
         if _READS_FILES.search(condition):
             raise ConfigError(f"`where` is {text}, but cannot read files. Compare columns of the item catalog.")
         try:
@@ -140,7 +140,7 @@ class ItemCatalog:
         return met.filter("met")["id"]
 
     @cached_property
-    def _typed(self) -> pl.DataFrame:
+    def typed(self) -> pl.DataFrame:
         """The table with numbers in the text columns that hold nothing else; the titles stay text."""
         return self.frame.with_columns(
             self.frame[name].cast(pl.Float64)

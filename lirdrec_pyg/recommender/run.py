@@ -470,7 +470,7 @@ def _unchanged_files(recommender: "Recommender") -> dict[str, str]:
         return {}
     with suppress(RunError):
         if files.read_checksums(recommender.path) == recommender.checksums:
-            shared = (*_NEEDED, "neighborhood.safetensors", "catalog.parquet")
+            shared = (*_NEEDED, "neighborhood.safetensors")  # the catalog may be another one
             return {name: value for name, value in recommender.checksums.items() if name in shared}
     return {}  # replaced since it was loaded
 

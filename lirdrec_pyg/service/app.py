@@ -1,24 +1,22 @@
 """The endpoints: what a request may hold, and how it is answered."""
 
 import asyncio
-import json
 import logging
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
-
-import polars as pl
 
 from lirdrec_pyg._version import __version__
 from lirdrec_pyg.errors import ConfigError, DataError, LIRDRecError
 from lirdrec_pyg.recommender.columns import title_column
 from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
+from lirdrec_pyg.service.answers import as_json
 from lirdrec_pyg.service.batches import Batches
+from lirdrec_pyg.service.browse import browse
 from lirdrec_pyg.service.config import ServiceConfig
 from lirdrec_pyg.service.guard import FAILED, Guard, Message
 from lirdrec_pyg.service.items import new_items
@@ -36,13 +34,19 @@ _THREADS = 4
 _caught: ContextVar[list[str] | None] = ContextVar("_caught", default=None)
 
 
-def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -> Guard:
+def create_app(
+    live: LiveRun, config: ServiceConfig, token: str | None = None, compared: LiveRun | None = None
+) -> Guard:
     """Return the application, which any ASGI server runs.
 
     Args:
         live: the run to answer from.
         config: limits of a request, and how often to check for another run.
         token: token that every request must send, ``None`` if there is none.
+        compared: run whose lists the page shows beside those of ``live``.
+
+    Raises:
+        ConfigError: if the folder of the images is not one.
     """
     from fastapi import Depends, FastAPI, Response
     from fastapi.security import HTTPBearer
@@ -120,7 +124,8 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         metrics.loaded(live.current)
         with _warnings_sorted():
-            watching = asyncio.create_task(_watch(live, config.poll_seconds, metrics))
+            lives = live, *([compared] if compared else [])
+            watching = asyncio.gather(*(_watch(each, config.poll_seconds, metrics) for each in lives))
             yield
             watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -139,35 +144,44 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
     )
     _handle_errors(app)
 
-    @app.post("/recommend")
-    async def recommend(body: Users) -> Response:
-        """Rank the best items per user of the training."""
-        served = live.current
+    def ranking(live: LiveRun, prefix: str = "") -> Callable[[Users], Awaitable[Response]]:
+        """Add the endpoints that rank by a run, and return the one of users of the training."""
 
-        def ranked(users: Any) -> Mapping[str, Any]:
-            frame = served.recommender.recommend(users, fallback=body.fallback, **body.options(served))
-            return {"recommendations": served.recommender.because(frame, body.because) if body.because else frame}
+        @app.post(f"{prefix}/recommend")
+        async def recommend(body: Users) -> Response:
+            """Rank the best items per user of the training."""
+            served = live.current
 
-        if len(body.users) > 1:
-            return await answer(served, ranked, body.users)
-        key = served, body.model_dump_json(exclude={"users"})
-        found = await batches.answer(key, body.users[0], lambda users: _answers(served, users, ranked))
-        if isinstance(found, LIRDRecError):
-            raise found
-        return Response(found, media_type="application/json")
+            def ranked(users: Any) -> Mapping[str, Any]:
+                frame = served.recommender.recommend(users, fallback=body.fallback, **body.options(served))
+                return {"recommendations": served.recommender.because(frame, body.because) if body.because else frame}
 
-    @app.post("/history")
-    async def history(body: History) -> Response:
-        """Rank the best items per user by their clicks since the training; users may be new."""
-        served = live.current
+            if len(body.users) > 1:
+                return await answer(served, ranked, body.users)
+            key = served, body.model_dump_json(exclude={"users"})
+            found = await batches.answer(key, body.users[0], lambda users: _answers(served, users, ranked))
+            if isinstance(found, LIRDRecError):
+                raise found
+            return Response(found, media_type="application/json")
 
-        def ranked() -> Mapping[str, Any]:
-            frame = served.recommender.recommend_for_history(body.history, **body.options(served))
-            if body.because:
-                frame = served.recommender.because(frame, body.because, body.history)
-            return {"recommendations": frame}
+        @app.post(f"{prefix}/history")
+        async def history(body: History) -> Response:
+            """Rank the best items per user by their clicks since the training; users may be new."""
+            served = live.current
 
-        return await answer(served, ranked)
+            def ranked() -> Mapping[str, Any]:
+                frame = served.recommender.recommend_for_history(body.history, **body.options(served))
+                if body.because:
+                    frame = served.recommender.because(frame, body.because, body.history)
+                return {"recommendations": frame}
+
+            return await answer(served, ranked)
+
+        return recommend
+
+    recommend = ranking(live)
+    if compared is not None:
+        ranking(compared, "/compared")
 
     @app.post("/similar")
     async def similar(body: Item) -> Response:
@@ -201,9 +215,11 @@ def create_app(live: LiveRun, config: ServiceConfig, token: str | None = None) -
         def grown() -> bytes:
             with _collected() as found:
                 served = live.add(new_items(live.current.recommender, ids, features))
-            return _json({"run": served.name, "warnings": found, "added": len(ids)})
+            return as_json({"run": served.name, "warnings": found, "added": len(ids)})
 
         return Response(await computed(grown), media_type="application/json")
+
+    app.include_router(browse(live, compared, config))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -267,7 +283,7 @@ def _answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) 
     """Return the result of ``work`` as JSON, with the name of the run and the warnings."""
     with _collected() as found:
         content = work(*args)
-    return _json({"run": served.name, "warnings": found, **content})
+    return as_json({"run": served.name, "warnings": found, **content})
 
 
 def _answers(
@@ -287,25 +303,6 @@ def _answers(
         except LIRDRecError as error:
             answers[str(user)] = error
     return answers
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    parts = (
-        f'"{name}":{_frame_json(x) if isinstance(x, pl.DataFrame) else json.dumps(x)}' for name, x in content.items()
-    )
-    return f"{{{','.join(parts)}}}".encode()
-
-
-def _frame_json(frame: pl.DataFrame) -> str:
-    for name, dtype in zip(frame.columns, frame.dtypes):
-        if not _has_json(dtype):
-            raise ConfigError(f"`columns` has {name!r}, whose type {dtype} has no form in JSON.")
-    return frame.write_json()
-
-
-@cache
-def _has_json(dtype: pl.DataType) -> bool:
-    return "Binary" not in str(dtype) and "Object" not in str(dtype)
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -21,3 +21,7 @@ class ServiceConfig(Config):
     max_users: int = field(256, "Users, or new items, per request.", min=1)
     max_body: int = field(1024, "Size of the body of a request, in KiB.", min=1)
     poll_seconds: float = field(1.0, "How often to check whether RUN was replaced.", min=0, min_open=True)
+    image_root: str | None = field(
+        None, "Folder of the item images that the page at / shows; by default that of the training."
+    )
+    compare: str | None = field(None, "A second run, whose lists the page at / shows beside those of RUN.")

@@ -20,7 +20,7 @@ Direct = Callable[[Message, bytes], Awaitable[App | None]]
 FAILED = "The service failed to answer. Its log has the reason."
 
 # They show nothing of the data.
-OPEN_PATHS = ("/health", "/docs", "/openapi.json")
+OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/", "/page.css", "/page.js")
 
 
 class Guard:

@@ -20,7 +20,7 @@ class Metrics:
         )
         self._loaded = Gauge(
             "lirdrec_run_loaded_timestamp_seconds",
-            "When the run was loaded; the latest one is served.",
+            "When the run was loaded; the latest one is served, or compared with.",
             ["run"],
             multiprocess_mode="max",
             registry=registry,

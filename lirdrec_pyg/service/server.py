@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lirdrec_pyg.errors import ConfigError, check_extra
+from lirdrec_pyg.recommender.images import ItemImages
 from lirdrec_pyg.service.app import create_app
 from lirdrec_pyg.service.config import ServiceConfig
 from lirdrec_pyg.service.guard import Guard
@@ -36,18 +37,20 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
         config: address, token and limits.
 
     Raises:
-        ConfigError: if a package is missing, the port is taken or the token is invalid.
-        RunError: if ``run`` is not a finished run, or is damaged.
+        ConfigError: if a package is missing, the port is taken, the token is invalid, or there is no folder of images.
+        RunError: if a run is unfinished or damaged.
     """
-    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", purpose="Serving")
+    check_extra("serve", "fastapi", "uvicorn", "prometheus_client", "PIL", purpose="Serving")
     import uvicorn
 
     token = read_token(config)
     if token is None and config.host not in _LOOPBACK:
         _log.warning("Anyone who reaches %s can use this service. Set a token, for example as %s.", config.host, TOKEN)
     _check_port(config.host, config.port)
-    live = LiveRun(run, device)
-    _log.info("Serving %s at http://%s:%s, described at /docs", live.current.name, config.host, config.port)
+    lives = _lives(run, device, config)
+    ItemImages(lives[0].current.recommender, config.image_root)  # raises the error of a missing folder
+    name = " and ".join(live.current.name for live in lives)
+    _log.info("Serving %s at http://%s:%s. The API is described at /docs", name, config.host, config.port)
     options: dict[str, Any] = {
         "host": config.host,
         "port": config.port,
@@ -59,9 +62,9 @@ def serve(run: Path, device: str, config: ServiceConfig) -> None:
         "timeout_worker_healthcheck": _SECONDS_TO_START,
     }
     if config.workers == 1:
-        uvicorn.run(_prepared(live, config, token), **options)
+        uvicorn.run(_app(lives, config, token), **options)
         return
-    del live  # loaded only to report errors once
+    del lives  # loaded only to report errors once
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         os.environ[_SETTINGS] = json.dumps({"run": str(run), "device": device, "config": asdict(config)})
@@ -77,11 +80,16 @@ def worker_app() -> Guard:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("lirdrec_pyg").setLevel(logging.INFO)
     torch.set_num_threads(max(1, usable_cpus() // config.workers))
-    return _prepared(LiveRun(Path(settings["run"]), settings["device"]), config, read_token(config))
+    return _app(_lives(Path(settings["run"]), settings["device"], config), config, read_token(config))
 
 
-def _prepared(live: LiveRun, config: ServiceConfig, token: str | None) -> Guard:
-    app = create_app(live, config, token)
+def _lives(run: Path, device: str, config: ServiceConfig) -> list[LiveRun]:
+    """Load the run, and the one to compare it with if there is one."""
+    return [LiveRun(path, device) for path in (run, *([Path(config.compare)] if config.compare else []))]
+
+
+def _app(lives: list[LiveRun], config: ServiceConfig, token: str | None) -> Guard:
+    app = create_app(lives[0], config, token, *lives[1:])
     # Otherwise all requests wait for half a second now and then, while Python looks for garbage in its libraries.
     gc.collect()
     gc.freeze()

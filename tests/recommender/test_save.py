@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import yaml
@@ -224,6 +225,14 @@ def test_folders_of_other_things_are_left_alone(grown: Recommender, tmp_path: Pa
     (tmp_path / "used").mkdir()
     with FileLock(tmp_path / "used" / ".lock"), pytest.raises(RunError, match="in use"):
         grown.save(tmp_path / "used")
+
+
+def test_another_catalog_is_saved(tmp_path: Path) -> None:
+    fit(synthetic_data(40, 60), EASEConfig(), SMALL, tmp_path / "run")
+    today = pl.DataFrame({"item_id": ["item-1"], "title": ["a scarf"]})
+    Recommender.load(tmp_path / "run").with_catalog(today).save(tmp_path / "today")
+    assert Recommender.load(tmp_path / "today").dataset.catalog.frame["title"].to_list() == ["a scarf"]
+    assert len(Recommender.load(tmp_path / "run").dataset.catalog) == 60
 
 
 def test_objects_show_themselves_in_short(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -19,26 +19,9 @@ from lirdrec_pyg import Recommender
 from lirdrec_pyg.data import item_features
 from lirdrec_pyg.recommender.rules import Rules
 from lirdrec_pyg.recommender.update import promote
-from lirdrec_pyg.service import LiveRun, ServiceConfig, batches
-from lirdrec_pyg.service.app import create_app
+from lirdrec_pyg.service import batches
 
 Connect = Callable[..., TestClient]
-
-
-@pytest.fixture
-def connect(runs: tuple[Path, Path]) -> Iterator[Connect]:
-    """``connect(path, token="t", max_k=3)`` starts a service."""
-    clients: list[TestClient] = []
-
-    def start(path: Path = runs[0], token: str | None = None, **config: Any) -> TestClient:
-        client = TestClient(create_app(LiveRun(path), ServiceConfig(**config), token))
-        client.__enter__()
-        clients.append(client)
-        return client
-
-    yield start
-    for client in clients:
-        client.__exit__(None, None, None)
 
 
 def as_json(result: Any) -> Any:
@@ -275,12 +258,12 @@ def test_a_bug_is_one_line_of_the_log_and_no_secret_of_the_answer(
     assert client.get("/health").status_code == 200
 
 
-def test_columns_that_json_cannot_hold_are_refused(connect: Connect, recommender: Recommender, tmp_path: Path) -> None:
-    catalog = pl.DataFrame({"item_id": recommender.items.ids, "image": [b"\xff"] * len(recommender.items)})
-    recommender.with_catalog(catalog).save(tmp_path / "run")
+def test_columns_that_json_cannot_hold_are_refused(connect: Connect, trained: Recommender, tmp_path: Path) -> None:
+    catalog = pl.DataFrame({"item_id": trained.items.ids, "bytes": [b"\xff"] * len(trained.items)})
+    trained.with_catalog(catalog).save(tmp_path / "run")
     client = connect(tmp_path / "run")
-    answer = client.post("/recommend", json={"users": ["user-1"], "columns": ["image"]})
-    assert (answer.status_code, "'image'" in answer.json()["error"]) == (422, True)
+    answer = client.post("/recommend", json={"users": ["user-1"], "columns": ["bytes"]})
+    assert (answer.status_code, "no form in JSON" in answer.json()["error"]) == (422, True)
 
 
 def test_rules_and_errors_are_described_and_requests_are_counted(connect: Connect) -> None:
@@ -288,9 +271,9 @@ def test_rules_and_errors_are_described_and_requests_are_counted(connect: Connec
     described = client.get("/openapi.json").json()
     for body in ("Users", "History"):
         assert {field.name for field in fields(Rules)} <= described["components"]["schemas"][body]["properties"].keys()
-    assert {"/recommend", "/history", "/similar", "/explain", "/items", "/health", "/metrics"} == described[
-        "paths"
-    ].keys()
+    paths = ["recommend", "history", "similar", "explain", "items", "health", "metrics"]
+    paths += ["about", "catalog", "users", "image"]
+    assert {f"/{path}" for path in paths} == described["paths"].keys()
     assert client.get("/docs").status_code == 200
     client.post("/recommend", json={"users": ["user-1"]})
     client.post("/recommend", json={"users": ["nobody"]})
