@@ -1,7 +1,9 @@
-# make demo        train LIRDRec on generated data and show the result
+# make demo        train LIRDRec on generated data and write a report to look at
 # make test        run the whole test suite
 # make test-fast   run the quick tests of data, layers, transforms, sampling and metrics
 # make lint        run ruff and mypy
+# make docs        build the documentation, docs/_build/html/index.html
+# make docs-links  check the links of the documentation to the web
 # Each installs what it needs into $(VENV) once. An installed torch is kept.
 
 PYTHON ?= python3
@@ -15,17 +17,18 @@ FAST = $(addprefix tests/,data nn transforms sampler evaluation)
 PARALLEL = --numprocesses auto --dist loadfile --no-loadscope-reorder
 # Tests are compiled once, whatever the environment says: that takes seconds in each process.
 export PYTHONDONTWRITEBYTECODE =
+SPHINX = $(VENV)/bin/python -m sphinx --fail-on-warning --keep-going -d docs/_build/doctrees
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-fast lint clean help
+.PHONY: demo test test-fast lint docs docs-links clean help
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-demo: $(VENV)/.package
-	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --epochs 40 --patience 8 --lr 1e-3 --batch-size 1024
-	@echo "Compute its metrics again: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
+demo: $(VENV)/.report
+	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --report --epochs 40 --patience 8 --lr 1e-3 --batch-size 1024
+	@echo "Open runs/demo.html in a browser. Compute the metrics again: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
@@ -38,8 +41,14 @@ lint: $(VENV)/.lint
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	$(SPHINX) -b html docs docs/_build/html
+
+docs-links: $(VENV)/.docs
+	$(SPHINX) -b linkcheck docs docs/_build/links
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs docs/_build docs/reference/api
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -64,10 +73,18 @@ $(VENV)/.package: pyproject.toml $(VENV)/.torch
 	@$(PIP) --editable .
 	@touch $@
 
+$(VENV)/.report: $(VENV)/.package
+	@$(PIP) --editable '.[report]'
+	@touch $@
+
 $(VENV)/.test: $(VENV)/.package
 	@$(PIP) --editable '.[test]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.package
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	@$(PIP) --editable '.[docs]'
 	@touch $@

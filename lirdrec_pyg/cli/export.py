@@ -29,7 +29,7 @@ def export(
     """Write the vectors of RUN for other programs: into files, or with titles and known interactions into a database.
 
     The score of a user and an item is the dot product of their vectors, so any vector store that ranks by inner product
-    gives the same recommendations. docs/export.md has the queries.
+    gives the same recommendations. docs/guides/export.md has the queries.
 
     \b
     Write files of one format:

@@ -8,8 +8,8 @@
                                        of an item are missing and its row holds the mean vector
 ``data[INTERACTS].edge_index``         training interactions (user, item), int64, sorted by user
 ``data[INTERACTED_BY].edge_index``     the same edges, reversed
-``data[INTERACTS].val_edge_label_index``, ``test_edge_label_index``
-                                       held-out interactions (user, item)
+``data[INTERACTS].val_...``            held-out interactions (user, item): ``val_edge_label_index`` and
+                                       ``test_edge_label_index``
 ``data["new_item"]``                   optional: items added after the training, with ``x_`` and ``mask_`` as in
                                        ``data["item"]``, and without edges. If a split held them out,
                                        ``val_edge_label_index`` and ``test_edge_label_index`` are their

@@ -20,7 +20,7 @@ class Split(Enum):
 
     @property
     def label(self) -> int:
-        """Label in a table of interactions: 0, 1 or 2."""
+        """Label in a table of interactions, which is 0, 1 or 2."""
         return list(Split).index(self)
 
     @property

@@ -225,7 +225,7 @@ class BipartiteConv(_WeightedSumConv):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         r"""Yield :math:`\mathbf{E}_U^{(l)}, \mathbf{E}_I^{(l)}` for :math:`l = 0, \dots, L`.
 
-        Their sum is the output of :meth:`forward`, up to rounding.
+        Their sum is the output of the layer, up to rounding.
         """
         to_item, to_user = _both_directions(x_user, x_item, edge_index, rev_edge_index, edge_weight, rev_edge_weight)
         yield x_user, x_item

@@ -218,7 +218,7 @@ class Recommender:
 
     @_Once
     def seen(self) -> SeenItems:
-        """All known items of each user: those of the training and those that were held out."""
+        """All known items of each user, of the training and held out."""
         return SeenItems.of(known_interactions(self.graph).to(self.device), len(self.users))
 
     @_Once

@@ -12,9 +12,9 @@ from lirdrec_pyg.errors import RunError
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.export import export_lance
 
-DOCUMENTED = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/export.md").read_text(), re.DOTALL)[
-    0
-]
+DOCUMENTED = re.findall(
+    r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/guides/export.md").read_text(), re.DOTALL
+)[1]
 
 
 def test_documented_search_returns_the_recommendations(

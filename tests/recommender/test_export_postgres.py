@@ -21,7 +21,9 @@ from lirdrec_pyg.models import Vectors
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.export import check_postgres, export_postgres, postgres
 
-DOCUMENTED = re.findall(r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/export.md").read_text(), re.DOTALL)
+DOCUMENTED = re.findall(
+    r"```sql\n(.*?)```", (Path(__file__).parents[2] / "docs/guides/export.md").read_text(), re.DOTALL
+)
 ODD = ['O\'Neil "x" \\ \t\n\\.\n', "", "日本 𝄞 \u202e\ufffd", "%s {} $1; DROP TABLE items", "\\N", "NULL"]
 
 Query = Callable[..., list[tuple]]
