@@ -12,7 +12,7 @@ from captions import changes_of, main, markdown
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_1samp
 
-OPTIONS = ("--", "--epochs", "2", "--device", "cpu", "--embedding-dim", "8")
+OPTIONS = ("--", "--epochs", "1", "--device", "cpu", "--embedding-dim", "8")
 
 
 @pytest.fixture

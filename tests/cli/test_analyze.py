@@ -80,6 +80,7 @@ def test_mistakes_are_one_sentence(shop: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("small_synthetic")
 def test_the_config_of_a_run_can_be_measured(run: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     settings = yaml.safe_load((run / "config.yaml").read_text())

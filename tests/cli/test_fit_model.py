@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,11 +108,12 @@ def test_config_of_a_run_repeats_it(run_of: Callable[[str], Path], tmp_path: Pat
         assert one == other
 
 
-def test_resumed_training_reaches_the_same_weights(shared_shop: Path, tmp_path: Path) -> None:
+def test_resumed_training_reaches_the_same_weights(
+    shared_shop: Path, run_of: Callable[[str], Path], tmp_path: Path
+) -> None:
     for name in ("bm3", "freedom", "lightgcn"):
-        long, short = tmp_path / f"{name}-long", tmp_path / f"{name}-short"
+        long, short = tmp_path / f"{name}-long", shutil.copytree(run_of(name), tmp_path / f"{name}-short")
         assert fit(name, shared_shop, long, "--epochs", 2).exit_code == 0
-        assert fit(name, shared_shop, short).exit_code == 0
         result = lirdrec("fit", "--resume", short, "--epochs", 2)
         assert result.exit_code == 0, result.output
         checkpoints = [Run.open(run).checkpoint() for run in (long, short)]
@@ -174,8 +176,10 @@ def test_help_shows_options_and_defaults_of_the_model() -> None:
 def test_ablations_are_settings(shared_shop: Path, tmp_path: Path) -> None:
     for number, (given, settings) in enumerate(
         (
-            (["--no-item-graph", "--fusion", "mean"], {"item_graph": False, "fusion": "mean"}),
-            (["--id-branch", "--dct", "none"], {"id_branch": True, "dct": "none"}),
+            (
+                ["--no-item-graph", "--fusion", "mean", "--id-branch", "--dct", "none"],
+                {"item_graph": False, "fusion": "mean", "id_branch": True, "dct": "none"},
+            ),
             (["--only-modality", "text", "--fusion", "static"], {"only_modality": "text", "fusion": "static"}),
         )
     ):

@@ -39,16 +39,13 @@ def test_resumed_training_reaches_the_same_weights(shared_shop: Path, tmp_path: 
     options = (*OPTIONS, "--user-gradients", "sparse")
     assert lirdrec("fit", "--data", shared_shop, "--out", tmp_path / "whole", *options).exit_code == 0
     expected = load_file(tmp_path / "whole" / "model.safetensors")
-    for workers in (0, 1):
-        parts = tmp_path / f"parts{workers}"
-        first = lirdrec(
-            "fit", "--data", shared_shop, "--out", parts, *options, "--sampling-workers", workers, "--epochs", 1
-        )
-        assert first.exit_code == 0, first.output
-        resumed = lirdrec("fit", "--resume", parts, "--epochs", 2)
-        assert resumed.exit_code == 0, resumed.output
-        found = load_file(parts / "model.safetensors")
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    parts = tmp_path / "parts"
+    first = lirdrec("fit", "--data", shared_shop, "--out", parts, *options, "--sampling-workers", 1, "--epochs", 1)
+    assert first.exit_code == 0, first.output
+    resumed = lirdrec("fit", "--resume", parts, "--epochs", 2)
+    assert resumed.exit_code == 0, resumed.output
+    found = load_file(parts / "model.safetensors")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @needs_torch_sparse

@@ -15,7 +15,7 @@ from lirdrec_pyg.cli.tune import _Progress
 
 optuna = pytest.importorskip("optuna")
 
-SMALL = ["--embedding-dim", "8", "--epochs", "4", "--batch-size", "64"]
+SMALL = ["--embedding-dim", "8", "--epochs", "2", "--batch-size", "64"]
 SPACE = "num_layers: [1, 2, 3]\nlr: [1e-3, 1e-2]\n"
 
 
@@ -46,10 +46,10 @@ def test_the_best_settings_can_be_trained_with(shop: Path, space: Path, tmp_path
     )
     assert (settings["num_layers"], settings["lr"]) == (best["num_layers"], best["lr"])
     assert settings["data"] == str(shop.absolute())
-    assert settings["epochs"] == 1000  # the four are those of a trial
+    assert settings["epochs"] == 1000  # the two are those of a trial
 
     run = tmp_path / "run"
-    result = lirdrec("fit", "--config", out / "best.yaml", "--epochs", 4, "--out", run)
+    result = lirdrec("fit", "--config", out / "best.yaml", "--epochs", 2, "--out", run)
     assert result.exit_code == 0, result.output
     history = pl.read_csv(run / "history.csv")
     assert history["valid_recall@20"].max() == pytest.approx(best["valid_recall@20"])
@@ -65,7 +65,7 @@ def test_ctrl_c_keeps_the_trials_and_the_same_command_resumes(
     def on_epoch_end(self: _Progress, result: object) -> None:
         original(self, result)  # type: ignore[arg-type]
         epochs.append(result)
-        if len(epochs) == 6:  # in the second trial
+        if len(epochs) == 3:  # in the second trial
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(_Progress, "on_epoch_end", on_epoch_end)
@@ -90,7 +90,7 @@ def wait_for_trials(out: Path, number: int, process: Any, printed: Path) -> None
 @pytest.mark.slow
 def test_two_programs_share_the_trials(shop: Path, space: Path, tmp_path: Path) -> None:
     out, printed = tmp_path / "study", tmp_path / "printed"
-    arguments = tune(shop, out, space, 4)
+    arguments = tune(shop, out, space, 4, "--epochs", 4)
     other = started(run_program, printed, {}, *arguments, "--device", "cpu")
     wait_for_trials(out, 1, other, printed)
     result = lirdrec(*arguments)
@@ -108,7 +108,7 @@ def test_the_trial_of_a_killed_program_is_repeated(
     shop: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, printed = tmp_path / "study", tmp_path / "printed"
-    arguments = tune(shop, out, space, 3)
+    arguments = tune(shop, out, space, 3, "--epochs", 4)
     killed = started(run_program, printed, {}, *arguments, "--device", "cpu")
     wait_for_trials(out, 1, killed, printed)
     killed.kill()

@@ -52,6 +52,7 @@ def counts_by_user(frame: pl.DataFrame) -> dict[Any, tuple[int, ...]]:
     }
 
 
+@settings(max_examples=50)
 @given(logs(), st.integers(0, 2**32 - 1))
 def test_random_split_holds_out_a_tenth_of_each_user_twice(frame: pl.DataFrame, seed: int) -> None:
     result = split(frame, "random", seed)
@@ -69,6 +70,7 @@ def test_random_split_depends_on_its_seed_and_not_on_the_order() -> None:
     assert np.abs(held_out - 0.2).max() < 0.07
 
 
+@settings(max_examples=50)
 @given(logs())
 def test_leave_last_out_holds_out_the_latest_two(frame: pl.DataFrame) -> None:
     result = split(frame, "leave-last-out")
@@ -86,6 +88,7 @@ def test_leave_last_out_uses_the_order_of_the_file_at_equal_times() -> None:
     assert split_interactions(frame, "leave-last-out", 0)["label"].to_list() == [0, 0, 0, 1, 2]
 
 
+@settings(max_examples=50)
 @given(logs())
 def test_time_split_never_separates_equal_times(frame: pl.DataFrame) -> None:
     result = split(frame, "time")
@@ -164,7 +167,7 @@ def roles(split: pl.DataFrame) -> list[set[Any]]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50)
 @given(
     num_users=st.integers(2, 12),
     num_items=st.integers(4, 30),

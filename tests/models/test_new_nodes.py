@@ -78,7 +78,8 @@ def neighbors_of(model: LIRDRec, data: HeteroData) -> tuple[Tensor, Tensor]:
     neighborhood = Neighborhood.of(model, data, model.vectors(data))
     encoded = model.encode_items(data, NEW_ITEM).detach()
     start = new_nodes._with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM)
-    return new_nodes._neighbors(data, neighborhood, neighborhood.whitened(start))
+    clicked = data[INTERACTS].edge_index[1].unique()
+    return new_nodes._neighbors(clicked, neighborhood, neighborhood.whitened(start))
 
 
 # --- New items -------------------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from lirdrec_pyg.models import fold_in_users
 from lirdrec_pyg.recommender import Recommender, export_vectors
 from lirdrec_pyg.recommender.export.onnx import FoldIn, ItemEncoder
 
-DOCUMENTED = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/export.md").read_text(), re.DOTALL)[
-    1
-]
+DOCUMENTED = re.findall(
+    r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs/guides/export.md").read_text(), re.DOTALL
+)[2]
 
 TrainRun = Callable[..., Path]
 MakeNewItems = Callable[..., NewItems]

@@ -4,8 +4,10 @@ import copy
 import importlib
 import inspect
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,8 @@ def test_fit_in_memory_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_fit_takes_datasets_configs_and_paths(shop: Path) -> None:
-    made = [fit(data, MODEL, SMALL) for data in (Dataset.from_path(shop), DataConfig(data=str(shop)), shop, str(shop))]
+    short = replace(SMALL, epochs=1)
+    made = [fit(data, MODEL, short) for data in (Dataset.from_path(shop), DataConfig(data=str(shop)), shop, str(shop))]
     for other in made[1:]:
         assert other.metrics["test"] == made[0].metrics["test"]
         assert other.dataset.config == DataConfig(data=str(shop))
@@ -164,19 +167,29 @@ def on_all(dataset: Dataset) -> Dataset:
     return replace(dataset, graph=build_graph(pairs, features, num_users=graph["user"].num_nodes))
 
 
+def second_of_three(trainer: Trainer, _: Any) -> dict[str, float]:
+    return {"recall@20": [0.1, 0.3, 0.2][len(trainer.result.history)]}
+
+
 @pytest.fixture
 def second_is_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every training with validation have its best epoch second."""
+    monkeypatch.setattr(Trainer, "evaluate", second_of_three)
 
-    def evaluate(trainer: Trainer, _: Any) -> dict[str, float]:
-        return {"recall@20": [0.1, 0.3, 0.2][len(trainer.result.history)]}
 
-    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+@pytest.fixture(scope="module")
+def refitted() -> Recommender:
+    """A refit in memory, after a training whose second epoch was the best."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "evaluate", second_of_three)
+        return fit(synthetic_data(20, 30), MODEL, REFIT)
 
 
 @pytest.mark.usefixtures("second_is_best")
-def test_refit_is_a_training_on_everything_for_as_many_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = synthetic_data(40, 60)
+def test_refit_is_a_training_on_everything_for_as_many_epochs(
+    refitted: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = synthetic_data(20, 30)
     first = fit(dataset, MODEL, replace(REFIT, refit=False), tmp_path / "first")
     expected = fit(on_all(dataset), MODEL, replace(SMALL, epochs=2))
     searches: list[Any] = []
@@ -206,7 +219,7 @@ def test_refit_is_a_training_on_everything_for_as_many_epochs(tmp_path: Path, mo
     assert torch.equal(loaded.graph[INTERACTS].edge_index, known_interactions(dataset.graph).unique(dim=1))
     with pytest.raises(DataError, match=r"trained on all interactions.*metrics\.json"):
         loaded.evaluate()
-    assert_same_vectors(fit(dataset, MODEL, REFIT), expected)
+    assert_same_vectors(refitted, expected)
 
 
 def assert_same_vectors(one: Recommender, other: Recommender) -> None:
@@ -219,20 +232,19 @@ class Killed(BaseException):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("second_is_best")
-def test_refit_resumes_from_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = synthetic_data(20, 30)
-    whole = fit(dataset, MODEL, REFIT)
+def test_refit_resumes_from_any_moment(refitted: Recommender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refit that is killed again and again."""
+    out = tmp_path / "run"
     run_module = importlib.import_module("lirdrec_pyg.recommender.run")
-    for number, (owner, name, last) in enumerate(
-        (
-            (Run, "keep_selection", 1),
-            (Run, "start_refit", 1),
-            (run_module, "save_graph", 2),  # within the former
-            (Journal, "on_fit_start", 2),
-            (Journal, "on_epoch_end", 5),  # at the end of the refit
-        )
+    start: Callable[[], Recommender] = partial(fit, synthetic_data(20, 30), MODEL, REFIT, out)
+    for owner, name, last in (
+        (Run, "keep_selection", 1),
+        (Run, "start_refit", 1),
+        (run_module, "save_graph", 1),  # within the former
+        (Journal, "on_fit_start", 1),
+        (Journal, "on_epoch_end", 2),  # at the end of the refit
     ):
-        out, real, calls = tmp_path / f"run{number}", getattr(owner, name), iter(range(1, last))
+        real, calls = getattr(owner, name), iter(range(1, last))
 
         def killed(*given: Any, real: Any = real, calls: Any = calls) -> Any:
             if next(calls, None) is None:
@@ -242,19 +254,19 @@ def test_refit_resumes_from_any_moment(tmp_path: Path, monkeypatch: pytest.Monke
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, killed)
             with pytest.raises(Killed):
-                fit(dataset, MODEL, REFIT, out)
-        found = resume(out)
-        assert_same_vectors(found, whole)
-        assert_same_vectors(Recommender.load(out), whole)
-        assert found.metrics["refit"]["epochs"] == 2
-        assert found.metrics["valid"] == whole.metrics["valid"]
+                start()
+        start = partial(resume, out)
+    found = start()
+    assert_same_vectors(found, refitted)
+    assert_same_vectors(Recommender.load(out), refitted)
+    assert found.metrics["refit"]["epochs"] == 2
+    assert found.metrics["valid"] == refitted.metrics["valid"]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("second_is_best")
-def test_interrupted_refit_is_a_run_that_resumes(tmp_path: Path) -> None:
+def test_interrupted_refit_is_a_run_that_resumes(refitted: Recommender, tmp_path: Path) -> None:
     dataset = synthetic_data(20, 30)
-    whole = fit(dataset, MODEL, REFIT)
 
     class Second(Recorder):
         """Stops in the second epoch of the training whose number is given."""
@@ -275,13 +287,13 @@ def test_interrupted_refit_is_a_run_that_resumes(tmp_path: Path) -> None:
         warned = nullcontext() if held_out else pytest.warns(UserWarning, match=r"refit of .* was interrupted after")
         with warned:
             assert len(Recommender.load(out).recommend(["user-1"], k=3)) == 3
-        assert_same_vectors(resume(out), whole)
+        assert_same_vectors(resume(out), refitted)
     with pytest.raises(ConfigError, match=r"2 epochs that validation found.*`patience`"):
         resume(out, {"patience": 9})
-    assert_same_vectors(resume(out, {"lr": 1.0}), whole)  # it has ended
+    assert_same_vectors(resume(out, {"lr": 1.0}), refitted)  # it has ended
 
     plain = fit(dataset, MODEL, replace(REFIT, refit=False), tmp_path / "plain")
-    assert_same_vectors(resume(tmp_path / "plain", {"refit": True}), whole)
+    assert_same_vectors(resume(tmp_path / "plain", {"refit": True}), refitted)
     assert Run.open(tmp_path / "plain").training_config().refit
     assert plain.metrics["best_epoch"] == 2
 

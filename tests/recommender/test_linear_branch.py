@@ -215,26 +215,21 @@ def test_a_refit_has_the_chosen_settings_and_all_its_epochs(
 
 
 def test_an_interrupted_training_is_resumed_as_if_it_had_never_stopped(
-    best_run: Path, learnable_shop: Path, tmp_path: Path
+    best_run: Path, learnable_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = fit(learnable_shop, MODEL, TRAINING, tmp_path / "run", callbacks=[Stop((2, 1))])
     assert first.metrics is not None
     assert first.metrics["stopped"] == "interrupted"
     assert Recommender.load(tmp_path / "run").recommend().equals(first.recommend())
-    resume(tmp_path / "run")
-    assert_same_run(best_run, tmp_path / "run")
 
-
-def test_a_training_that_was_killed_at_its_end_keeps_the_averaged_weights(
-    best_run: Path, learnable_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # It is killed at its end, and keeps the averaged weights.
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(LIRDRec, "complete", killed)
         with pytest.raises(KeyboardInterrupt):
-            fit(learnable_shop, MODEL, TRAINING, tmp_path / "run")
+            resume(tmp_path / "run")
     with pytest.warns(UserWarning, match="unfinished"):
         loaded = Recommender.load(tmp_path / "run")
     expected = Recommender.load(best_run)

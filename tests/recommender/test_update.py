@@ -144,7 +144,7 @@ def test_a_link_always_leads_to_one_of_the_runs(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(200):
+    for number in range(50):
         promote(runs[number % 2], link)
     stop.set()
     reader.join()

@@ -170,7 +170,7 @@ def test_a_sampled_sum_is_unbiased(graph: HeteroData) -> None:
     expected = graph[INTERACTS].adj_t.to_dense().t()
     for fanout in (2, 3):
         draws = []
-        for sample, _ in NeighborSampling(graph, [fanout]).batches([triples] * 120, range(120)):
+        for sample, _ in NeighborSampling(graph, [fanout]).batches([triples] * 70, range(70)):
             draws.append(whole(sample.own.to_user[0], level(sample, "user", 0), level(sample, "item", 1), size))
         mean, sigma = torch.stack(draws).mean(dim=0), torch.stack(draws).std(dim=0) / len(draws) ** 0.5
         deviation = (mean - expected)[sigma > 1e-6] / sigma[sigma > 1e-6]

@@ -51,16 +51,16 @@ def test_training_resumes_as_if_it_had_never_stopped(
 ) -> None:
     uninterrupted = make_trainer(graph, **settings)
     uninterrupted.fit()
+    trainer = make_trainer(graph, **settings)
     for stop_at in ((1, 1), (2, 2), (3, 1)):
-        stopped, stop = make_trainer(graph, **settings), Stop(stop_at)
-        assert stopped.fit(stop).stopped == "interrupted"
-        stopped.checkpoint().save(tmp_path / "checkpoint.safetensors")
-
-        resumed, rest = make_trainer(graph, seed=99, **settings), Stop()
-        resumed.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
-        resumed.fit(rest)
-        assert rest.steps[0] == (stop_at[0], stop_at[1] + 1)
-        assert_same(uninterrupted, resumed)
+        assert trainer.fit(Stop(stop_at)).stopped == "interrupted"
+        trainer.checkpoint().save(tmp_path / "checkpoint.safetensors")
+        trainer = make_trainer(graph, seed=99, **settings)
+        trainer.restore(Checkpoint.load(tmp_path / "checkpoint.safetensors"))
+    rest = Stop()
+    trainer.fit(rest)
+    assert rest.steps[0] == (3, 2)
+    assert_same(uninterrupted, trainer)
 
 
 def half_precision() -> Fabric:

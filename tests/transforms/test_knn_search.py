@@ -155,14 +155,14 @@ class TestApproximate:
 
     def test_wide_features_are_projected_and_compared_in_full(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(knn_search, "_INDEX_WIDTH", 8)
-        x = clusters(1500, 40)
+        x = clusters(600, 40)
         exact = knn_edges(x, 5, search="exact")
         candidates = found_share(knn_edges(x, 5, search="approximate"), exact)
         monkeypatch.setattr(knn_search, "_CANDIDATES_PER_NEIGHBOR", 1)
         unranked = knn_edges(x, 5, search="approximate")
         assert found_share(unranked, exact) < candidates - 0.05
         # They are still sorted by all features.
-        assert (similarities(x, unranked).view(1500, 5).diff(dim=1) <= 1e-6).all()
+        assert (similarities(x, unranked).view(600, 5).diff(dim=1) <= 1e-6).all()
 
     def test_padding_is_last_and_replaces_no_item(self) -> None:
         unit = torch.nn.functional.normalize(clusters(400, 300), dim=-1)
