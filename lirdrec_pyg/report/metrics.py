@@ -72,7 +72,8 @@ def _measured(recommender: Recommender, split: str) -> dict[str, Any]:
     if new_item_edges(data, split) is not None:
         content["cold"] = Table(_cold_start(evaluator.cold_start(split)))
     charts = {f"By {kind}": _bucket_chart(kind, names, buckets) for kind in ("user activity", "item popularity")}
-    return {"split": split, "charts": charts, "unclicked": attached and unclicked, **content}
+    shown = {"split": split, "charts": charts, "unclicked": attached and unclicked, "max_items": MAX_ITEMS}
+    return {**shown, "too_large": recommender.num_trained_items > MAX_ITEMS, **content}
 
 
 def _kept(recommender: Recommender) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_no_file_outside_the_folder_is_read(shop: Make, tmp_path: Path) -> None:
     images = ItemImages(recommender)
     assert [images.get(n, 100) for n in range(10)] == [None] * 10
     assert ItemImages(recommender, tmp_path).get(1, 100) is not None
-    with pytest.raises(ConfigError, match=r"`image_root` is '.*secret\.png', which is not a folder"):
+    with pytest.raises(ConfigError, match="which is not a folder"):
         ItemImages(recommender, secret)
 
 
