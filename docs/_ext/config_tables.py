@@ -31,7 +31,7 @@ def values(hint: Any) -> str:
 def option_table(config: type[ModelConfig]) -> list[str]:
     """Return a table of the options of a model."""
     hints = get_type_hints(config)
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 24 18 12 46", ""]
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: options", "   :widths: 24 18 12 46", ""]
     lines += ["   * - Option", "     - Values", "     - Default", "     - Meaning"]
     for field in dataclasses.fields(config):
         has_default = field.default not in (None, dataclasses.MISSING)

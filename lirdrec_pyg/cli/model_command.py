@@ -14,7 +14,7 @@ from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
 from lirdrec_pyg.training import TrainingConfig
 
-_MOST_USED = ("data", "items", "features", "out", "model", "preset", "epochs", "split", "refit", "device", "resume")
+_MOST_USED = ("data", "items", "features", "out", "model", "preset", "epochs", "refit", "device", "resume")
 _SAMPLING = (
     *("batch_size", "negatives", "popularity_alpha", "edge_dropout"),
     *("sampling", "fanout", "sampling_workers", "user_gradients", "sparse_backend"),
