@@ -44,7 +44,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(.+\.)?_\w+"),
     (
         r"py:.*",
-        r"lirdrec_pyg\.(data\.texts|features\.item_files|features\.image_files|files|training\.distributed)\.\w+",
+        r"lirdrec_pyg\.(data\.texts|features\.item_files|data\.image_files|files|training\.distributed)\.\w+",
     ),
     (r"py:.*", r"(.+\.)?(save_encoders|summarize_branches|two_view_info_nce|ServerError)"),
 ]

@@ -126,8 +126,8 @@ def fit(
         sys.exit(128 + interrupt.signal)
     if is_first_process():
         if with_report:
-            write_report([recommender], report_path(folder))
-            click.echo(f"The report is in {report_path(folder)}")
+            write_report([recommender], page := report_path(folder))
+            click.echo(f"The report is in {page}")
         else:
             click.echo(f"See it: lirdrec-pyg report {folder}")
 

@@ -66,15 +66,12 @@ class ModelCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by what they are about, those that most people use first."""
         left = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
-        of_class = {
-            config: [field.name for field in dataclasses.fields(config)] for config in (DataConfig, self.config)
-        }
         groups = {
             "Most used": _MOST_USED,
-            "Data": of_class[DataConfig],
-            f"Model ({self.config.model})": of_class[self.config],
+            "Data": _field_names(DataConfig),
+            f"Model ({self.config.model})": _field_names(self.config),
             "Sampling": _SAMPLING,
-            "Training": [field.name for field in dataclasses.fields(TrainingConfig)],
+            "Training": _field_names(TrainingConfig),
             "Output": list(left),
         }
         for title, names in groups.items():

@@ -100,11 +100,16 @@ def new_item_edges(data: HeteroData, split: Split | str) -> Tensor | None:
 
 def known_interactions(data: HeteroData) -> Tensor:
     """Return all interactions (user, item), for training and held out; new items follow the others."""
-    edges = [data[INTERACTS].edge_index.as_subclass(Tensor), *(held_out_edges(data, split) for split in HELD_OUT)]
-    for split in HELD_OUT:
-        if (pairs := new_item_edges(data, split)) is not None:
-            edges.append(torch.stack([pairs[0], pairs[1] + data["item"].num_nodes]))
-    return torch.cat(edges, dim=1)
+    held_out = (held_out_interactions(data, split) for split in HELD_OUT)
+    return torch.cat([data[INTERACTS].edge_index.as_subclass(Tensor), *held_out], dim=1)
+
+
+def held_out_interactions(data: HeteroData, split: Split | str) -> Tensor:
+    """Return the interactions (user, item) of a split, shape ``(2, num_pairs)``; new items follow the others."""
+    pairs, new = held_out_edges(data, split), new_item_edges(data, split)
+    if new is None:
+        return pairs
+    return torch.cat([pairs, torch.stack([new[0], new[1] + data["item"].num_nodes])], dim=1)
 
 
 def build_graph(

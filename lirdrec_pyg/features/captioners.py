@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from lirdrec_pyg.data.image_files import SHOWN, as_shown, opened_image
 from lirdrec_pyg.errors import ConfigError, DataError, RunError, first_line, shortened
 from lirdrec_pyg.features.config import EncoderDtype
-from lirdrec_pyg.features.image_files import SHOWN, as_shown, opened_image
 from lirdrec_pyg.features.openai_client import OpenAIClient, RequestError
 from lirdrec_pyg.features.pretrained import Pretrained, check_installed
 

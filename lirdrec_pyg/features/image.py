@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from lirdrec_pyg.data.image_files import SHOWN, as_shown, opened_image
 from lirdrec_pyg.errors import ConfigError, DataError, first_line
 from lirdrec_pyg.features.config import ImagePooling
 from lirdrec_pyg.features.encoder import PretrainedEncoder
-from lirdrec_pyg.features.image_files import SHOWN, as_shown, opened_image
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -22,7 +22,7 @@ _SAMPLE_SIZE = (64, 64)
 class ImageEncoder(PretrainedEncoder):
     """Image embeddings by any model that ``AutoModel`` and ``AutoImageProcessor`` support.
 
-    Before the model's own preprocessing, images are converted by :func:`~lirdrec_pyg.features.image_files.as_shown`.
+    Before the model's own preprocessing, images are converted by :func:`~lirdrec_pyg.data.image_files.as_shown`.
 
     ==============  =============================================================================
     ``projection``  vector that is compared with texts (CLIP, SigLIP and similar)

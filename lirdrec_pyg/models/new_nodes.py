@@ -169,7 +169,7 @@ def _attached(
     """Return vectors, layers and messages of items by :func:`attach_items`, from their encoded features, whitened
     vectors, and vectors in the linear branch. Neighbors are ``candidates``, by default all items with interactions."""
     if candidates is None:
-        candidates = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
+        candidates = _clicked(data)
     neighbors, weight = _neighbors(candidates, neighborhood, query)
     layers = torch.stack(
         [
@@ -191,6 +191,11 @@ def _attached(
             position, known, mode="sum", per_sample_weights=weight
         )
     return _scaled(model, model.as_output(start + x), linear), layers, given
+
+
+def _clicked(data: HeteroData) -> Tensor:
+    """Return the items with training interactions."""
+    return degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
 
 
 def _scaled(model: LIRDRec, learned: Tensor, linear: Tensor) -> Tensor:
@@ -228,7 +233,7 @@ def scale_new_items(
         return config
     scales = 1.0, 1.0
     if measure is not None:
-        known = degree(data[INTERACTS].edge_index[1], data["item"].num_nodes).nonzero().view(-1)
+        known = _clicked(data)
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0)).to(known.device)
         rows, others = known[order].tensor_split([max(1, len(known) // 5)])
         encoded = model.split_branches(vectors.item_layers[0, rows])

@@ -39,6 +39,12 @@ def title_column(recommender: "Recommender") -> list[str]:
     return [] if catalog is None or catalog.title in (None, "id") else [catalog.title]
 
 
+def names_of(recommender: "Recommender", items: pl.Series) -> pl.Series:
+    """Return the titles of some items as text, or their IDs where there is none."""
+    catalog, ids = recommender.dataset.catalog, items.cast(pl.String)
+    return ids if catalog is None else catalog.titles(items).fill_null(ids)
+
+
 def numbered(recommender: "Recommender", columns: Sequence[str], name: str) -> Tensor:
     """Number the values of some columns for each item, shape ``(C, |I|)``; each null has a number of its own.
 

@@ -10,22 +10,30 @@ from urllib.parse import unquote_to_bytes
 
 import polars as pl
 
-from lirdrec_pyg.errors import ConfigError, shown
+from lirdrec_pyg.data.image_files import as_shown, opened_image
+from lirdrec_pyg.errors import ConfigError, DataError, shown
 
 if TYPE_CHECKING:
     from lirdrec_pyg.recommender.recommender import Recommender
 
-# Their decoders are those that shops need; others, such as that of PostScript, start programs.
+# A service reads what a catalog names, so it has the decoders that shops need and no others.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 _MAX_PIXELS = 50_000_000
 _MEDIA_TYPE = re.compile(r"image/[\w.+-]+", re.ASCII)
 
 
 class Image(NamedTuple):
-    """An image as a browser takes it."""
+    """An image as a browser takes it.
+
+    Attributes:
+        media_type: such as ``"image/jpeg"``.
+        content: the file.
+        size: width and height in pixels, ``None`` if unknown.
+    """
 
     media_type: str
     content: bytes
+    size: tuple[int, int] | None = None
 
     @property
     def data_uri(self) -> str:
@@ -94,19 +102,15 @@ def _inline(uri: str) -> Image | None:
 
 
 def _thumbnail(file: Path, width: int) -> Image | None:
-    from PIL import Image as Pillow
-
     try:
-        with Pillow.open(file, formats=_FORMATS) as image:
+        with opened_image(str(file), _FORMATS) as image:
             if image.width * image.height > _MAX_PIXELS:
                 return None
             image.draft("RGB", (2 * width, 2 * width))  # JPEG decodes to a smaller size by itself
-            small = image.convert("RGBA") if image.mode in ("P", "LA", "PA", "RGBA") else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError):
+            small = as_shown(image)
+    except DataError:
         return None
-    if small.mode == "RGBA":
-        small = Pillow.alpha_composite(Pillow.new("RGBA", small.size, "white"), small).convert("RGB")
     small.thumbnail((width, 3 * width))
     found = BytesIO()
     small.save(found, "JPEG", quality=80, optimize=True)
-    return Image("image/jpeg", found.getvalue())
+    return Image("image/jpeg", found.getvalue(), small.size)

@@ -60,13 +60,13 @@ def _features(recommender: Recommender, facts: Mapping[str, Any]) -> pl.DataFram
     for modality in modalities(graph):
         x, mask = item_features(graph, modality), feature_mask(graph, modality)
         scan = scan_rows(x, find_duplicates=True)
-        known = torch.ones(len(x), dtype=torch.bool) if mask is None else mask
+        known, described = torch.ones(len(x), dtype=torch.bool) if mask is None else mask, facts["modalities"][modality]
         rows.append(
             {
                 "modality": modality,
-                "columns": x.size(1),
-                "type": facts["modalities"][modality]["type"],
-                "items without features": int((~known).sum()),
+                "columns": described["width"],
+                "type": described["type"],
+                "items without features": described["missing"],
                 "zero vectors": int((scan.zero & known).sum()),
                 "repeated vectors": int((scan.duplicate & known).sum()),
             }

@@ -1,4 +1,3 @@
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -6,6 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.recommender.columns import names_of
 from lirdrec_pyg.recommender.images import ItemImages
 
 _WIDTH = 120
@@ -46,8 +46,7 @@ class Gallery:
 
     def items(self, ids: pl.Series) -> list[Item]:
         """Return some items by ID, in their order."""
-        catalog, names = self._recommender.dataset.catalog, ids.cast(pl.String)
-        titles = names if catalog is None else catalog.titles(ids).fill_null(names)
+        titles = names_of(self._recommender, ids)
         positions: list[int] = self._recommender.items.find(ids).tolist()
         return [Item(title, self.picture(position)) for title, position in zip(titles, positions)]
 
@@ -62,11 +61,8 @@ class Gallery:
         if image is None or self._num_bytes + len(image.content) > _MAX_BYTES:
             return None
         self._num_bytes += len(image.content)
-        if image.media_type == "image/jpeg":
-            from PIL import Image
-
-            with Image.open(BytesIO(image.content)) as opened:
-                self._shapes.append(opened.width / opened.height)
+        if image.size is not None:
+            self._shapes.append(image.size[0] / image.size[1])
         anchor = f"picture-{len(self.pictures)}"
         self.pictures[anchor] = image.data_uri
         return anchor

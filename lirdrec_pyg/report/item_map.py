@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lirdrec_pyg.nn import unit_vectors
 from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.recommender.columns import names_of
 from lirdrec_pyg.recommender.images import ItemImages
 from lirdrec_pyg.report.charts import MUTED, PALETTE, RAMP, Chart
 from lirdrec_pyg.report.section import Section
@@ -33,14 +34,13 @@ def section(recommender: Recommender, images: ItemImages) -> Section | None:
     position = order[:_MAX_ITEMS].sort().values
     vectors = unit_vectors(recommender.vectors.item[position].float())
     place, method = _reduced(vectors.numpy())
-    rows = recommender.items.ids.gather(position.numpy()).cast(pl.String).alias("id").to_frame()
-    catalog = recommender.dataset.catalog
-    titles = rows["id"] if catalog is None else catalog.titles(recommender.items.ids.gather(position.numpy()))
-    frame = rows.select(
-        pl.Series("x", place[:, 0]).round(4),
-        pl.Series("y", place[:, 1]).round(4),
-        titles.fill_null(rows["id"]).alias("title"),
-        pl.Series("interactions", recommender.popularity[position].numpy()),
+    frame = pl.DataFrame(
+        [
+            pl.Series("x", place[:, 0]).round(4),
+            pl.Series("y", place[:, 1]).round(4),
+            names_of(recommender, recommender.items.ids.gather(position.numpy())).alias("title"),
+            pl.Series("interactions", recommender.popularity[position].numpy()),
+        ]
     )
     column, explained = _best_column(recommender, position, vectors)
     if column is not None:

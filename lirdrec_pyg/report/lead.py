@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from lirdrec_pyg.data import Split, modalities
+from lirdrec_pyg.data import HELD_OUT, held_out_interactions, modalities
 from lirdrec_pyg.recommender import Recommender
-from lirdrec_pyg.report.lists import held_out
 from lirdrec_pyg.report.section import Section
 from lirdrec_pyg.training.config import PRESETS
 
@@ -18,7 +17,7 @@ def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
         recommender: the run.
         metrics: the section with its metrics and those of the baselines.
     """
-    num_held_out = {split.title: held_out(recommender, split).size(1) for split in (Split.VALID, Split.TEST)}
+    num_held_out = {split.title: held_out_interactions(recommender.graph, split).size(1) for split in HELD_OUT}
     return {
         "recommender": recommender,
         "preset": _preset({**asdict(recommender.model_config), **asdict(recommender.training_config)}),

@@ -1,23 +1,13 @@
 """Lists of recommendations as the test split judges them, and which users and items are shown."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data import Split, held_out_edges, new_item_edges
+from lirdrec_pyg.data import Split, held_out_interactions
 from lirdrec_pyg.nn import SeenItems
 from lirdrec_pyg.recommender import Recommender
-
-
-def held_out(recommender: Recommender, split: Split) -> Tensor:
-    """Return the interactions (user, item) that were held out, shape ``(2, num_pairs)``; new items follow the others.
-
-    :func:`~lirdrec_pyg.data.known_interactions` numbers the items alike.
-    """
-    graph = recommender.graph
-    pairs, new = held_out_edges(graph, split), new_item_edges(graph, split)
-    if new is None:
-        return pairs
-    return torch.cat([pairs, torch.stack([new[0], new[1] + recommender.num_trained_items])], dim=1)
 
 
 def known_before_test(recommender: Recommender) -> SeenItems:
@@ -25,8 +15,16 @@ def known_before_test(recommender: Recommender) -> SeenItems:
     can be recommended."""
     history = recommender.history
     row, item = history.pairs(torch.arange(len(recommender.users), device=recommender.device))
-    pairs = torch.cat([torch.stack([row, item]), held_out(recommender, Split.VALID).to(row.device)], dim=1)
-    return SeenItems.of(pairs, len(recommender.users))
+    valid = held_out_interactions(recommender.graph, Split.VALID).to(row.device)
+    return SeenItems.of(torch.cat([torch.stack([row, item]), valid], dim=1), len(recommender.users))
+
+
+def best_before_test(recommender: Recommender, users: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Rank the best items for some users as before the test, and yield user, item and rank, which starts at 0."""
+    users = users.to(recommender.device)
+    for block in recommender.ranker.top_k(users, k, known_before_test(recommender)):
+        row, rank = (block.score > -torch.inf).nonzero(as_tuple=True)
+        yield users[block.rows][row], block.item[row, rank], rank
 
 
 def spread(group: Tensor, number: int) -> list[int]:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data import Split
+from lirdrec_pyg.data import Split, held_out_interactions
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.report.gallery import Gallery, Item
 from lirdrec_pyg.report.items import compares_items, similar
-from lirdrec_pyg.report.lists import held_out, known_before_test
+from lirdrec_pyg.report.lists import best_before_test
 from lirdrec_pyg.report.section import Section
 
 _K = 20
@@ -63,7 +63,7 @@ def section(recommender: Recommender, gallery: Gallery) -> Section | None:
     if not unclicked.any():
         return None
     num_lists, best = _offers(recommender)
-    test = held_out(recommender, Split.TEST)[1].bincount(minlength=len(popularity))
+    test = held_out_interactions(recommender.graph, Split.TEST)[1].bincount(minlength=len(popularity))
     kinds = {
         "with training interactions": ~unclicked,
         "without training interactions": unclicked & ~is_new,
@@ -96,12 +96,10 @@ def section(recommender: Recommender, gallery: Gallery) -> Section | None:
 def _offers(recommender: Recommender) -> tuple[Tensor, Tensor]:
     """Return for each item how many lists hold it, and its best place as ``rank * |U| + user``, rank from 0."""
     num_users, num_items = len(recommender.users), len(recommender.items)
-    users = torch.from_numpy(recommender.has_history).nonzero().view(-1).to(recommender.device)
-    num_lists = torch.zeros(num_items, dtype=torch.long, device=users.device)
+    users = torch.from_numpy(recommender.has_history).nonzero().view(-1)
+    num_lists = torch.zeros(num_items, dtype=torch.long, device=recommender.device)
     best = torch.full_like(num_lists, _K * num_users)
-    for block in recommender.ranker.top_k(users, _K, known_before_test(recommender)):
-        row, rank = (block.score > -torch.inf).nonzero(as_tuple=True)
-        item = block.item[row, rank]
+    for user, item, rank in best_before_test(recommender, users, _K):
         num_lists += item.bincount(minlength=num_items)
-        best.scatter_reduce_(0, item, rank * num_users + users[block.rows][row], "amin")
+        best.scatter_reduce_(0, item, rank * num_users + user, "amin")
     return num_lists.cpu(), best.cpu()

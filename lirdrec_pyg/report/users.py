@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from lirdrec_pyg.data import Split
+from lirdrec_pyg.data import Split, held_out_interactions
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.report.gallery import Gallery, Item
-from lirdrec_pyg.report.lists import held_out, known_before_test, spread
+from lirdrec_pyg.report.lists import best_before_test, spread
 from lirdrec_pyg.report.section import Section
 
 _PER_GROUP = 3
@@ -62,7 +62,7 @@ def section(recommenders: Sequence[Recommender], gallery: Gallery) -> Section | 
         return None
     ids = first.users.ids.gather(chosen)
     offers = [_offers(recommender, ids, gallery) for recommender in recommenders]
-    num_held_out = held_out(first, Split.TEST)[0].bincount(minlength=len(first.users))
+    num_held_out = held_out_interactions(first.graph, Split.TEST)[0].bincount(minlength=len(first.users))
     people = {
         user: Person(
             ids[n],
@@ -93,7 +93,7 @@ def _groups(recommender: Recommender, count: Tensor, popularity: Tensor) -> dict
     """Choose users from the third with the least and that with the most interactions, and of both from the third whose
     items are the least and that whose items are the most popular; if there is a test split, users of it only."""
     eligible = count > 0
-    if (tested := held_out(recommender, Split.TEST)[0]).numel():
+    if (tested := held_out_interactions(recommender.graph, Split.TEST)[0]).numel():
         eligible &= torch.zeros_like(eligible).index_fill(0, tested, True)
     users = eligible.nonzero().view(-1)
     light, _, heavy = users[count[users].argsort(stable=True)].tensor_split(3)
@@ -113,15 +113,9 @@ def _taken(recommender: Recommender, user: int, gallery: Gallery) -> list[Item]:
 
 def _offers(recommender: Recommender, users: pl.Series, gallery: Gallery) -> dict[int | str, list[Offer]]:
     """Return the best items for each user, those of the test split among them."""
-    index = recommender.user_positions(users)
-    known = known_before_test(recommender)
-    frames = []
-    for block in recommender.ranker.top_k(index.to(recommender.device), _SHOWN, known):
-        row, place = (block.score > -torch.inf).nonzero(as_tuple=True)
-        user, item = index[block.rows][row.cpu()], block.item[row, place].cpu()
-        frames.append(torch.stack([user, item]))
-    pairs = torch.cat(frames, dim=1)
-    test = held_out(recommender, Split.TEST)
+    blocks = best_before_test(recommender, recommender.user_positions(users), _SHOWN)
+    pairs = torch.cat([torch.stack([user, item]) for user, item, _ in blocks], dim=1).cpu()
+    test = held_out_interactions(recommender.graph, Split.TEST)
     num_items = len(recommender.items)
     is_hit = torch.isin(pairs[0] * num_items + pairs[1], test[0] * num_items + test[1])
     frame = pl.DataFrame(

@@ -12,10 +12,10 @@ from PIL import Image
 from tiny_encoders import save_image_model
 from tiny_language_models import save_llava
 
+from lirdrec_pyg.data.image_files import SHOWN, as_shown, opened_image
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.features import ImageEncoder
 from lirdrec_pyg.features.captioners import open_image
-from lirdrec_pyg.features.image_files import SHOWN, as_shown, opened_image
 
 KINDS = ("clip", "siglip", "vit", "dinov2", "resnet")
 WHITE, RED = (255, 255, 255), (200, 30, 60)

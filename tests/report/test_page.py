@@ -16,14 +16,13 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from lirdrec_pyg import LIRDRecConfig, Recommender, TrainingConfig, fit
-from lirdrec_pyg.data import INTERACTS, Dataset, ItemCatalog, Split
+from lirdrec_pyg.data import INTERACTS, Dataset, ItemCatalog, Split, held_out_interactions
 from lirdrec_pyg.data.drawings import draw_items
 from lirdrec_pyg.data.generator import generate
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import EASEConfig, PopularityConfig
 from lirdrec_pyg.report import gallery, items, page, unclicked, users, write_report
 from lirdrec_pyg.report.gallery import Gallery
-from lirdrec_pyg.report.lists import held_out
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "</title></script><script>alert('x')</script>"
@@ -80,7 +79,9 @@ def _no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def known_before_test(recommender: Recommender) -> set[tuple[Any, Any]]:
-    pairs = torch.cat([recommender.graph[INTERACTS].edge_index, held_out(recommender, Split.VALID)], dim=1)
+    pairs = torch.cat(
+        [recommender.graph[INTERACTS].edge_index, held_out_interactions(recommender.graph, Split.VALID)], dim=1
+    )
     return set(named(recommender, pairs))
 
 
@@ -170,7 +171,7 @@ def test_users_are_of_the_thirds_of_activity_and_popularity(trained: Recommender
         taken.setdefault(user, []).append(item)
     popularity = Counter(edges[1].tolist())
     mean = {user: sum(popularity[item] for item in own) / len(own) for user, own in taken.items()}
-    tested = set(held_out(trained, Split.TEST)[0].tolist())
+    tested = set(held_out_interactions(trained.graph, Split.TEST)[0].tolist())
     order = sorted((user for user in taken if user in tested), key=lambda user: (len(taken[user]), user))
     size = -(-len(order) // 3)
     for activity, part in (("light", order[:size]), ("heavy", order[-(len(order) // 3) :])):
@@ -191,7 +192,7 @@ def test_users_are_of_the_thirds_of_activity_and_popularity(trained: Recommender
 
 
 def test_offers_are_recommendations_with_the_items_of_the_test(trained: Recommender) -> None:
-    expected, test = lists(trained, 12), set(named(trained, held_out(trained, Split.TEST)))
+    expected, test = lists(trained, 12), set(named(trained, held_out_interactions(trained.graph, Split.TEST)))
     recommended = trained.recommend(k=12)
     hits = 0
     for person in chain(*people(trained).values()):
@@ -228,7 +229,7 @@ def test_unclicked_items_are_counted_in_all_lists(trained: Recommender) -> None:
     clicked = {trained.items.ids[item] for item in trained.graph[INTERACTS].edge_index[1].tolist()}
     cold = set(trained.items.ids) - clicked
     assert cold
-    test = [item for _, item in named(trained, held_out(trained, Split.TEST))]
+    test = [item for _, item in named(trained, held_out_interactions(trained.graph, Split.TEST))]
     for kind, members in zip(section.content["table"], (clicked, cold), strict=True):
         assert kind.num_items == len(members)
         assert kind.num_offered == len(members & count.keys())

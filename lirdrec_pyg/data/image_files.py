@@ -1,6 +1,6 @@
 """Images as people see them, independent of how a file stores them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ SHOWN = {"orientation": "as in EXIF", "background": "white"}
 
 
 @contextmanager
-def opened_image(path: str) -> Iterator["Image"]:
-    """Open an image; its pixels are read on demand.
+def opened_image(path: str, formats: Sequence[str] = _FORMATS) -> Iterator["Image"]:
+    """Open an image of one of some formats; its pixels are read on demand.
 
     Raises:
         DataError: if the image cannot be read here or inside the context. The message is the reason, without the
@@ -31,7 +31,7 @@ def opened_image(path: str) -> Iterator["Image"]:
         raise DataError("there is no such file")
     Image.init()
     try:
-        with Image.open(path, formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+        with Image.open(path, formats=[name for name in formats if name in Image.OPEN]) as image:
             width, height = image.size
             if width * height > (Image.MAX_IMAGE_PIXELS or float("inf")):
                 raise DataError(f"the image has {width} x {height} pixels, more than {Image.MAX_IMAGE_PIXELS}")
