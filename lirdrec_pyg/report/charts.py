@@ -19,7 +19,7 @@ PALETTE = (
 # From few to many.
 RAMP = ("#7f9fc4", "#d9772b")
 
-# Charts are drawn when they come into sight, in the colors of the text around them, and again if these change.
+# Charts are drawn in the colors of the text around them, and again if these change.
 _SCRIPT = """
 const palette = PALETTE;
 const escaped = value => String(value).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
@@ -37,16 +37,13 @@ const draw = figure => {
   const spec = JSON.parse(figure.querySelector("script").textContent);
   const options = {actions: false, renderer: figure.dataset.renderer, config,
     tooltip: {sanitize: escaped, theme: dark ? "dark" : "light"}};
-  return vegaEmbed(figure.querySelector(".plot"), spec, options).then(() => figure.dataset.drawn = "");
+  return vegaEmbed(figure.querySelector(".plot"), spec, options);
 };
 const figures = [...document.querySelectorAll("figure.chart")];
-const seen = new IntersectionObserver(entries => entries.filter(e => e.isIntersecting).forEach(e => {
-  seen.unobserve(e.target);
-  draw(e.target);
-}), {rootMargin: "300px"});
-figures.forEach(figure => seen.observe(figure));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-  figures.filter(figure => "drawn" in figure.dataset).forEach(draw));
+// One at a time, so that the page can be scrolled meanwhile; all of them, so that it can be printed.
+figures.reduce((drawn, figure) => drawn.then(() => new Promise(done => setTimeout(done))).then(() => draw(figure)),
+  Promise.resolve());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figures.forEach(draw));
 """
 
 

@@ -6,8 +6,12 @@ from typing import Any
 
 from lirdrec_pyg.data import HELD_OUT, held_out_interactions, modalities
 from lirdrec_pyg.recommender import Recommender
+from lirdrec_pyg.report.metrics import AS_RECOMMENDED
 from lirdrec_pyg.report.section import Section
 from lirdrec_pyg.training.config import PRESETS
+
+# What a race and validation replace with their choice.
+_CHOSEN = ("race", "new_item_scale")
 
 
 def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
@@ -32,11 +36,17 @@ def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
 
 def _preset(settings: Mapping[str, Any]) -> str | None:
     """Return the preset whose settings these are, ``None`` for that of the defaults and for others."""
-    fits = [name for name, preset in PRESETS.items() if preset and preset.items() <= settings.items()]
+    kept = {name: {key: value for key, value in PRESETS[name].items() if key not in _CHOSEN} for name in PRESETS}
+    fits = [name for name, preset in kept.items() if preset and preset.items() <= settings.items()]
     return fits[-1] if fits else None
 
 
 def _values(names: Sequence[str], rows: Sequence[tuple[str, str, list[tuple[float, bool]]]]) -> dict[str, Any]:
-    """Return the share of hits of each model, and of the users with a hit for the first."""
+    """Return the Recall@20 of the model as it recommends and of the baselines, and the share of users with a hit."""
     found = {metric: [value for value, _ in values] for metric, _, values in rows}
-    return {"recall": dict(zip(names, found["recall@20"])), "hit_rate": found["hit_rate@20"][0]} if names else {}
+    if not names:
+        return {}
+    own = names.index(AS_RECOMMENDED) if AS_RECOMMENDED in names else 0
+    recall = dict(zip(names, found["recall@20"]))
+    others = {name: recall[name] for name in ("ease", "popularity") if name in names[1:]}
+    return {"recall": found["recall@20"][own], "others": others, "hit_rate": found["hit_rate@20"][own]}

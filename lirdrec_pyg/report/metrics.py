@@ -19,7 +19,7 @@ from lirdrec_pyg.recommender import Evaluator, Recommender, fit
 from lirdrec_pyg.report.charts import PALETTE, Chart, Table, number
 from lirdrec_pyg.report.section import Section
 
-_AS_RECOMMENDED = "as recommended"
+AS_RECOMMENDED = "as recommended"
 
 _MEANINGS = {
     "recall@20": "share of a user's held-out items among the first 20",
@@ -59,7 +59,7 @@ def _measured(recommender: Recommender, split: str) -> dict[str, Any]:
     attached = recommender.model_config.attaches_unclicked_items and unclicked
     if attached:
         vectors = recommender.vectors.items_until(recommender.num_trained_items).to(task.user_index.device)
-        rankers[_AS_RECOMMENDED] = DotProducts(vectors.user, vectors.item)
+        rankers[AS_RECOMMENDED] = DotProducts(vectors.user, vectors.item)
     for config in _baselines(recommender):
         rankers[config.model] = _trained(recommender, config).ranker
     found = []
@@ -166,7 +166,7 @@ def _bucket_chart(kind: str, names: Sequence[str], buckets: Sequence[Sequence[Bu
         if b.kind == kind
     ]
     order = list(dict.fromkeys(row["interactions"] for row in rows))
-    known = {_AS_RECOMMENDED: PALETTE[4], "ease": PALETTE[1], "popularity": PALETTE[2]}
+    known = {AS_RECOMMENDED: PALETTE[4], "ease": PALETTE[1], "popularity": PALETTE[2]}
     colors = [PALETTE[0], *(known[name] for name in names[1:])]
     plot = (
         alt.Chart(alt.Data(values=[{**row, "value": row["recall@20"]} for row in rows]), width="container", height=240)

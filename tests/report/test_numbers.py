@@ -1,6 +1,6 @@
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from lirdrec_pyg.recommender import Evaluator
 from lirdrec_pyg.recommender.images import ItemImages
 from lirdrec_pyg.report import branches, charts, comparison, data, item_map, metrics, training
 from lirdrec_pyg.report.gallery import Gallery
+from lirdrec_pyg.report.lead import lead
 from lirdrec_pyg.report.section import Section
+from lirdrec_pyg.training.config import PRESETS, Preset
 
 TRAINING = TrainingConfig(epochs=3, lr=1e-2, batch_size=64, device="cpu")
 MODEL = LIRDRecConfig(embedding_dim=8)
@@ -84,6 +86,22 @@ def test_metrics_are_those_of_the_run_and_of_the_baselines(trained: Recommender,
         assert value == charts.number(of_lists[metric])
     assert set(section.content["all"].frame.columns) == {"metric", "@5", "@10", "@20", "@50"}
     assert section.content["unclicked"] == int((trained.popularity == 0).sum()) == 8
+    first_lines = lead(trained, section)["values"]
+    assert first_lines["recall"] == pytest.approx(expected[1]["recall@20"])
+    assert first_lines["others"] == pytest.approx(
+        {"ease": expected[2]["recall@20"], "popularity": expected[3]["recall@20"]}
+    )
+
+
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_a_preset_is_named_whatever_its_training_chose(trained: Recommender, preset: Preset) -> None:
+    chosen = {**PRESETS[preset], "race": False, "new_item_scale": 1.5, "item_graph": False}
+    configs = [
+        replace(config, **{field.name: chosen[field.name] for field in fields(config) if field.name in chosen})
+        for config in (MODEL, TRAINING)
+    ]
+    run = replace(trained, model_config=configs[0], training_config=configs[1])
+    assert lead(run, Section("", "", "", {}))["preset"] == preset
 
 
 def test_metrics_by_activity_and_popularity(trained: Recommender) -> None:
