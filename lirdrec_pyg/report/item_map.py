@@ -62,7 +62,7 @@ def _reduced(vectors: np.ndarray) -> tuple[np.ndarray, str]:
     """Return two coordinates per item, and how they were made."""
     if find_spec("umap"):
         umap: Any = import_module("umap")
-        mapping = umap.UMAP(metric="cosine", n_neighbors=min(15, len(vectors) - 1), random_state=0)
+        mapping = umap.UMAP(metric="cosine", n_neighbors=min(15, len(vectors) - 1), n_jobs=1, random_state=0)
         return mapping.fit_transform(vectors), "UMAP"
     from sklearn.decomposition import PCA
 
