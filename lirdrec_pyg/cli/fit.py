@@ -23,7 +23,7 @@ from lirdrec_pyg.report import check_packages, write_report
 from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
 
 # Settings that may change when a training is resumed.
-_CHANGEABLE = ("epochs", "patience", "lr", "device", "refit")
+_CHANGEABLE = ("epochs", "patience", "minutes", "lr", "device", "refit")
 
 
 @click.command(cls=ModelCommand, context_settings={"max_content_width": 100})
@@ -31,8 +31,8 @@ _CHANGEABLE = ("epochs", "patience", "lr", "device", "refit")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
-    help="Run folder whose training to resume, with its settings except for --epochs, --patience, --lr, --device and "
-    "--refit.",
+    help="Run folder whose training to resume, with its settings except for --epochs, --patience, --minutes, --lr, "
+    "--device and --refit.",
 )
 @click.option(
     "--logger",

@@ -190,7 +190,8 @@ def resume(
 
     Args:
         path: run folder.
-        changes: settings of the training to change: ``epochs``, ``patience``, ``lr``, ``device``, ``refit``.
+        changes: settings of the training to change: ``epochs``, ``patience``, ``minutes``, ``lr``, ``device``,
+            ``refit``.
         callbacks: follow the training, and may stop it.
 
     Returns:
@@ -206,7 +207,7 @@ def resume(
         training_config = replace(run.training_config(), **(changes or {}))
         model_config, dataset, selection = run.model_config(), run.dataset(), run.selection()
         record = {name: value for name, value in (run.metrics() or {}).items() if name == "race"}
-        if selection is not None and (fixed := {"epochs", "patience"} & {*(changes or {})}):
+        if selection is not None and (fixed := {"epochs", "patience", "minutes"} & {*(changes or {})}):
             raise ConfigError(
                 f"The refit in {run.path} takes the {selection['best_epoch']} epochs that validation found, so "
                 f"`{min(fixed)}` cannot be changed."

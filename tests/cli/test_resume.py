@@ -223,6 +223,15 @@ def test_finished_training_is_extended_or_left_as_it_is(
     assert Run.open(short).training_config().epochs == 5
 
 
+def test_training_that_ran_out_of_time_is_given_more(uninterrupted: Path, learnable_shop: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert lirdrec("fit", "--data", learnable_shop, "--out", run, *OPTIONS, "--minutes", 1e-6).exit_code == 0
+    assert (Run.open(run).metrics() or {})["epochs"] == 1
+    result = lirdrec("fit", "--resume", run, "--minutes", 60)
+    assert result.exit_code == 0, result.output
+    assert_same_run(uninterrupted, run)
+
+
 def test_what_cannot_be_changed_is_refused(cut_short: Path) -> None:
     before = contents(cut_short)
     for option in (("--data", "x"), ("--out", "x"), ("--batch-size", 5), ("--preset", "fast"), ("--overwrite",)):
