@@ -34,7 +34,7 @@ def export(
     \b
     Write files of one format:
       lirdrec-pyg export runs/shop --format npy --out exports
-        parquet       users.parquet, items.parquet: columns id and vector
+        parquet       users.parquet, items.parquet: columns id and vector, and of users seen
         npy           user_vectors.npy, item_vectors.npy, user_ids.npy, item_ids.npy
         safetensors   vectors.safetensors (user_vectors, item_vectors), user_ids.npy, item_ids.npy
         onnx          those of npy, and item_encoder.onnx and fold_in.onnx, which encode new items and

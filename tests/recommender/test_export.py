@@ -13,6 +13,7 @@ import pytest
 from runs import contents
 from safetensors.numpy import load_file
 
+from lirdrec_pyg.data import known_interactions
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.recommender import Recommender, check_table_path, export_vectors, write_table
 
@@ -155,6 +156,18 @@ def test_an_earlier_export_is_replaced_on_request(
         export_vectors(int_recommender, out, form, overwrite=True)
         assert read_export(out, form)["item"][0] == int_recommender.items.ids.to_list()
         assert contents(out).keys() == earlier.keys()
+
+
+def test_users_of_a_table_have_their_known_items(recommender: Recommender, tmp_path: Path) -> None:
+    export_vectors(recommender, tmp_path, "parquet")
+    known: dict[str, set[str]] = {}
+    for user, item in known_interactions(recommender.graph).t().tolist():
+        known.setdefault(recommender.users.ids[user], set()).add(recommender.items.ids[item])
+    table = pl.read_parquet(tmp_path / "users.parquet")
+    assert table["seen"].null_count() == (~recommender.has_history).sum() > 0
+    for user, seen in table.drop_nulls("seen").select("id", "seen").iter_rows():
+        assert len(seen) == len(known[user])
+        assert {*seen} == known[user]
 
 
 def test_an_export_that_was_killed_is_restored_by_the_next(recommender: Recommender, tmp_path: Path) -> None:

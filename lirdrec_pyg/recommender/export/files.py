@@ -15,7 +15,7 @@ import torch
 from lirdrec_pyg.config import check_choice
 from lirdrec_pyg.errors import RunError
 from lirdrec_pyg.files import locked, replaced, save_tensors, whole_file
-from lirdrec_pyg.recommender.export.frames import vector_frame
+from lirdrec_pyg.recommender.export.frames import seen_lists, vector_frame
 from lirdrec_pyg.recommender.export.onnx import ENCODER_FILES, check_encoders, save_encoders
 from lirdrec_pyg.recommender.recommender import Recommender
 
@@ -33,7 +33,8 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat, ov
     ``safetensors``     ``vectors.safetensors`` with ``user_vectors`` and ``item_vectors``, float32;
                         ``user_ids.npy`` and ``item_ids.npy``
     ``npy``             ``user_vectors.npy``, ``item_vectors.npy``, float32; ``user_ids.npy``, ``item_ids.npy``
-    ``parquet``         ``users.parquet`` and ``items.parquet`` with the columns ``id`` and ``vector``
+    ``parquet``         ``users.parquet`` and ``items.parquet`` with the columns ``id`` and ``vector``; users also have
+                        ``seen``, the IDs of their items, null for users without training interactions
     ``onnx``            the files of ``npy``, and the encoders of new items and new users, see :func:`save_encoders`
     ==================  ======================================================================
 
@@ -63,7 +64,10 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat, ov
     writers: dict[str, Callable[[Path], object]] = {}
     for name, (ids, vectors) in sides.items():
         if format == "parquet":
-            writers[f"{name}s.parquet"] = vector_frame(ids, vectors).write_parquet
+            frame = vector_frame(ids, vectors)
+            if name == "user":
+                frame = frame.with_columns(seen_lists(recommender))
+            writers[f"{name}s.parquet"] = frame.write_parquet
         else:
             writers[f"{name}_ids.npy"] = _npy_writer(_plain_array(ids))
         if format in ("npy", "onnx"):

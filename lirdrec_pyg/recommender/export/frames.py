@@ -22,14 +22,27 @@ def database_frames(recommender: Recommender) -> dict[str, pl.DataFrame]:
     users, items = recommender.users.ids, recommender.items.ids
     trained = recommender.has_history
     described = _described(recommender.dataset.catalog, items)
-    row, item = recommender.seen.pairs(torch.arange(len(users), device=recommender.device))
     return {
         "users": vector_frame(users.filter(pl.Series(trained)), recommender.user_vectors()[trained]),
         "items": vector_frame(items, recommender.item_vectors()).hstack(described),
-        "seen": pl.DataFrame(
-            {"user_id": users.gather(row.cpu().numpy()), "item_id": items.gather(item.cpu().numpy())}
-        ).unique(maintain_order=True),
+        "seen": _seen(recommender),
     }
+
+
+def seen_lists(recommender: Recommender) -> pl.Series:
+    """Return the known interactions of each user as a list, null for users without training interactions."""
+    lists = _seen(recommender).group_by("user_id").agg(seen="item_id")
+    found = pl.DataFrame({"user_id": recommender.users.ids}).join(
+        lists, on="user_id", how="left", maintain_order="left"
+    )
+    return found.select(pl.when(pl.Series(recommender.has_history)).then("seen"))["seen"]
+
+
+def _seen(recommender: Recommender) -> pl.DataFrame:
+    users, items = recommender.users.ids, recommender.items.ids
+    row, item = recommender.seen.pairs(torch.arange(len(users), device=recommender.device))
+    pairs = {"user_id": users.gather(row.cpu().numpy()), "item_id": items.gather(item.cpu().numpy())}
+    return pl.DataFrame(pairs).unique(maintain_order=True)
 
 
 def vector_frame(ids: pl.Series, vectors: np.ndarray) -> pl.DataFrame:
