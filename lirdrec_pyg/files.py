@@ -7,14 +7,16 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from lirdrec_pyg.errors import RunError, first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHECKSUMS = "SHA256SUMS"
 UNFINISHED, LOCK = ".unfinished", ".lock"
@@ -51,8 +53,10 @@ def whole_file(path: Path, unfinished: Path | None = None, flush: bool = True) -
         raise RunError(f"Cannot write {path} ({error}).") from error
 
 
-def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(tensors: Mapping[str, "Tensor"], path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a ``.safetensors`` file with the default permissions; the library alone makes it private to its owner."""
+    from safetensors.torch import save_file  # here, since importing torch takes seconds
+
     path.touch()
     mode = path.stat().st_mode
     save_file(dict(tensors), path, dict(metadata or {}))
@@ -270,13 +274,13 @@ def write_file(folder: Path, name: str, write: Callable[[Path], object]) -> None
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def save_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> None:
+def save_state(folder: Path, name: str, state: Mapping[str, "Tensor"]) -> None:
     """Write a ``state_dict`` as ``<name>.safetensors``."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     write_file(folder, f"{name}.safetensors", lambda path: save_tensors(tensors, path, {"format": "lirdrec-pyg 1"}))
 
 
-def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
+def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, "Tensor"]:
     """Read tensors that :func:`save_state` wrote; by default all of them.
 
     Raises:
