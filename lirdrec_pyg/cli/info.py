@@ -47,4 +47,6 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _text(value: object) -> str:
     if isinstance(value, list):
         return listed(value)
+    if value is None:
+        return "none"
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,5 @@
 import copy
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -49,7 +50,7 @@ from lirdrec_pyg.data.provenance import provenance_facts
 from lirdrec_pyg.data.splits import HELD_OUT, TEST, TRAIN, VAL, Split, SplitStrategy, resolve_split, split_interactions
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.data.vocabulary import Vocabulary
-from lirdrec_pyg.errors import ConfigError, DataError, first_line, shown
+from lirdrec_pyg.errors import ConfigError, DataError, first_line, listed, shown
 from lirdrec_pyg.html import table_of
 
 Table = Any  # a pandas, polars or Arrow table
@@ -422,6 +423,12 @@ def catalog_of(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
     id_column = config.item_column if config.item_column in frame.columns else None
     names = {name: getattr(config, name) for name in ("title", "picture", "image_root")}
     catalog = ItemCatalog.of(frame, id_column=id_column, **names)
+    if catalog.title is None:
+        warnings.warn(
+            f"No column of the item catalog has a usual name for titles (columns: {listed(frame.columns)}), so items "
+            "are shown by their IDs. Pass `title` if there is one.",
+            stacklevel=3,
+        )
     if not config.strip_ids:
         return catalog
     ids = canonical_ids(strip_ids(catalog.frame["id"]), "The item catalog")

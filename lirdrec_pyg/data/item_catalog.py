@@ -132,7 +132,7 @@ class ItemCatalog:
             named = {word: frame.schema[word] for word in re.findall(r"\w+", condition) if word in frame.columns}
             types = ", ".join(f"{name}: {dtype}" for name, dtype in named.items())
             raise ConfigError(
-                f"`where` is {text}, which is no valid SQL{f' for {types}' if types else ''} ({first_line(error)}). "
+                f"`where` is {text}, which is not valid SQL{f' for {types}' if types else ''} ({first_line(error)}). "
                 f"{_EXAMPLE}"
             ) from error
         if met.schema["met"] != pl.Boolean:

@@ -71,3 +71,10 @@ def test_odd_ids_are_named_on_the_error_stream(shop: Path) -> None:
     assert "40 of the 40 user IDs look rewritten, such as '0.0'" in warned
     assert "lowest item ID is 1" in warned
     assert "pass it as --item-ids" in warned
+
+
+def test_a_catalog_without_usual_names_has_no_title(shop: Path, tmp_path: Path) -> None:
+    (tmp_path / "catalog.csv").write_text("item_id,product name\n0,lamp\n")
+    facts, warned = counts(shop, "--items", tmp_path / "catalog.csv")
+    assert (facts["catalog"]["title"], facts["catalog"]["picture"]) == (None, None)
+    assert "(columns: 'item_id', 'product name'), so items are shown by their IDs. Pass --title if there is" in warned

@@ -44,7 +44,7 @@ def test_a_condition_compares_numbers_and_texts() -> None:
         ("stock = 11", []),
     ):
         assert catalog.matching(condition).to_list() == ids, condition
-    with pytest.raises(ConfigError, match=r"no valid SQL for size: String \(cannot compare string with numeric"):
+    with pytest.raises(ConfigError, match=r"not valid SQL for size: String \(cannot compare string with numeric"):
         catalog.matching("size > 1")
     assert catalog.frame["stock"].to_list() == ["10", "9", "-1.5", None]  # as given
 
