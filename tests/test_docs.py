@@ -11,6 +11,7 @@ import pytest
 
 import lirdrec_pyg
 from lirdrec_pyg.cli import COMMANDS
+from lirdrec_pyg.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -63,6 +64,11 @@ def test_every_image_is_used() -> None:
 def test_every_command_is_shown_in_a_guide(command: str) -> None:
     guides = [path for path in PAGES if not path.is_relative_to(DOCS / "reference")]
     assert any(f"lirdrec-pyg {command} " in path.read_text() for path in guides)
+
+
+def test_every_model_is_in_the_guide() -> None:
+    page = (DOCS / "guides/models.md").read_text()
+    assert {*MODELS} - {"lirdrec"} <= {*re.findall(r"^\| `([\w-]+)` \|", page, re.MULTILINE)}
 
 
 def test_the_package_page_has_all_names() -> None:

@@ -70,8 +70,7 @@ def fit(
 ) -> None:
     """Train a model, evaluate it on the test split, and save the run.
 
-    The model is LIRDRec, or another one to compare with, from popularity to MMHCL: fit --model NAME --help shows its
-    options.
+    The model is LIRDRec, or another one to compare with: fit --model NAME --help shows its options.
 
     The weights of the epoch with the best validation Recall@20 are kept. Ctrl-C ends the training and saves the
     progress; a second Ctrl-C ends the program immediately. After either, or a power cut, --resume continues the

@@ -1,4 +1,4 @@
-"""All models by name. A new model is one file, and an import and a name here."""
+"""All models by name. A new model is one file, an import and a name here, and its exports in the package."""
 
 from typing import Any
 

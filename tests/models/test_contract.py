@@ -16,6 +16,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import Compose
 from torch_geometric.utils import scatter
 
+import lirdrec_pyg
+import lirdrec_pyg.models
 from lirdrec_pyg.data import INTERACTS, modalities, set_new_items
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import MODEL_CONFIGS, MODELS, ClosedFormModel, Model, ModelConfig, fold_in_users, model_vectors
@@ -93,6 +95,8 @@ def test_the_registry_names_every_model_by_its_config() -> None:
         assert issubclass(kind, Model)
         assert kind.config_class.model == name
         assert MODEL_CONFIGS[name] is kind.config_class
+        assert {kind.__name__, kind.config_class.__name__} <= {*lirdrec_pyg.models.__all__}
+        assert kind.config_class.__name__ in lirdrec_pyg.__all__
         assert issubclass(kind, ClosedFormModel) == kind.config_class.is_closed_form
         assert TrainingConfig(**kind.config_class.training_defaults).lr > 0
 
