@@ -62,9 +62,8 @@ def add_items(
 ) -> None:
     """Add items to the trained model in RUN, without training.
 
-    The new items are encoded by the trained encoders and attached to the graph by their nearest neighbors among the
-    items with clicks. The model in --out recommends them with all others; nothing else changes. A model trained with
-    --dct 2d cannot encode new items.
+    The vectors of the new items are predicted from their features, by those of similar items with clicks. The model in
+    --out recommends them with all others; nothing else changes. A model trained with --dct 2d cannot encode new items.
 
     \b
       lirdrec-pyg add-items runs/shop --features image=new.npy --features text=new_text.npy \\

@@ -17,7 +17,7 @@ from lirdrec_pyg.models.mgcn import MGCN, MGCNConfig
 from lirdrec_pyg.models.mm_gf import MMGF, MMGFConfig
 from lirdrec_pyg.models.mmhcl import MMHCL, MMHCLConfig
 from lirdrec_pyg.models.new_nodes import (
-    Neighborhood,
+    ItemRegression,
     attach_items,
     attach_unclicked,
     attribution_of_history,
@@ -52,6 +52,7 @@ __all__ = [
     "FREEDOMConfig",
     "ItemKNN",
     "ItemKNNConfig",
+    "ItemRegression",
     "ItemToItemModel",
     "LIRDRec",
     "LIRDRecConfig",
@@ -63,7 +64,6 @@ __all__ = [
     "MMHCLConfig",
     "Model",
     "ModelConfig",
-    "Neighborhood",
     "Parts",
     "Popularity",
     "PopularityConfig",

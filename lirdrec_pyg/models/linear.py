@@ -13,6 +13,7 @@ from torch_geometric.utils import degree
 from tqdm import tqdm
 
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
+from lirdrec_pyg.data.features import mean_row
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.base import Measure
 from lirdrec_pyg.models.closed_form import MAX_ITEMS, history_sums, item_gram
@@ -47,40 +48,39 @@ class LinearItems:
     :math:`\mathbf{z}_i` over the items is :math:`\mathbf{I}`: the standard deviation of a user's scores then is
     :math:`\lVert \mathbf{q}_u \rVert`.
 
-    A new item has the column of a matrix to which it was added without interactions, :math:`\mathbf{b} = \mathbf{P}
-    \sum_m \gamma_m g \, \mathbf{F}_m \mathbf{f}_m`, and the :math:`\mathbf{z}` with the closest scores.
-
     Attributes:
         given: :math:`\mathbf{g}_i`, what an item adds to the vector of its users, shape ``(|I|, r)``.
         item: :math:`\mathbf{z}_i`, shape ``(|I|, r)``.
-        encoder: matrix from :func:`unit_features` to :math:`\mathbf{z}` of new items, shape ``(sum of widths, r)``.
     """
 
     given: Tensor
     item: Tensor
-    encoder: Tensor
 
     def scaled(self, weight: float) -> "LinearItems":
-        """Return the same with :attr:`item` and :attr:`encoder` times ``weight``."""
-        return replace(self, item=weight * self.item, encoder=weight * self.encoder)
+        """Return the same with :attr:`item` times ``weight``."""
+        return replace(self, item=weight * self.item)
+
+
+def feature_mean(data: HeteroData, modality: str) -> Tensor:
+    """Return the mean of the features of a modality over the trained items that have them, shape ``(d,)``."""
+    return mean_row(item_features(data, modality), feature_mask(data, modality)).float()
 
 
 def unit_features(
-    data: HeteroData, modality: str, node_type: str = "item", rows: Tensor | slice = slice(None)
+    data: HeteroData, modality: str, mean: Tensor, node_type: str = "item", rows: Tensor | slice = slice(None)
 ) -> Tensor:
-    """Return the features of a modality minus their mean over the trained items, as unit vectors, shape ``(N, d)``.
+    """Return the features of a modality minus ``mean``, as unit vectors, shape ``(N, d)``.
 
     Missing ones are zero.
     """
-    known, mask = item_features(data, modality), feature_mask(data, modality)
-    mean = (known if mask is None else known[mask]).float().mean(dim=0)
-    x = F.normalize(item_features(data, modality, node_type)[rows].float() - mean, dim=1)
+    x = item_features(data, modality, node_type)[rows].float()
+    x = F.normalize(x - mean.to(x), dim=1)
     missing = feature_mask(data, modality, node_type)
     return x if missing is None else x * missing[rows].unsqueeze(1)
 
 
-def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-    r"""Return :math:`\mathbf{B}` and :math:`\mathbf{P} \sum_m \gamma_m g \mathbf{F}_m`, see :class:`LinearItems`.
+def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) -> Tensor:
+    r"""Return :math:`\mathbf{B}`, see :class:`LinearItems`.
 
     Args:
         data: graph with training interactions and features.
@@ -93,15 +93,14 @@ def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) ->
     gram = item_gram(data, scale)
     clicked = gram.diagonal() > 0
     mean = gram.diagonal()[clicked].mean()
-    features = [(weight * mean, unit_features(data, modality)) for modality, weight in content.items() if weight]
-    for weight, x in features:
-        gram.addmm_(x, x.t(), alpha=float(weight))
+    for modality, weight in content.items():
+        if weight:
+            x = unit_features(data, modality, feature_mean(data, modality))
+            gram.addmm_(x, x.t(), alpha=float(weight * mean))
     gram.diagonal().add_(l2 * mean * clicked.sum() / len(user))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    known = [inverse @ x * weight for weight, x in features]
     weights = inverse / -inverse.diagonal()
-    weights.fill_diagonal_(0)
-    return weights, torch.cat(known, dim=1) if known else weights.new_empty(size[1], 0)
+    return weights.fill_diagonal_(0)
 
 
 def damping(data: HeteroData) -> Tensor:
@@ -118,7 +117,7 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
         l2: :math:`\\lambda`.
         content: :math:`\\gamma_m` by modality.
     """
-    weights, known = linear_weights(data, l2, content)
+    weights = linear_weights(data, l2, content)
     dim, factor = min(dim, len(weights)), damping(data)
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)
     takes = torch.sparse_coo_tensor(edge_index, factor[edge_index[1]], (data["user"].num_nodes, len(weights)))
@@ -132,17 +131,13 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
     for _ in range(4):
         basis = torch.linalg.qr(score_gram(basis)).Q
     product = score_gram(basis)
-    energy, rotation = torch.linalg.eigh(basis.t() @ product)
-    energy, rotation = energy[-dim:].clamp(min=1e-12), rotation[:, -dim:]
-    columns = basis @ rotation
-    # Of z, whose scores are closest to those of the columns of new items.
-    encoder = torch.sparse.mm(takes.t(), torch.sparse.mm(takes, known)) if known.size(1) else known
-    encoder = encoder.t() @ (weights @ columns) / energy
+    rotation = torch.linalg.eigh(basis.t() @ product).eigenvectors
+    columns = basis @ rotation[:, -dim:]
     variance, direction = torch.linalg.eigh(torch.cov(columns.t()).view(dim, dim))
     deviation = variance.clamp(min=1e-12).sqrt()
     whiten = direction / deviation
     given = factor.unsqueeze(1) * (weights @ columns) @ (direction * deviation)
-    return LinearItems(given, columns @ whiten, encoder @ whiten)
+    return LinearItems(given, columns @ whiten)
 
 
 def linear_part(learned: Tensor, given: Tensor) -> Tensor:
@@ -217,7 +212,7 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
 
         def value(l2: float, weights: tuple[float, ...]) -> float:
             if (key := (l2, weights)) not in found:
-                weight, _ = linear_weights(data, l2, dict(zip(names, weights)))
+                weight = linear_weights(data, l2, dict(zip(names, weights)))
                 found[key] = measure(linear_ranker(data, weight))
                 bar.update()
             return found[key]

@@ -143,7 +143,7 @@ class LIRDRecConfig(ModelConfig):
     only_modality: str | None = field(None, "Use this modality only; by default, all are used.")
     unclicked_items: UnclickedItems = field(
         "attached",
-        "Vectors by which items without training interactions are recommended: 'attached' by their neighbors, as those "
+        "Vectors by which items without training interactions are recommended: 'attached' by their features, as those "
         "of add-items, or 'trained' as in the paper, which hardly ever ranks them high. Training and all metrics are "
         "those of the paper in both cases. Without effect if the model cannot encode new items.",
     )
@@ -233,7 +233,6 @@ class LIRDRec(Model):
         fusion: fusion of a user's branches: ``"pwc"`` as in the paper, or that of an ablation.
         item_graph: whether to propagate over the item graph; without it :math:`\mathbf{V} = \mathbf{E}_I`.
         num_id_items: number of items with a free vector in an additional branch ``id`` (an ablation), or 0.
-        knn_k: neighbors of each item in the item graph, including itself, for new items.
         loss: ``"bpr"``, or ``"softmax"`` for :class:`~lirdrec_pyg.nn.SoftmaxLoss`, with which
             :math:`\mathbf{V}` are unit vectors.
         temperature: of the softmax.
@@ -264,7 +263,6 @@ class LIRDRec(Model):
         fusion: Fusion = "pwc",
         item_graph: bool = True,
         num_id_items: int = 0,
-        knn_k: int = 10,
         loss: Loss = "bpr",
         temperature: float = 0.15,
         activity_power: float = 0.5,
@@ -297,7 +295,6 @@ class LIRDRec(Model):
         self.item_conv = ItemGraphConv(num_item_layers) if item_graph else None
         self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base)
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
-        self.knn_k = knn_k
         self.bpr_loss = BPRLoss(reg_weight)
         self.softmax_loss = SoftmaxLoss(temperature) if loss == "softmax" else None
         self.activity_power = activity_power

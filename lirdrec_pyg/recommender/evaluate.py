@@ -14,7 +14,7 @@ from lirdrec_pyg.evaluation import (
     evaluate_ranker,
     evaluate_splits,
 )
-from lirdrec_pyg.models import Neighborhood, Vectors, attach_items
+from lirdrec_pyg.models import ItemRegression, Vectors, attach_items
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.recommender.columns import numbered
 from lirdrec_pyg.training import input_transform
@@ -70,7 +70,7 @@ class Evaluator:
     def _with_new_items(self) -> Vectors:
         vectors = self.vectors
         assert vectors is not None
-        return attach_items(self.model, self.data, vectors, Neighborhood.of(self.model, self.data, vectors))
+        return attach_items(self.model, self.data, vectors, ItemRegression.of(self.model, self.data, vectors))
 
     def metrics(self, split: Split | str) -> dict[str, float]:
         """Rank all items, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""

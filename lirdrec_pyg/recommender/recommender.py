@@ -35,8 +35,8 @@ from lirdrec_pyg.errors import ConfigError, DataError, listed
 from lirdrec_pyg.html import table_of
 from lirdrec_pyg.models import (
     Attribution,
+    ItemRegression,
     ModelConfig,
-    Neighborhood,
     Vectors,
     attach_items,
     attach_unclicked,
@@ -86,8 +86,8 @@ class Recommender:
         training_config: settings of the training.
         vectors: representations of the users and of all items, on the CPU; without columns if scores are not dot
             products of vectors.
-        neighborhood: what new items are attached by; ``None`` if the model does not support them or was not trained to
-            the end, in which case :meth:`add_items` computes it.
+        regression: what predicts the vectors of new items; ``None`` if the model does not support them, or was trained
+            by an earlier version or not to the end, in which case :meth:`add_items` computes it.
         metrics: validation and test metrics, time and memory; ``None`` for an unfinished run.
         device: device on which items are ranked; everything else is computed on the CPU.
         path: run folder it was read from or written to.
@@ -99,7 +99,7 @@ class Recommender:
     model_config: ModelConfig
     training_config: TrainingConfig
     vectors: Vectors
-    neighborhood: Neighborhood | None = None
+    regression: ItemRegression | None = None
     metrics: dict[str, Any] | None = None
     device: str = "cpu"
     path: Path | None = None
@@ -126,7 +126,7 @@ class Recommender:
         model = run.model(dataset.graph)
         if vectors is None:
             vectors = _computed_vectors(config, model, dataset.graph)
-        return cls(dataset, model, config, training, vectors, run.neighborhood(), metrics, device, run.path, checksums)
+        return cls(dataset, model, config, training, vectors, run.regression(), metrics, device, run.path, checksums)
 
     def save(self, path: str | Path, overwrite: bool = False) -> "Recommender":
         """Write a run folder, which :meth:`load` reads.
@@ -498,8 +498,8 @@ class Recommender:
     def add_items(self, new: NewItems) -> "Recommender":
         """Return a recommender that also knows items that were not part of the training.
 
-        They are encoded by the trained encoders and attached to the graph by their nearest neighbors, see
-        :func:`~lirdrec_pyg.models.attach_items`; nothing is trained, and no other item changes.
+        Their features predict their vectors, see :func:`~lirdrec_pyg.models.attach_items`; nothing is trained, and no
+        other item changes.
 
         Args:
             new: IDs and features, see :func:`~lirdrec_pyg.data.read_new_items`.
@@ -517,8 +517,8 @@ class Recommender:
             raise DataError(f"There are {len(new.ids)} new item IDs for {added[NEW_ITEM].num_nodes} rows of features.")
         first = self.num_trained_items
         known = self.vectors.items_until(first)
-        neighborhood = self.neighborhood or Neighborhood.of(self.model, self.graph, known)
-        attached = attach_items(self.model, added, known, neighborhood)
+        regression = self.regression or ItemRegression.of(self.model, self.graph, known)
+        attached = attach_items(self.model, added, known, regression)
         ids = self.items.extended(new.ids.ids).ids[first:]
         dataset = replace(self.dataset, graph=append_new_items(self.graph, added), new_items=Vocabulary(ids, "item"))
         return replace(
@@ -527,7 +527,7 @@ class Recommender:
             vectors=self.vectors.append_items(
                 attached.item[first:], attached.item_layers[:, first:], attached.linear[first:]
             ),
-            neighborhood=neighborhood,
+            regression=regression,
         )
 
     def update(
@@ -591,7 +591,7 @@ def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vec
     prepared = model_class(config).input_transform(config)(copy.copy(graph))
     vectors: Vectors = model_vectors(model, prepared) if has_new_items(prepared) else model.vectors(prepared)
     if config.attaches_unclicked_items:
-        vectors = attach_unclicked(model, prepared, vectors, Neighborhood.of(model, prepared, vectors))
+        vectors = attach_unclicked(model, prepared, vectors, ItemRegression.of(model, prepared, vectors))
     return vectors
 
 

@@ -33,7 +33,7 @@ from lirdrec_pyg.data import (
 from lirdrec_pyg.errors import ConfigError, RunError, first_line, shown
 from lirdrec_pyg.files import CHECKSUMS, load_state, save_state, write_file
 from lirdrec_pyg.html import table_of
-from lirdrec_pyg.models import MODEL_CONFIGS, ModelConfig, Neighborhood, Vectors, model_class
+from lirdrec_pyg.models import MODEL_CONFIGS, ItemRegression, ModelConfig, Vectors, model_class
 from lirdrec_pyg.training import Checkpoint, TrainingConfig
 from lirdrec_pyg.training.journal import CHECKPOINT, DIVERGED, HISTORY, WEIGHTS
 from lirdrec_pyg.training.loggers import LOGS
@@ -52,9 +52,10 @@ _OF_ITEMS = ("item", "item_layers", "linear")
 _MODEL = f"{WEIGHTS}.safetensors"
 # All that a trained model needs. Models whose scores are not dot products have no vectors.
 _NEEDED = (*_START, _MODEL, _VECTORS)
+# What earlier versions attached new items by.
+_EARLIER = ("neighborhood.safetensors", "neighbourhood.safetensors")
 _OPTIONAL = (
-    "neighborhood.safetensors",
-    "neighbourhood.safetensors",  # of format 1
+    *("regression.safetensors", *_EARLIER),
     "new_items.safetensors",
     "new_items.parquet",
     "new_vectors.safetensors",
@@ -74,8 +75,7 @@ _OF_THE_END = (
     _DIVERGED,
     _VECTORS,
     "new_vectors.safetensors",
-    "neighborhood.safetensors",
-    "neighbourhood.safetensors",
+    *("regression.safetensors", *_EARLIER),
 )
 # What format 1 called otherwise.
 _RENAMED_SETTINGS = {"num_neighbours": "num_neighbors"}
@@ -118,7 +118,7 @@ class Run:
     ``checkpoint.*``        state from which the training can be resumed
     ``diverged.*``          batch with an infinite or NaN loss, if there was one
     ``vectors.*``           representations of users and items, if scores are their dot products
-    ``neighborhood.*``      what new items are attached by, if the model supports new items
+    ``regression.*``        what predicts the vectors of new items, if the model supports them
     ``new_items.*``         features and IDs of the items that were not part of the training
     ``new_vectors.*``       their representations
     ``history.csv``         one line per epoch
@@ -238,8 +238,8 @@ class Run:
                 save_state(self.path, "new_vectors", {name: vars(new)[name] for name in _OF_ITEMS})
             if _VECTORS not in linked:
                 save_state(self.path, "vectors", vars(known))
-        if recommender.neighborhood is not None and "neighborhood.safetensors" not in linked:
-            save_state(self.path, "neighborhood", vars(recommender.neighborhood))
+        if recommender.regression is not None and "regression.safetensors" not in linked:
+            save_state(self.path, "regression", vars(recommender.regression))
         present = [name for name in (*_NEEDED, *_OPTIONAL) if (self.path / name).is_file()]
         sums = {name: linked.get(name) or files.checksum(self.path / name) for name in present}
         write_file(self.path, CHECKSUMS, lambda path: path.write_text(files.format_checksums(sums), "utf-8"))
@@ -425,17 +425,15 @@ class Run:
         """Return the representations by the best epoch, the new items last; ``None`` if there are none."""
         if not (self.path / _VECTORS).is_file():
             return None
-        vectors = Vectors(**_with_linear(load_state(self.path / _VECTORS), "item"))
+        vectors = Vectors(**_with_linear(load_state(self.path / _VECTORS)))
         if not (self.path / "new_items.safetensors").is_file():
             return vectors
-        return vectors.append_items(**_with_linear(load_state(self.path / "new_vectors.safetensors"), "item"))
+        return vectors.append_items(**_with_linear(load_state(self.path / "new_vectors.safetensors")))
 
-    def neighborhood(self) -> Neighborhood | None:
-        """Return what new items are attached by; ``None`` if there is none."""
-        for path in (self.path / "neighborhood.safetensors", self.path / "neighbourhood.safetensors"):
-            if path.is_file():
-                return Neighborhood(**_with_linear(load_state(path)))
-        return None
+    def regression(self) -> ItemRegression | None:
+        """Return what predicts the vectors of new items; ``None`` if an earlier version trained the model."""
+        path = self.path / "regression.safetensors"
+        return ItemRegression(**load_state(path)) if path.is_file() else None
 
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
@@ -470,7 +468,7 @@ def _unchanged_files(recommender: "Recommender") -> dict[str, str]:
         return {}
     with suppress(RunError):
         if files.read_checksums(recommender.path) == recommender.checksums:
-            shared = (*_NEEDED, "neighborhood.safetensors")  # the catalog may be another one
+            shared = (*_NEEDED, "regression.safetensors")  # the catalog may be another one
             return {name: value for name, value in recommender.checksums.items() if name in shared}
     return {}  # replaced since it was loaded
 
@@ -499,7 +497,6 @@ def versions() -> dict[str, str]:
     }
 
 
-def _with_linear(state: dict[str, Tensor], rows_of: str | None = None) -> dict[str, Tensor]:
+def _with_linear(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return what belongs to the branches, also if an earlier version, which had no linear one, wrote it."""
-    rows = 0 if rows_of is None else len(state[rows_of])
-    return {"linear": torch.empty(rows, 0), **state}
+    return {"linear": torch.empty(len(state["item"]), 0), **state}

@@ -15,7 +15,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker, evaluate_splits
-from lirdrec_pyg.models import ModelConfig, Neighborhood, attach_items, attach_unclicked, model_class, scale_new_items
+from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_items, attach_unclicked, model_class, scale_new_items
 from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
@@ -115,16 +115,16 @@ def trained(
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)
     metrics = evaluate_splits(ranker, tasks, trainer.data)
-    neighborhood = None
+    regression = None
     if model_config.supports_new_items:
-        neighborhood = Neighborhood.of(model, trainer.data, vectors)
+        regression = ItemRegression.of(model, trainer.data, vectors)
         if is_finished:
-            completed = scale_new_items(completed, model, trainer.data, vectors, neighborhood, _measure(trainer))
+            completed = scale_new_items(completed, model, trainer.data, vectors, _measure(trainer))
         if has_new_items(trainer.data):
-            vectors = attach_items(model, trainer.data, vectors, neighborhood)
+            vectors = attach_items(model, trainer.data, vectors, regression)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}
         if model_config.attaches_unclicked_items:
-            vectors = attach_unclicked(model, trainer.data, vectors, neighborhood)
+            vectors = attach_unclicked(model, trainer.data, vectors, regression)
     if run is not None and completed != model_config:
         run.reopen(dataset.config, completed, trainer.config)
     return Recommender(
@@ -133,7 +133,7 @@ def trained(
         completed,
         trainer.config,
         vectors.to("cpu"),
-        neighborhood and Neighborhood(**{name: x.cpu() for name, x in vars(neighborhood).items()}),
+        regression and ItemRegression(**{name: x.cpu() for name, x in vars(regression).items()}),
         {
             "best_epoch": result.best_epoch,
             "epochs": len(result.history),

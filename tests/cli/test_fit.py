@@ -32,7 +32,7 @@ def settings_of(run: Path) -> dict:
 def test_run_holds_all_that_is_promised(shop_run: Path) -> None:
     assert contents(shop_run).keys() == {
         *("SHA256SUMS", "config.yaml", "graph.safetensors", "history.csv", "items.parquet", "checkpoint.safetensors"),
-        *("metrics.json", "model.safetensors", "neighborhood.safetensors", "users.parquet", "vectors.safetensors"),
+        *("metrics.json", "model.safetensors", "regression.safetensors", "users.parquet", "vectors.safetensors"),
         "versions.json",
     }
     metrics = json.loads((shop_run / "metrics.json").read_text())

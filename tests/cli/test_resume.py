@@ -27,7 +27,7 @@ from lirdrec_pyg.training import trainer
 KILLS = 5
 OPTIONS = ("--embedding-dim", 8, "--lr", 1e-2, "--batch-size", 64, "--epochs", 3, "--checkpoint-minutes", 0)
 # The files that do not depend on how long anything took.
-SAME = ("model", "vectors", "neighborhood")
+SAME = ("model", "vectors", "regression")
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import scipy.fft
-import scipy.linalg
 import torch
-from small_graph import dense, interactions, linear, normalized
+from small_graph import interactions, linear, normalized
 from torch import Tensor
 from torch_geometric.data import HeteroData
 
-from lirdrec_pyg.data import NEW_ITEM, SIMILAR, feature_mask, item_features
+from lirdrec_pyg.data import NEW_ITEM, feature_mask, item_features
 from lirdrec_pyg.models import LIRDRec
 
 
@@ -73,35 +72,31 @@ class DenseLIRDRec:
         return torch.cat([alpha[:, b : b + 1] * u for b, u in enumerate(branches)], dim=1)
 
     @torch.no_grad()
-    def neighbors(self) -> Tensor:
-        """The weights a_j of all items, one row per new item."""
-        clicked = self.taken.sum(dim=0) > 0
-        known, new = self.encoded(), self.encoded(NEW_ITEM)
-        mean = known[clicked].mean(dim=0)
-        for x, node_type in ((known, "item"), (new, NEW_ITEM)):
-            for branch, modality in enumerate(self.model.in_channels):
-                mask = feature_mask(self.graph, modality, node_type)
-                if mask is not None:
-                    x[~mask, branch] = mean[branch]
-        known, new = ((x - mean).flatten(1) for x in (known, new))
-        covariance = known[clicked].T @ known[clicked] / clicked.sum()
-        ridge = 0.1 * covariance.trace() / len(covariance) * torch.eye(len(covariance)).double()
-        whitening = torch.linalg.inv(torch.from_numpy(scipy.linalg.sqrtm((covariance + ridge).numpy()).real))
-        cosine = unit(new @ whitening) @ unit(known @ whitening).T
-        nearest = cosine.where(clicked, -torch.inf).topk(min(20, int(clicked.sum())), dim=1)
-        weight = (10 * nearest.values).exp()
-        return torch.zeros_like(cosine).scatter(1, nearest.indices, weight / weight.sum(dim=1, keepdim=True))
+    def kernel(self, strengths: Sequence[float], node_type: str = "item") -> Tensor:
+        """k of the items and of all clicked ones, from the features."""
+        clicked, total = self.taken.sum(dim=0) > 0, 0
+        for strength, name in zip(strengths, self.model.in_channels, strict=True):
+            known, mask = item_features(self.graph, name), feature_mask(self.graph, name)
+            mean = (known if mask is None else known[mask]).mean(dim=0)
+            units = []
+            for kind in (node_type, "item"):
+                x, mask = item_features(self.graph, name, kind) - mean, feature_mask(self.graph, name, kind)
+                units.append(unit(x) if mask is None else torch.where(mask.unsqueeze(1), unit(x), 0))
+            total = total + strength * ((units[0] @ units[1][clicked].T - 1) / 0.3).exp()
+        return total.double()
 
-    def attached(self, k: int) -> tuple[Tensor, Tensor]:
-        """Vectors and layers of the new items, all items in one larger graph."""
-        a, known, encoded = self.neighbors(), self.item_layers(), self.encoded(NEW_ITEM).flatten(1)
-        layers = torch.stack([encoded, *(a @ layer for layer in known[1:])])
-        total = torch.cat([known.sum(dim=0), layers.sum(dim=0)])
-        similar = torch.zeros(len(total), len(total), dtype=torch.double)
-        similar[: self.num_items, : self.num_items] = dense(self.graph[SIMILAR], self.num_items)
-        similar[self.num_items :] = torch.cat([(1 - 1 / k) * a, torch.eye(len(a)).double() / k], dim=1)
-        out = total + torch.linalg.matrix_power(similar, self.model.item_conv.num_layers) @ total
-        return out[self.num_items :], layers
+    def attached(self, strengths: Sequence[float], item: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors and layers of the new items, by kernel ridge regression from the clicked ones."""
+        clicked = self.taken.sum(dim=0) > 0
+        kernel, new = self.kernel(strengths)[clicked], self.kernel(strengths, NEW_ITEM)
+
+        def predicted(known: Tensor) -> Tensor:
+            mean = known[clicked].mean(dim=0)
+            return mean + new @ torch.linalg.solve(kernel + torch.eye(len(kernel)), known[clicked] - mean)
+
+        layers = [self.encoded(NEW_ITEM).flatten(1), *map(predicted, self.item_layers()[1:])]
+        vector = unit(predicted(item)) * predicted(item.norm(dim=1, keepdim=True))
+        return vector, torch.stack(layers)
 
     def folded_in(self, item_layers: Tensor, histories: Sequence[Sequence[int]]) -> Tensor:
         """Users with some items each, by the layers of all items, shape (L + 1, |I|, B * d)."""

@@ -205,7 +205,7 @@ FORMS: dict[str, Form] = {
     "run: new items": _run("new_items.safetensors", TEXT),
     "run: model": _run("model.safetensors", TEXT),
     "run: vectors": _run("vectors.safetensors", TEXT),
-    "run: neighborhood": _run("neighborhood.safetensors", TEXT),
+    "run: regression": _run("regression.safetensors", TEXT),
     "run: checksums": Form(run_folder, "run/SHA256SUMS", "verify", "run", mutations=TEXT),
     "options": Form(run_folder, "run/config.yaml", "config", mutations=TEXT),
 }

@@ -122,7 +122,7 @@ def run(path: Path) -> None:
     found.metrics(), found.settings(), found.data_config(), found.training_config(), found.model_config()
     own = found.dataset().graph
     check_graph(own)
-    found.vectors(), found.neighborhood(), found.model(own)
+    found.vectors(), found.regression(), found.model(own)
 
 
 def verify(path: Path) -> None:

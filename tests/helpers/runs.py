@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -55,11 +56,11 @@ def turn_into_format_1(run: Path) -> None:
         change_settings(run, num_neighbors=None, num_neighbours=settings["num_neighbors"])
     weights = run / "model.safetensors"
     save_file({{"neighbor": "neighbour"}.get(k, k): v for k, v in load_file(weights).items()}, weights)
-    for name in ("vectors", "neighborhood"):
-        if (path := run / f"{name}.safetensors").exists():
-            save_file({key: value for key, value in load_file(path).items() if key != "linear"}, path)
+    if (path := run / "vectors.safetensors").exists():
+        save_file({key: value for key, value in load_file(path).items() if key != "linear"}, path)
     listed = (run / CHECKSUMS).read_text()
-    if (run / "neighborhood.safetensors").exists():
-        (run / "neighborhood.safetensors").rename(run / "neighbourhood.safetensors")
-        (run / CHECKSUMS).write_text(listed.replace("neighborhood.", "neighbourhood."))
+    if (run / "regression.safetensors").exists():
+        (run / "regression.safetensors").unlink()
+        save_file({"key": torch.zeros(1, 1)}, run / "neighbourhood.safetensors")
+        (run / CHECKSUMS).write_text(listed.replace("regression.", "neighbourhood."))
     reseal(run)

@@ -24,9 +24,9 @@ from lirdrec_pyg.data import (
 )
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import (
+    ItemRegression,
     LIRDRec,
     LIRDRecConfig,
-    Neighborhood,
     Vectors,
     attach_items,
     attach_unclicked,
@@ -71,50 +71,58 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 
 
 def attach(model: LIRDRec, data: HeteroData, vectors: Vectors) -> Vectors:
-    return attach_items(model, data, vectors, Neighborhood.of(model, data, vectors))
-
-
-def neighbors_of(model: LIRDRec, data: HeteroData) -> tuple[Tensor, Tensor]:
-    neighborhood = Neighborhood.of(model, data, model.vectors(data))
-    encoded = model.encode_items(data, NEW_ITEM).detach()
-    start = new_nodes._with_missing_at(neighborhood.center, model, data, encoded, NEW_ITEM)
-    clicked = data[INTERACTS].edge_index[1].unique()
-    return new_nodes._neighbors(clicked, neighborhood, neighborhood.whitened(start))
+    return attach_items(model, data, vectors, ItemRegression.of(model, data, vectors))
 
 
 # --- New items -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("num_items", [12, NUM_ITEMS])
-def test_new_items_follow_the_formula(num_items: int, masked: bool) -> None:
-    """With 12 items, 7 have interactions, which is fewer than the 20 neighbors."""
-    for num_layers, num_item_layers, k in ((0, 1, K), (1, 0, K), (1, 3, 2), (2, 1, 1), (3, 2, 10)):
-        model, data = make(num_items, masked, num_layers=num_layers, num_item_layers=num_item_layers, knn_k=k)
+def test_new_items_follow_the_formula(masked: bool) -> None:
+    for num_layers, num_item_layers in ((0, 1), (1, 0), (2, 1), (3, 2)):
+        model, data = make(masked=masked, num_layers=num_layers, num_item_layers=num_item_layers)
         before = model.vectors(data)
-        vectors = attach(model, data, before)
-        item, layers = DenseLIRDRec(model, data).attached(k)
-        assert_close(vectors.item[num_items:], item)
-        assert_close(vectors.item_layers[:, num_items:], layers)
-        assert_same(vectors.items_until(num_items), before, rtol=0, atol=0)
+        regression = ItemRegression.of(model, data, before)
+        vectors = attach_items(model, data, before, regression)
+        item, layers = DenseLIRDRec(model, data).attached(regression.strength.tolist(), before.item)
+        assert_close(vectors.item[NUM_ITEMS:], item)
+        assert_close(vectors.item_layers[:, NUM_ITEMS:], layers)
+        assert_same(vectors.items_until(NUM_ITEMS), before, rtol=0, atol=0)
 
 
-def test_a_neighborhood_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_in_blocks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = make(masked=True)
-    vectors = model_vectors(model, data)
-    whole = Neighborhood.of(model, data, vectors)
-    monkeypatch.setattr(new_nodes, "_BLOCK_ROWS", 7)
-    assert_same(Neighborhood.of(model, data, vectors), whole)
-    # New items at the end of the vectors do not change it.
-    assert_same(Neighborhood.of(model, data, model.vectors(data)), whole)
+    whole = model_vectors(model, data)
+    monkeypatch.setattr(new_nodes, "_BLOCK_ROWS", 4)
+    assert_same(model_vectors(model, data), whole)
 
 
-def test_neighbors_are_those_of_the_formula() -> None:
+def test_of_many_items_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = make()
-    neighbors, weight = neighbors_of(model, data)
-    assert neighbors.shape == weight.shape == (NUM_NEW, 20)
-    found = torch.zeros(NUM_NEW, NUM_ITEMS).double().scatter(1, neighbors, weight)
-    assert_close(found, DenseLIRDRec(model, data).neighbors())
+    vectors = model.vectors(data)
+    monkeypatch.setattr(new_nodes, "_MAX_ITEMS", 9)
+    few = ItemRegression.of(model, data, vectors)
+    assert len(few.key) == len(few.weight) == 9
+    found = few.predict(model, data, "item", torch.arange(NUM_ITEMS))
+    assert found[:, : vectors.item.size(1)].isfinite().all()
+
+
+def test_strengths_predict_held_out_items_best() -> None:
+    rng = torch.Generator().manual_seed(0)
+    useful, noise = (torch.nn.functional.normalize(torch.randn(300, 4, generator=rng).double()) for _ in range(2))
+    target = (useful @ torch.randn(4, 6, generator=rng).double()).sin()
+    kernels = [((x @ x.T - 1) / 0.3).exp() for x in (noise, useful)]
+
+    def error(strengths: tuple[float, ...]) -> float:
+        kernel = sum(s * k for s, k in zip(strengths, kernels))
+        known, mean = target[60:], target[60:].mean(dim=0)
+        coefficients = torch.linalg.solve(kernel[60:, 60:] + torch.eye(240), known - mean)
+        return float((mean + kernel[:60, 60:] @ coefficients - target[:60]).square().sum())
+
+    found = new_nodes._strengths(kernels, target)
+    assert found[0] == 0 < found[1]
+    grid = new_nodes._STRENGTHS
+    assert error(found) == pytest.approx(min(error((a, b)) for a in grid for b in grid))
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -143,13 +151,13 @@ def test_an_item_with_the_features_of_another_gets_its_layers(monkeypatch: pytes
     data = set_new_items(data, {m: item_features(data, m)[clicked] for m in WIDTHS})
     vectors = model_vectors(model, data)
     assert_close(vectors.item_layers[0, NUM_ITEMS:], vectors.item_layers[0, clicked])
-    neighbors, weight = neighbors_of(model, data)
-    assert neighbors[:, 0].tolist() == clicked.tolist()
-    assert (weight[:, 0] > weight[:, 1]).all()
-    # The larger the weight of the nearest item, the more similar the new item is to it.
-    monkeypatch.setattr(new_nodes, "SHARPNESS", 1e4)
+    # The stronger the regression, the closer the new item is to it.
+    monkeypatch.setattr(new_nodes, "_STRENGTHS", (1e6,))
     vectors = model_vectors(model, data)
-    assert_close(vectors.item_layers[:, NUM_ITEMS:], vectors.item_layers[:, clicked])
+    torch.testing.assert_close(vectors.item[NUM_ITEMS:], vectors.item[clicked], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        vectors.item_layers[:, NUM_ITEMS:], vectors.item_layers[:, clicked], rtol=1e-3, atol=1e-3
+    )
 
 
 def test_equal_items_give_no_nan() -> None:
@@ -335,12 +343,12 @@ def test_items_without_interactions_are_represented_as_new_ones() -> None:
     for changes in ({}, {"item_graph": False}, {"num_item_layers": 2}):
         model, data = make(masked=True, **changes)
         vectors = model.vectors(data)
-        neighborhood = Neighborhood.of(model, data, vectors)
+        regression = ItemRegression.of(model, data, vectors)
         rest = torch.bincount(data[INTERACTS].edge_index[1], minlength=NUM_ITEMS) == 0
         assert rest[-5:].all()
         features, masks = ({m: read(data, m)[rest] for m in WIDTHS} for read in (item_features, feature_mask))
-        expected = attach_items(model, set_new_items(data, features, masks), vectors, neighborhood)
-        found = attach_unclicked(model, data, vectors, neighborhood)
+        expected = attach_items(model, set_new_items(data, features, masks), vectors, regression)
+        found = attach_unclicked(model, data, vectors, regression)
         assert_close(found.item[rest], expected.item[NUM_ITEMS:])
         assert not torch.allclose(found.item[rest], vectors.item[rest], atol=0.01)
         assert torch.equal(found.item[~rest], vectors.item[~rest])
@@ -350,7 +358,7 @@ def test_items_without_interactions_are_represented_as_new_ones() -> None:
     complete = LIRDRec.graph_transform(config)(complete)
     model = LIRDRec.from_config(config, complete)
     vectors = model.vectors(complete)
-    found = attach_unclicked(model, complete, vectors, Neighborhood.of(model, complete, vectors))
+    found = attach_unclicked(model, complete, vectors, ItemRegression.of(model, complete, vectors))
     assert torch.equal(found.item, vectors.item)
 
 

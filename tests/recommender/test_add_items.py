@@ -36,8 +36,8 @@ def assert_same(a: Recommender, b: Recommender, tolerance: float = 0.0) -> None:
 
 def assert_attached(grown: Recommender) -> None:
     vectors = grown.model.vectors(grown.graph)
-    expected = attach_items(grown.model, grown.graph, vectors, grown.neighborhood)
-    expected = attach_unclicked(grown.model, grown.graph, expected, grown.neighborhood)
+    expected = attach_items(grown.model, grown.graph, vectors, grown.regression)
+    expected = attach_unclicked(grown.model, grown.graph, expected, grown.regression)
     np.testing.assert_allclose(grown.item_vectors(), expected.item.numpy(), atol=1e-5)
 
 

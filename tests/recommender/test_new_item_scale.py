@@ -74,7 +74,7 @@ def test_validation_chooses_the_factors(found: Recommender) -> None:
         tried[key] = evaluate_ranker(ranker, task)["recall@20"]
         return tried[key]
 
-    arguments = found.model, found.graph, found.vectors, found.neighborhood
+    arguments = found.model, found.graph, found.vectors
     config = scale_new_items(MODEL, *arguments, measure)
     chosen = config.new_item_scale, config.new_linear_scale
     assert chosen == (found.model_config.new_item_scale, found.model_config.new_linear_scale)

@@ -24,7 +24,7 @@ from lirdrec_pyg.recommender import Evaluator, Run
 SMALL = TrainingConfig(epochs=1, lr=0.01, device="cpu")
 LINKED = {
     *("config.yaml", "versions.json", "graph.safetensors", "users.parquet", "items.parquet"),
-    *("model.safetensors", "vectors.safetensors", "neighborhood.safetensors"),
+    *("model.safetensors", "vectors.safetensors", "regression.safetensors"),
 }
 NEW_FILES = {"new_items.safetensors", "new_items.parquet", "new_vectors.safetensors"}
 

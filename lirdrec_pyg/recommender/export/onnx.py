@@ -7,16 +7,13 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lirdrec_pyg.data import SIMILAR, feature_mask, item_features
-from lirdrec_pyg.data.features import mean_row
 from lirdrec_pyg.errors import check_extra
-from lirdrec_pyg.models import Neighborhood
+from lirdrec_pyg.models import ItemRegression
 from lirdrec_pyg.models.linear import linear_part
-from lirdrec_pyg.models.new_nodes import NUM_NEIGHBORS, SHARPNESS
-from lirdrec_pyg.nn import ItemGraphConv, adjacency, unit_vectors
+from lirdrec_pyg.models.new_nodes import kernel, scaled, split_predictions
+from lirdrec_pyg.nn import unit_vectors
 from lirdrec_pyg.recommender.recommender import Recommender
 
 _log = logging.getLogger(__name__)
@@ -33,94 +30,56 @@ def check_encoders(recommender: Recommender) -> None:
 
 
 class ItemEncoder(nn.Module):
-    r"""Vectors of new items by :func:`~lirdrec_pyg.models.attach_items`, from tables of the clicked items only.
+    r"""Vectors of new items by :func:`~lirdrec_pyg.models.attach_items`, and their messages.
 
-    All layers and hops of that formula are linear in the neighbors, so that two tables hold their sums:
-
-    .. math::
-        \mathbf{m} = \mathbf{e}^{(0)} + \sum_j a_j \mathbf{M}_j, \qquad
-        \mathbf{v} = c \, \mathbf{e}^{(0)} + \sum_j a_j \mathbf{V}_j
-
-    with :math:`\mathbf{M} = \sum_{l=1}^{L-1} \mathbf{E}^{(l)}`, :math:`c = 1 + s^n`, and :math:`\mathbf{V} =
-    c \sum_{l=1}^{L} \mathbf{E}^{(l)} + (1 - s) \sum_{h=0}^{n-1} s^{n-1-h} \mathbf{S}^h \mathbf{G}`; without an item
-    graph, :math:`c = 1` and there is no second sum. The message :math:`\mathbf{m}` is the sum of the layers that
-    represent a user who clicked the item.
-
-    With a softmax loss, :math:`\mathbf{v}` is scaled to unit length, and always by ``new_item_scale``. With a linear
-    branch, its columns follow those of both.
+    A message is the sum of the layers that represent a user who clicked the item. Both parts of vectors and messages
+    that :class:`~lirdrec_pyg.models.ItemRegression` predicts are linear in the similarities, so that two tables hold
+    them.
     """
 
-    key: Tensor
     center: Tensor
-    whitening: Tensor
-    message: Tensor
-    vector: Tensor
-    linear: Tensor
+    key: Tensor
+    strength: Tensor
+    vector_weight: Tensor
+    vector_mean: Tensor
+    message_weight: Tensor
+    message_mean: Tensor
 
     def __init__(self, recommender: Recommender) -> None:
         super().__init__()
-        model, data, num_items = recommender.model, recommender.graph, recommender.num_trained_items
-        vectors = recommender.vectors.items_until(num_items)
-        neighborhood = recommender.neighborhood or Neighborhood.of(model, data, vectors)
-        clicked = recommender.popularity[:num_items].nonzero().view(-1)
+        model = recommender.model
+        vectors = recommender.vectors.items_until(recommender.num_trained_items)
+        regression = recommender.regression or ItemRegression.of(model, recommender.graph, vectors)
         self.components, self.encoders = copy.deepcopy(model.components), copy.deepcopy(model.encoders)
-        self.as_output, self.scale = model.as_output, model.new_item_scale
+        self.width, self.scales = vectors.width, (model.new_item_scale, model.new_linear_scale)
         self.has_shared_branch = model.dct is not None
         if model.dct is not None:
             weight = self.encoders[-1].lin1.weight
             weight.data = model.dct.fold_into(weight.data, model.widths)
-        for number, modality in enumerate(model.in_channels):
-            mean = mean_row(item_features(data, modality), feature_mask(data, modality))
-            self.register_buffer(f"mean_{number}", mean.float())
-
-        layers, self.factor = vectors.item_layers, 1.0
-        table = layers[1:].sum(dim=0)
-        if model.item_conv is not None:
-            own, hops = 1 / model.knn_k, model.item_conv.num_layers
-            self.factor = 1 + own**hops
-            table, known, conv = self.factor * table, layers.sum(dim=0), ItemGraphConv(1)
-            for hop in range(hops):
-                table = table + (1 - own) * own ** (hops - 1 - hop) * known
-                known = conv.neighbors_only(known, *adjacency(data[SIMILAR]))
-        self.register_buffer("key", neighborhood.key[clicked].t())
-        self.register_buffer("center", neighborhood.center)
-        self.register_buffer("whitening", neighborhood.whitening)
-        self.register_buffer("message", torch.cat([layers[1:-1].sum(dim=0), vectors.linear], dim=1)[clicked])
-        self.register_buffer("vector", table[clicked])
-        # Of all modalities, those without a weight are zero.
-        linear = {
-            name: vectors.linear.new_zeros(size, vectors.linear.size(1)) for name, size in model.in_channels.items()
-        }
-        names = [name for name, weight in model.linear_content.items() if weight] if neighborhood.linear.size(1) else []
-        linear |= zip(names, neighborhood.linear.split([model.in_channels[name] for name in names]), strict=True)
-        self.register_buffer("linear", model.new_linear_scale * torch.cat([*linear.values()]))
+        self.widths = [*model.in_channels.values()]
+        self.register_buffer("center", regression.center)
+        self.register_buffer("key", regression.key)
+        self.register_buffer("strength", regression.strength)
+        for name, table in (("weight", regression.weight), ("mean", regression.mean.unsqueeze(0))):
+            vector, layers, linear = split_predictions(table, self.width, vectors.linear.size(1))
+            self.register_buffer(f"vector_{name}", vector)
+            self.register_buffer(f"message_{name}", torch.cat([layers[:-1].sum(dim=0), linear], dim=1))
 
     def forward(self, features: list[Tensor], present: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return vectors and messages, both of shape ``(N, B * d + r)``, see the documentation of the export."""
-        mean = [getattr(self, f"mean_{number}") for number in range(len(features))]
+        mean = self.center.split(self.widths)
         x = [torch.where(mask.unsqueeze(1), x, row) for x, mask, row in zip(features, present, mean)]
         reduced = [components(x) for components, x in zip(self.components, x)]
         inputs = [*reduced, torch.cat(reduced, dim=1)] if self.has_shared_branch else reduced
-        encoded = torch.stack([unit_vectors(encoder(x)) for x, encoder in zip(inputs, self.encoders)], dim=1)
-        known = [
-            encoded[:, branch]
-            if branch >= len(present)
-            else torch.where(present[branch].unsqueeze(1), encoded[:, branch], self.center[branch])
-            for branch in range(encoded.size(1))
-        ]
-        query = F.normalize((torch.stack(known, dim=1) - self.center).flatten(start_dim=1) @ self.whitening, dim=1)
-        cosine, neighbor = (query @ self.key).topk(min(NUM_NEIGHBORS, self.key.size(1)), dim=1)
-        weight = (SHARPNESS * cosine).softmax(dim=1).unsqueeze(1)
-        start = encoded.flatten(start_dim=1)
-        vector = self.scale * self.as_output(self.factor * start + (weight @ self.vector[neighbor]).squeeze(1))
-        message = (weight @ self.message[neighbor]).squeeze(1)
-        if not self.linear.size(1):
-            return vector, start + message
+        encoded = torch.cat([unit_vectors(encoder(x)) for x, encoder in zip(inputs, self.encoders)], dim=1)
         # Missing features are at the mean, and so zero.
         unit = torch.cat([unit_vectors(x - row) for x, row in zip(x, mean)], dim=1)
-        width = start.size(1)
-        message = torch.cat([start + message[:, :width], message[:, width:]], dim=1)
-        return torch.cat([vector, unit @ self.linear], dim=1), message
+        similarity = kernel(unit, self.key, self.strength, self.widths)
+        vector = self.vector_mean + similarity @ self.vector_weight
+        message = self.message_mean + similarity @ self.message_weight
+        return scaled(vector, self.width, *self.scales), torch.cat(
+            [encoded + message[:, : self.width], message[:, self.width :]], dim=1
+        )
 
 
 class FoldIn(nn.Module):
