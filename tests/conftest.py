@@ -1,7 +1,9 @@
+import functools
 import gc
 import importlib.util
 import os
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Spare the garbage collector what was imported: hundreds of thousands of objects that never go."""
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_flush_of_files() -> Iterator[None]:
-    """Do not wait for the disk: nothing here cuts the power."""
+def _no_waiting() -> Iterator[None]:
+    """Do not wait for the disk, since nothing here cuts the power, nor look for installed plugins in each training."""
 
     def connect(*args: Any, **options: Any) -> sqlite3.Connection:
         connection = sqlite3.connect(*args, **options)
@@ -42,6 +45,8 @@ def _no_flush_of_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(sqlite3.dbapi2, "connect", connect)  # as SQLAlchemy calls it
+        if registry := sys.modules.get("lightning_fabric.utilities.registry"):
+            patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
         yield
 
 

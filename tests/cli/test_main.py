@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from commands import help_of, lirdrec
 
+import lirdrec_pyg
 from lirdrec_pyg import Dataset, fit
 from lirdrec_pyg.cli import COMMANDS, _Log, main
 from lirdrec_pyg.cli.output import table
@@ -52,6 +53,12 @@ def test_help_loads_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "add-items" in done.stdout
+
+
+def test_the_installed_program_starts() -> None:
+    program = Path(sys.executable).with_name("lirdrec-pyg")
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[-1] == lirdrec_pyg.__version__
 
 
 def test_unknown_commands_are_refused() -> None:
