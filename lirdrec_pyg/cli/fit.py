@@ -24,6 +24,7 @@ from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
 
 # Settings that may change when a training is resumed.
 _CHANGEABLE = ("epochs", "patience", "minutes", "lr", "device", "refit")
+_CHANGEABLE_OPTIONS = [f"--{name}" for name in _CHANGEABLE]
 
 
 @click.command(cls=ModelCommand, context_settings={"max_content_width": 100})
@@ -31,8 +32,8 @@ _CHANGEABLE = ("epochs", "patience", "minutes", "lr", "device", "refit")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
-    help="Run folder whose training to resume, with its settings except for --epochs, --patience, --minutes, --lr, "
-    "--device and --refit.",
+    help="Run folder whose training to resume, with its settings except for "
+    f"{', '.join(_CHANGEABLE_OPTIONS[:-1])} and {_CHANGEABLE_OPTIONS[-1]}.",
 )
 @click.option(
     "--logger",
@@ -181,6 +182,6 @@ def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     if wrong := [param.opts[0] for param in given if param.name not in _CHANGEABLE]:
         raise click.UsageError(
             f"{wrong[0]} cannot be combined with --resume, which uses the settings of the run. Only "
-            f"{', '.join(f'--{name}' for name in _CHANGEABLE)} can be changed."
+            f"{', '.join(_CHANGEABLE_OPTIONS)} can be changed."
         )
     return {name: values[name] for name in (param.name for param in given) if name is not None}

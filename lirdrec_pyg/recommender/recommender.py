@@ -41,7 +41,6 @@ from lirdrec_pyg.models import (
     attach_items,
     attach_unclicked,
     model_class,
-    model_vectors,
 )
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems
 from lirdrec_pyg.recommender.evaluate import Evaluator
@@ -589,9 +588,13 @@ def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vec
     if not config.has_vectors:
         return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
     prepared = model_class(config).input_transform(config)(copy.copy(graph))
-    vectors: Vectors = model_vectors(model, prepared) if has_new_items(prepared) else model.vectors(prepared)
-    if config.attaches_unclicked_items:
-        vectors = attach_unclicked(model, prepared, vectors, ItemRegression.of(model, prepared, vectors))
+    vectors: Vectors = model.vectors(prepared)
+    if has_new_items(prepared) or config.attaches_unclicked_items:
+        regression = ItemRegression.of(model, prepared, vectors)
+        if has_new_items(prepared):
+            vectors = attach_items(model, prepared, vectors, regression)
+        if config.attaches_unclicked_items:
+            vectors = attach_unclicked(model, prepared, vectors, regression)
     return vectors
 
 
