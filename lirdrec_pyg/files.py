@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from lirdrec_pyg.errors import RunError, first_line
+from lirdrec_pyg.launcher import num_processes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -288,7 +289,10 @@ def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, "Tens
     """
     try:
         with safe_open(path, framework="pt") as file:
+            found = {key: file.get_tensor(key) for key in keys or file.keys()}
+            if num_processes() > 1:  # they share the memory of the file
+                return found
             # Clones are aligned in memory as trained weights are, so that sums round equally.
-            return {key: file.get_tensor(key).clone() for key in keys or file.keys()}
+            return {key: value.clone() for key, value in found.items()}
     except (OSError, SafetensorError) as error:
         raise RunError(f"Cannot read {path} ({first_line(error)}).") from error

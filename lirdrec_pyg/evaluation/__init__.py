@@ -3,7 +3,14 @@
 from lirdrec_pyg.evaluation.beyond_accuracy import BeyondAccuracy, Personalization, evaluate_splits, gini, item_clusters
 from lirdrec_pyg.evaluation.buckets import Bucket, evaluate_buckets
 from lirdrec_pyg.evaluation.cold_start import check_cold_start, evaluate_cold_start
-from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, evaluate_ranker, evaluate_ranking, ranking_metrics
+from lirdrec_pyg.evaluation.metrics import (
+    CUTOFFS,
+    RankingTask,
+    evaluate_ranker,
+    evaluate_ranking,
+    ranking_metrics,
+    trained_users_only,
+)
 from lirdrec_pyg.evaluation.significance import holm, metrics_by_user, paired_bootstrap
 
 __all__ = [
@@ -24,4 +31,5 @@ __all__ = [
     "metrics_by_user",
     "paired_bootstrap",
     "ranking_metrics",
+    "trained_users_only",
 ]

@@ -139,7 +139,10 @@ class Model(nn.Module):
 
         By default, arguments of the constructor are those of :meth:`sizes` and fields of ``config``.
         """
-        sizes = cls.sizes(config, data)
+        return cls._built(config, cls.sizes(config, data))
+
+    @classmethod
+    def _built(cls, config: Any, sizes: Mapping[str, Any]) -> Any:
         names = inspect.signature(cls).parameters
         return cls(**{name: sizes[name] if name in sizes else getattr(config, name) for name in names})
 

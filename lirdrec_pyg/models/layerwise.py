@@ -1,6 +1,6 @@
 """Vectors of graphs that are too large for one pass."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch_geometric.typing import EdgeType
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
 from lirdrec_pyg.models.base import eval_mode
 from lirdrec_pyg.models.vectors import Vectors
-from lirdrec_pyg.nn import adjacency, unit_vectors
+from lirdrec_pyg.nn import BipartiteConv, adjacency, unit_vectors
 from lirdrec_pyg.transforms import CacheAdjacency, NormalizeBipartite
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ _BLOCK_ROWS = 65_536
 
 
 @torch.no_grad()
-def layerwise_vectors(model: "LIRDRec", data: HeteroData, block_rows: int = _BLOCK_ROWS) -> Vectors:
+def layerwise_vectors(
+    model: "LIRDRec",
+    data: HeteroData,
+    block_rows: int = _BLOCK_ROWS,
+    total: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Vectors:
     """Compute :meth:`LIRDRec.vectors`, up to rounding, for graphs for which one pass needs too much memory.
 
     Items are encoded in blocks, directly from features that may be memory-mapped. Every layer then propagates all
@@ -34,37 +39,41 @@ def layerwise_vectors(model: "LIRDRec", data: HeteroData, block_rows: int = _BLO
         model: model on any device.
         data: as for :meth:`LIRDRec.forward`.
         block_rows: rows per block.
+        total: sums a tensor over the processes, if each has a part of the users. ``data`` then has the interactions of
+            its users only, with their weights in the whole graph, and the result has the vectors of these users.
     """
     if "adj_t" not in data[INTERACTS]:
         data = Compose([NormalizeBipartite(), CacheAdjacency()])(data)
     place = data[INTERACTS].edge_index.device
     num_items, num_branches = data["item"].num_nodes, len(model.branches)
     new = partial(torch.empty, dtype=model.user.dtype, device=place)
-    user, user_weight = new(model.user.shape), new(model.num_users, num_branches)
+    user, user_weight = new(model.user.shape), new(len(model.user), num_branches)
     item = new(num_items, num_branches, model.embedding_dim)
     item_layers = new(model.bipartite_conv.num_layers + 1, *item.shape)
     with eval_mode(model):
         for rows in _blocks(num_items, block_rows):
             item_layers[0, rows] = model.encode_items(data, rows=rows)
         for branch in range(num_branches):
-            user[:, branch], item[:, branch] = _propagated(model, data, branch, item_layers[:, :, branch])
-        for rows in _blocks(model.num_users, block_rows):
+            user[:, branch], item[:, branch] = _propagated(model, data, branch, item_layers[:, :, branch], total)
+        for rows in _blocks(len(model.user), block_rows):
             x = user[rows].to(model.user.device)
-            index = torch.arange(rows.start, rows.stop, device=x.device)
-            user_weight[rows] = model.fusion.attention(x, index)
-            user[rows] = model.split_branches(model.fusion(x, index))
+            user_weight[rows] = model.fusion.attention(x, rows)
+            user[rows] = model.split_branches(model.fusion(x, rows))
     return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2), new(num_items, 0))
 
 
-def _propagated(model: "LIRDRec", data: HeteroData, branch: int, item_layers: Tensor) -> tuple[Tensor, Tensor]:
+def _propagated(
+    model: "LIRDRec", data: HeteroData, branch: int, item_layers: Tensor, total: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return users before the fusion and items of one branch; fill all but the first of ``item_layers``."""
     device = model.user.device
     to_item, to_user = (_adjacency_on(device, data, edges) for edges in (INTERACTS, INTERACTED_BY))
     x_user, x_item = unit_vectors(model.user[:, branch]), item_layers[0].to(device, copy=True)
-    layers = model.bipartite_conv.layers(x_user.clone(), x_item.clone(), to_item[0], to_user[0], to_item[1], to_user[1])
-    next(layers)
-    for layer, (user, item) in enumerate(layers, start=1):
-        item_layers[layer] = item
+    user, item = x_user.clone(), x_item.clone()
+    one_layer = BipartiteConv(1)
+    for layer in range(1, len(item_layers)):
+        *_, (user, item) = one_layer.layers(user, item, to_item[0], to_user[0], to_item[1], to_user[1])
+        item_layers[layer] = item = total(item)
         x_user += user
         x_item += item
     if model.item_conv is not None:

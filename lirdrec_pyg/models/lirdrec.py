@@ -37,6 +37,7 @@ from lirdrec_pyg.nn import (
     MultimodalDCT,
     PrincipalComponents,
     ProgressiveWeightCopying,
+    RowShards,
     SeenItems,
     SoftmaxLoss,
     StaticFusion,
@@ -45,6 +46,7 @@ from lirdrec_pyg.nn import (
     gather_rows,
     top_k,
     unit_vectors,
+    xavier_normal_rows_,
 )
 from lirdrec_pyg.sampler import SampledGraph, SampledLevels
 from lirdrec_pyg.transforms import (
@@ -245,6 +247,7 @@ class LIRDRec(Model):
         linear_weight: its weight in the scores; with 0 or ``None``, the branch is not used.
         new_item_scale: factor of the vectors of new items in the branches that are learned; 0 stands for 1.
         new_linear_scale: the same for the linear branch.
+        shards: users of each of several processes, if each holds the rows of some. Sampled passes then exchange rows.
     """
 
     config_class = LIRDRecConfig
@@ -273,9 +276,11 @@ class LIRDRec(Model):
         linear_weight: float | None = None,
         new_item_scale: float = 1.0,
         new_linear_scale: float = 1.0,
+        shards: RowShards | None = None,
     ) -> None:
         super().__init__()
         self.num_users = num_users
+        self.shards = shards
         self.in_channels = dict(in_channels)
         self.embedding_dim = embedding_dim
         self.branches = branch_names(self.in_channels, dct, bool(num_id_items))
@@ -290,10 +295,11 @@ class LIRDRec(Model):
         widths = [*self.widths, *([] if dct == "none" else [sum(self.widths)])]
         self.encoders = nn.ModuleList(ModalityEncoder(width, embedding_dim) for width in widths)
         self.dct = None if dct == "none" else MultimodalDCT(dct)
-        self.user = nn.Parameter(torch.empty(num_users, num_branches, embedding_dim))
+        num_rows = num_users if shards is None else shards.num_own
+        self.user = nn.Parameter(torch.empty(num_rows, num_branches, embedding_dim))
         self.bipartite_conv = BipartiteConv(num_layers)
         self.item_conv = ItemGraphConv(num_item_layers) if item_graph else None
-        self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base)
+        self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base, shards)
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
         self.bpr_loss = BPRLoss(reg_weight)
         self.softmax_loss = SoftmaxLoss(temperature) if loss == "softmax" else None
@@ -315,6 +321,10 @@ class LIRDRec(Model):
             "num_id_items": data["item"].num_nodes if config.id_branch else 0,
         }
 
+    @classmethod
+    def from_config(cls, config: LIRDRecConfig, data: HeteroData, shards: RowShards | None = None) -> Any:
+        return cls._built(config, {**cls.sizes(config, data), "shards": shards})
+
     @property
     def is_capturable(self) -> bool:
         return self.softmax_loss is None
@@ -327,7 +337,7 @@ class LIRDRec(Model):
         for encoder in self.encoders:
             encoder.reset_parameters()  # type: ignore[operator]
         for branch in range(len(self.branches)):
-            nn.init.xavier_normal_(self.user.data[:, branch])
+            xavier_normal_rows_(self.user.data[:, branch], self.shards)
         if not isinstance(self.fusion, MeanFusion):
             self.fusion.reset_parameters()
         if self.item_id is not None:
@@ -369,6 +379,11 @@ class LIRDRec(Model):
         """Make the gradients of the user vectors sparse in sampled passes; return these vectors."""
         self.sparse_user_gradients = True
         return self.user
+
+    @property
+    def user_tables(self) -> list[str]:
+        """Names in ``state_dict`` of the tables with a row per user."""
+        return ["user", *(f"fusion.{name}" for name in self.fusion.user_tables)]
 
     def synchronize_users(self, users: Tensor, known: Tensor, total: Callable[[Tensor], Tensor]) -> None:
         """Make the fusion's memory of ``users`` equal in all processes.
@@ -451,7 +466,10 @@ class LIRDRec(Model):
 
     def _forward_sampled(self, sample: SampledGraph) -> tuple[Tensor, Tensor]:
         user_index = sample.data["user"].n_id
-        x_user = gather_rows(self.user, user_index) if self.sparse_user_gradients else self.user[user_index]
+        if self.shards is not None:
+            x_user = self.shards.lookup(self.user, user_index, self.sparse_user_gradients)
+        else:
+            x_user = gather_rows(self.user, user_index) if self.sparse_user_gradients else self.user[user_index]
         x_user = unit_vectors(x_user).flatten(start_dim=1)
         x_item = self.encode_items(sample.data).flatten(start_dim=1)
         out_user, out_item = self._propagate_sampled(x_user, x_item, sample.own)
@@ -531,10 +549,10 @@ class LIRDRec(Model):
         weight = bipartite_norm(torch.stack([user, history.item]), self.num_users, data["item"].num_nodes)
         return PropagatedUsers(history, weight, self.user, vectors)
 
-    def layerwise_vectors(self, data: HeteroData) -> Vectors:
+    def layerwise_vectors(self, data: HeteroData, total: Callable[[Tensor], Tensor] = lambda part: part) -> Vectors:
         """Return :meth:`vectors` for graphs for which one pass needs too much memory, see
         :func:`~lirdrec_pyg.models.layerwise_vectors`."""
-        return layerwise_vectors(self, data)
+        return layerwise_vectors(self, data, total=total)
 
     def loss(self, data: HeteroData, triples: Tensor, weight: float = 1.0) -> Tensor:
         user, item = self(data)
@@ -648,13 +666,19 @@ def _kept_modality(config: LIRDRecConfig) -> list[BaseTransform]:
 
 
 def _fusion(
-    fusion: Fusion, num_users: int, num_branches: int, channels: int, network_weight: float, decay_base: float
+    fusion: Fusion,
+    num_users: int,
+    num_branches: int,
+    channels: int,
+    network_weight: float,
+    decay_base: float,
+    shards: RowShards | None,
 ) -> ProgressiveWeightCopying | MeanFusion | StaticFusion | AttentionFusion:
     match fusion:
         case "pwc":
-            return ProgressiveWeightCopying(num_users, num_branches, channels, network_weight, decay_base)
+            return ProgressiveWeightCopying(num_users, num_branches, channels, network_weight, decay_base, shards)
         case "static":
-            return StaticFusion(num_users, num_branches)
+            return StaticFusion(num_users, num_branches, shards)
         case "attention":
             return AttentionFusion(num_branches, channels)
         case _:

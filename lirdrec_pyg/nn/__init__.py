@@ -16,6 +16,7 @@ from lirdrec_pyg.nn.modality_encoder import ModalityEncoder
 from lirdrec_pyg.nn.normalize import unit_vectors
 from lirdrec_pyg.nn.principal_components import PrincipalComponents
 from lirdrec_pyg.nn.ranking import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
+from lirdrec_pyg.nn.row_shards import RowShards, xavier_normal_rows_
 from lirdrec_pyg.nn.sparse import SparseOperator, gather_rows
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "PrincipalComponents",
     "ProgressiveWeightCopying",
     "Ranker",
+    "RowShards",
     "Scores",
     "SeenItems",
     "SoftmaxLoss",
@@ -46,4 +48,5 @@ __all__ = [
     "reverse",
     "top_k",
     "unit_vectors",
+    "xavier_normal_rows_",
 ]

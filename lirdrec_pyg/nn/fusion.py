@@ -5,13 +5,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lirdrec_pyg.nn.row_shards import RowShards, xavier_normal_rows_
+
+# Positions of users, or a slice of the rows that this process holds.
+Users = Tensor | slice | None
+
 
 class _Fusion(nn.Module):
     r"""Base of fusions :math:`\mathbf{u}^{\prime} = \mathop{\Vert}_b \alpha_b \mathbf{u}_b`."""
 
-    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    # Tables in ``state_dict`` with a row per user, of which each of several processes holds some if there are shards.
+    user_tables: tuple[str, ...] = ()
+    shards: RowShards | None = None
+
+    def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
         r"""Compute the branch weights :math:`\boldsymbol{\alpha}`, shape :math:`(|U|, B)`."""
         raise NotImplementedError
+
+    def _rows(self, table: Tensor, user_index: Users) -> Tensor:
+        if user_index is None:
+            return table
+        if isinstance(user_index, slice):
+            return table[user_index]
+        if self.shards is not None:
+            return self.shards.lookup(table, user_index)
+        return nn.functional.embedding(user_index, table)
 
     def attention_of_new_users(self, x: Tensor) -> Tensor:
         """Compute the branch weights of users who were not part of the training."""
@@ -24,7 +42,7 @@ class _Fusion(nn.Module):
     def start_epoch(self) -> None:
         """Advance the schedule, if there is one. Call it once before each training epoch."""
 
-    def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, user_index: Users = None) -> Tensor:
         return _weighted(x, self.attention(x, user_index))
 
     def _add_network(self, num_branches: int, channels: int) -> None:
@@ -71,6 +89,7 @@ class ProgressiveWeightCopying(_Fusion):
         channels: size :math:`d` of a branch.
         network_weight: :math:`w_0`; the schedule starts from :math:`(w_0, 1 - w_0)`.
         decay_base: :math:`base` of the schedule.
+        shards: users of each of several processes, if each holds the rows of some.
 
     Shapes:
         - **input:** branches of each user :math:`(|U|, B, d)`; with ``user_index`` :math:`(N)`, the branches of
@@ -78,6 +97,7 @@ class ProgressiveWeightCopying(_Fusion):
         - **output:** :math:`(|U|, B \cdot d)`, or :math:`(N, B \cdot d)`
     """
 
+    user_tables = "theta", "last_attention"
     network_weight: Tensor
     memory_weight: Tensor
     epoch: Tensor
@@ -90,26 +110,29 @@ class ProgressiveWeightCopying(_Fusion):
         channels: int,
         network_weight: float = 0.9,
         decay_base: float = 0.9,
+        shards: RowShards | None = None,
     ) -> None:
         super().__init__()
         self.num_users = num_users
+        self.shards = shards
         self.num_branches = num_branches
         self.channels = channels
         self.initial_network_weight = network_weight
         self.decay_base = decay_base
 
         self._add_network(num_branches, channels)
-        self.theta = nn.Parameter(torch.empty(num_users, num_branches))
+        num_rows = num_users if shards is None else shards.num_own
+        self.theta = nn.Parameter(torch.empty(num_rows, num_branches))
         # In float64, since rounding errors of the schedule compound.
         self.register_buffer("network_weight", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("memory_weight", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("last_attention", torch.full((num_users, num_branches), torch.nan))
+        self.register_buffer("last_attention", torch.full((num_rows, num_branches), torch.nan))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         self._reset_network()
-        nn.init.xavier_normal_(self.theta)
+        xavier_normal_rows_(self.theta, self.shards)
         self.network_weight.fill_(self.initial_network_weight)
         self.memory_weight.fill_(1.0 - self.initial_network_weight)
         self.epoch.zero_()
@@ -141,9 +164,9 @@ class ProgressiveWeightCopying(_Fusion):
         seen = ~self.last_attention.isnan()
         self.theta.copy_(torch.where(seen, self.last_attention, self.theta))
 
-    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
         r"""Compute the branch weights :math:`\boldsymbol{\alpha}`, shape :math:`(|U|, B)`."""
-        return self._attention(x, self.theta if user_index is None else nn.functional.embedding(user_index, self.theta))
+        return self._attention(x, self._rows(self.theta, user_index))
 
     def attention_of_new_users(self, x: Tensor) -> Tensor:
         r"""Compute the branch weights of users without a row in the memory, with the mean row in its place."""
@@ -152,12 +175,15 @@ class ProgressiveWeightCopying(_Fusion):
     def _attention(self, x: Tensor, theta: Tensor) -> Tensor:
         return (self.network_weight * self._network_scores(x) + self.memory_weight * theta).softmax(dim=1)
 
-    def forward(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, user_index: Users = None) -> Tensor:
         alpha = self.attention(x, user_index)
         if self.training:
             with torch.no_grad():
                 if user_index is None:
                     self.last_attention.copy_(alpha)
+                elif self.shards is not None:
+                    assert isinstance(user_index, Tensor)
+                    self.shards.write(self.last_attention, user_index, alpha)
                 else:
                     self.last_attention[user_index] = alpha.to(self.last_attention.dtype)
         return _weighted(x, alpha)
@@ -178,7 +204,7 @@ class MeanFusion(_Fusion):
         - **output:** :math:`(|U|, B \cdot d)`
     """
 
-    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
         return x.new_full(x.shape[:2], 1 / x.size(1))
 
     def __repr__(self) -> str:
@@ -194,6 +220,7 @@ class StaticFusion(_Fusion):
     Args:
         num_users: number of rows of :math:`\boldsymbol{\theta}`.
         num_branches: number :math:`B` of branches.
+        shards: users of each of several processes, if each holds the rows of some.
 
     Shapes:
         - **input:** branches of each user :math:`(|U|, B, d)`; with ``user_index`` :math:`(N)`, the branches of
@@ -201,21 +228,23 @@ class StaticFusion(_Fusion):
         - **output:** :math:`(|U|, B \cdot d)`, or :math:`(N, B \cdot d)`
     """
 
-    def __init__(self, num_users: int, num_branches: int) -> None:
+    user_tables = ("theta",)
+
+    def __init__(self, num_users: int, num_branches: int, shards: RowShards | None = None) -> None:
         super().__init__()
-        self.theta = nn.Parameter(torch.empty(num_users, num_branches))
+        self.shards = shards
+        self.theta = nn.Parameter(torch.empty(num_users if shards is None else shards.num_own, num_branches))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_normal_(self.theta)
+        xavier_normal_rows_(self.theta, self.shards)
 
     @torch.no_grad()
     def forget_users(self, forgotten: Tensor) -> None:
         self.theta[forgotten] = self.theta[~forgotten].mean(dim=0)
 
-    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
-        theta = self.theta if user_index is None else nn.functional.embedding(user_index, self.theta)
-        return theta.softmax(dim=1)
+    def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
+        return self._rows(self.theta, user_index).softmax(dim=1)
 
     def attention_of_new_users(self, x: Tensor) -> Tensor:
         return self.theta.mean(dim=0).softmax(dim=0).expand(x.shape[:2])
@@ -250,7 +279,7 @@ class AttentionFusion(_Fusion):
     def reset_parameters(self) -> None:
         self._reset_network()
 
-    def attention(self, x: Tensor, user_index: Tensor | None = None) -> Tensor:
+    def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
         return self._network_scores(x).softmax(dim=1)
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from lirdrec_pyg.models import LIRDRecConfig, ModelConfig, Vectors, model_class
 from lirdrec_pyg.recommender.race import race
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
+from lirdrec_pyg.recommender.sharded import fit_sharded, train_sharded
 from lirdrec_pyg.recommender.train import (
     finished,
     graph_device,
@@ -48,7 +50,7 @@ from lirdrec_pyg.training import (
     check_settings,
     make_fabric,
 )
-from lirdrec_pyg.training.distributed import leave
+from lirdrec_pyg.training.distributed import leave, noticing_lost_processes
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +93,27 @@ def fit(
     if out is not None and is_first_process():
         Run.check_free(Path(out), overwrite)
     check_settings(model_config, training_config)
+    callback = CallbackList(callbacks)
+    if training_config.is_sharded:
+        place = None if out is None else Path(out)
+        read = partial(_checked, data, model_config, training_config)
+        fabric, recommender = fit_sharded(read, model_config, training_config, place, overwrite, callback)
+        callback.on_fit_end(recommender)
+        leave(fabric)
+        return recommender
+    data = _checked(data, model_config, training_config)
+    fabric = make_fabric(training_config)
+    folder = Path(out) if out is not None and fabric.is_global_zero else None
+    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, callback)
+    callback.on_fit_end(recommender)
+    leave(fabric)
+    return recommender
+
+
+def _checked(
+    data: Dataset | DataConfig | str | Path, model_config: ModelConfig, training_config: TrainingConfig
+) -> Dataset:
+    """Read the data if necessary, and check that these settings fit them."""
     if not isinstance(data, Dataset):
         config = data if isinstance(data, DataConfig) else DataConfig(data=str(data))
         if config.split == "cold-items":
@@ -109,13 +132,7 @@ def fit(
         )
     elif not (_validates(data.graph) or model_config.is_closed_form):
         _check_epochs(training_config)
-    fabric = make_fabric(training_config)
-    folder = Path(out) if out is not None and fabric.is_global_zero else None
-    callback = CallbackList(callbacks)
-    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, callback)
-    callback.on_fit_end(recommender)
-    leave(fabric)
-    return recommender
+    return data
 
 
 def _validates(graph: HeteroData) -> bool:
@@ -220,6 +237,15 @@ def resume(
         fabric = make_fabric(training_config)
         written = run if fabric.is_global_zero else None
         callback = CallbackList(callbacks)
+        if training_config.is_sharded:
+            if written is not None:
+                written.reopen(dataset.config, model_config, training_config)
+            fabric.barrier()
+            with noticing_lost_processes():
+                recommender = train_sharded(run, fabric, model_config, training_config, callback, checkpoint)
+            callback.on_fit_end(recommender)
+            leave(fabric)
+            return recommender
         if selection is None:
             assert checkpoint is not None
             seed_everything(training_config.seed, verbose=False)

@@ -47,7 +47,8 @@ Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig)
 
 # The first file identifies a folder as a run: it is written first and removed last.
 _START = ("versions.json", "config.yaml", "graph.safetensors", "users.parquet", "items.parquet")
-_VECTORS = "vectors.safetensors"
+VECTORS, REGRESSION = "vectors", "regression"
+_VECTORS, _REGRESSION = f"{VECTORS}.safetensors", f"{REGRESSION}.safetensors"
 _OF_ITEMS = ("item", "item_layers", "linear")
 _MODEL = f"{WEIGHTS}.safetensors"
 # All that a trained model needs. Models whose scores are not dot products have no vectors.
@@ -55,7 +56,7 @@ _NEEDED = (*_START, _MODEL, _VECTORS)
 # What earlier versions attached new items by.
 _EARLIER = ("neighborhood.safetensors", "neighbourhood.safetensors")
 _OPTIONAL = (
-    *("regression.safetensors", *_EARLIER),
+    *(_REGRESSION, *_EARLIER),
     "new_items.safetensors",
     "new_items.parquet",
     "new_vectors.safetensors",
@@ -75,7 +76,7 @@ _OF_THE_END = (
     _DIVERGED,
     _VECTORS,
     "new_vectors.safetensors",
-    *("regression.safetensors", *_EARLIER),
+    *(_REGRESSION, *_EARLIER),
 )
 # What format 1 called otherwise.
 _RENAMED_SETTINGS = {"num_neighbours": "num_neighbors"}
@@ -237,14 +238,18 @@ class Run:
                 new = vectors.items_from(num_items)
                 save_state(self.path, "new_vectors", {name: vars(new)[name] for name in _OF_ITEMS})
             if _VECTORS not in linked:
-                save_state(self.path, "vectors", vars(known))
-        if recommender.regression is not None and "regression.safetensors" not in linked:
-            save_state(self.path, "regression", vars(recommender.regression))
+                save_state(self.path, VECTORS, vars(known))
+        if recommender.regression is not None and _REGRESSION not in linked:
+            save_state(self.path, REGRESSION, vars(recommender.regression))
+        self.seal(recommender.metrics, linked)
+
+    def seal(self, metrics: Mapping[str, Any] | None, linked: Mapping[str, str] = {}) -> None:
+        """Write checksums of all that the model needs, and the metrics; see :meth:`finish`."""
         present = [name for name in (*_NEEDED, *_OPTIONAL) if (self.path / name).is_file()]
         sums = {name: linked.get(name) or files.checksum(self.path / name) for name in present}
         write_file(self.path, CHECKSUMS, lambda path: path.write_text(files.format_checksums(sums), "utf-8"))
-        if recommender.metrics is not None:
-            write_file(self.path, "metrics.json", partial(_dump_json, recommender.metrics))
+        if metrics is not None:
+            write_file(self.path, "metrics.json", partial(_dump_json, metrics))
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -432,7 +437,7 @@ class Run:
 
     def regression(self) -> ItemRegression | None:
         """Return what predicts the vectors of new items; ``None`` if an earlier version trained the model."""
-        path = self.path / "regression.safetensors"
+        path = self.path / _REGRESSION
         return ItemRegression(**load_state(path)) if path.is_file() else None
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -468,7 +473,7 @@ def _unchanged_files(recommender: "Recommender") -> dict[str, str]:
         return {}
     with suppress(RunError):
         if files.read_checksums(recommender.path) == recommender.checksums:
-            shared = (*_NEEDED, "regression.safetensors")  # the catalog may be another one
+            shared = (*_NEEDED, _REGRESSION)  # the catalog may be another one
             return {name: value for name, value in recommender.checksums.items() if name in shared}
     return {}  # replaced since it was loaded
 

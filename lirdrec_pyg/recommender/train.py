@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric, seed_everything
@@ -16,11 +17,12 @@ from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker, evaluate_splits
 from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_items, attach_unclicked, model_class, scale_new_items
-from lirdrec_pyg.nn import DotProducts, Ranker
+from lirdrec_pyg.nn import DotProducts, Ranker, RowShards
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import (
     MONITOR,
+    FitResult,
     Journal,
     Trainer,
     TrainingConfig,
@@ -70,7 +72,9 @@ def make_trainer(
 ) -> Trainer:
     """Return a trainer of a new model on a graph that has what the model needs."""
     prepared = input_transform(model_config, training_config)(graph)
-    model = model_class(model_config).from_config(model_config, prepared)
+    # Before the model is built, since a process may not hold the vectors of all users.
+    shards = {"shards": RowShards(graph["user"].num_nodes, fabric.device.type)} if training_config.is_sharded else {}
+    model = model_class(model_config).from_config(model_config, prepared, **shards)
     model.prepare(prepared)
     return Trainer(model, prepared, training_config, fabric)
 
@@ -96,19 +100,8 @@ def trained(
     callback: Callback,
 ) -> Recommender:
     """Train to the end, and write the progress into the run, but not the result."""
-    if trainer.task is None and not trainer.config.refit:
-        _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
-    journal = None if run is None else Journal(run.path)
-    try:
-        result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
-    except TrainingDivergedError as error:
-        if journal is not None:
-            journal.save_diverged(error)
-        raise
-    if journal is not None:
-        journal.close()
+    result = fitted(trainer, None if run is None else Journal(run.path), callback)
     model = trainer.model.module
-    model.load_state_dict(result.best_state)
     is_finished = result.stopped != "interrupted"  # else the settings would stay when the training is resumed
     completed = model.complete(model_config, trainer.data, _measure(trainer)) if is_finished else model_config
     vectors = trainer.loader.vectors(model)
@@ -134,23 +127,45 @@ def trained(
         trainer.config,
         vectors.to("cpu"),
         regression and ItemRegression(**{name: x.cpu() for name, x in vars(regression).items()}),
-        {
-            "best_epoch": result.best_epoch,
-            "epochs": len(result.history),
-            "stopped": result.stopped,
-            "monitor": MONITOR,
-            "interactions": len(trainer.sampler),
-            "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
-            "seconds_per_epoch": {
-                "training": _mean([epoch.train_seconds for epoch in result.history]),
-                "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
-            },
-            **metrics,
-            **peak_memory(),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "data": dataset.facts,
-        },
+        account(trainer, dataset, metrics),
     )
+
+
+def fitted(trainer: Trainer, journal: Journal | None, callback: Callback) -> FitResult:
+    """Train to the end, and give the model the weights of the best epoch."""
+    if trainer.task is None and not trainer.config.refit:
+        _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
+    try:
+        result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
+    except TrainingDivergedError as error:
+        if journal is not None:
+            journal.save_diverged(error)
+        raise
+    if journal is not None:
+        journal.close()
+    trainer.model.module.load_state_dict(result.best_state)
+    return result
+
+
+def account(trainer: Trainer, dataset: Dataset, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``metrics`` with what happened in the training."""
+    result = trainer.result
+    return {
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
+        "stopped": result.stopped,
+        "monitor": MONITOR,
+        "interactions": len(trainer.sampler),
+        "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
+        "seconds_per_epoch": {
+            "training": _mean([epoch.train_seconds for epoch in result.history]),
+            "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),
+        },
+        **metrics,
+        **peak_memory(),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "data": dataset.facts,
+    }
 
 
 def _measure(trainer: Trainer) -> Callable[[Ranker], float] | None:

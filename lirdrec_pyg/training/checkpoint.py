@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lirdrec_pyg.errors import RunError, first_line
 from lirdrec_pyg.files import save_tensors
+from lirdrec_pyg.launcher import num_processes
 
 _FORMAT, _CHECKSUM = "lirdrec-pyg checkpoint 1", "sha256"
 
@@ -73,6 +74,12 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write a ``.safetensors`` file."""
+        tensors, metadata = self.content()
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_tensors(tensors, path, {**metadata, _CHECKSUM: _checksum(tensors, metadata)})
+
+    def content(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return what is written: tensors and metadata."""
         tensors = {
             **{f"model/{name}": value for name, value in self.model.items()},
             **{f"best/{name}": value for name, value in self.best.items()},
@@ -82,7 +89,6 @@ class Checkpoint:
             "generator": self.generator,
             "random": self.random,
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         metadata = {
             "format": _FORMAT,
             "best_epoch": str(self.best_epoch),
@@ -90,7 +96,7 @@ class Checkpoint:
             "history": json.dumps([asdict(result) for result in self.history]),
             "precision": json.dumps(self.precision),
         }
-        save_tensors(tensors, path, {**metadata, _CHECKSUM: _checksum(tensors, metadata)})
+        return tensors, metadata
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -104,10 +110,13 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise RunError(f"Cannot resume from {path}: its format is {metadata.get('format')!r}.")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if num_processes() == 1:  # several share the memory of the file
                 # Clones are aligned in memory as trained weights are, so that sums round equally.
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            # Files of earlier versions have none.
-            if metadata.pop(_CHECKSUM, None) not in (None, _checksum(tensors, metadata)):
+                tensors = {name: value.clone() for name, value in tensors.items()}
+            # Files of earlier versions, and of sharded trainings, have none.
+            checksum = metadata.pop(_CHECKSUM, None)
+            if checksum is not None and checksum != _checksum(tensors, metadata):
                 raise ValueError("its checksum does not match")
             return cls(
                 model=_part(tensors, "model/"),

@@ -11,6 +11,7 @@ from lirdrec_pyg.transforms import CacheAdjacency, SparseBackend, check_search
 
 Sampling = Literal["full", "neighbors"]
 UserGradients = Literal["dense", "sparse"]
+UserTable = Literal["replicated", "sharded"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 Preset = Literal["paper", "fast", "best"]
 
@@ -95,6 +96,17 @@ class TrainingConfig(Config):
         "With --sampling neighbors, 'sparse' updates only the vectors of the users of a step (SparseAdam), which saves "
         "time and memory with millions of users.",
     )
+    user_table: UserTable = field(
+        "replicated",
+        "With several processes and --sampling neighbors, 'sharded' gives each of them a part of the users, with their "
+        "vectors, memory and optimizer, so that more processes hold more users. The run folder has to be where all "
+        "processes find it.",
+    )
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each of several processes has a part of the users."""
+        return self.user_table == "sharded" and num_processes() > 1
 
     def fanouts(self, num_layers: int) -> tuple[int, ...]:
         """Return ``fanout`` for each layer.
@@ -133,6 +145,10 @@ def check_settings(model_config: ModelConfig, config: TrainingConfig) -> None:
             raise ConfigError(
                 "`user_gradients='sparse'` needs `sampling='neighbors'`, since a full pass updates every user."
             )
+        if config.user_table == "sharded":
+            raise ConfigError(
+                "`user_table='sharded'` needs `sampling='neighbors'`, since a full pass needs every user."
+            )
         return
     check_sampling()
     model_config.require("neighbor_sampling")
@@ -141,8 +157,24 @@ def check_settings(model_config: ModelConfig, config: TrainingConfig) -> None:
         raise ConfigError("`edge_dropout` cannot be combined with `sampling='neighbors'`, which draws from all edges.")
     if config.user_gradients == "sparse" and config.weight_decay:
         raise ConfigError("`weight_decay` cannot be combined with `user_gradients='sparse'`: SparseAdam has none.")
-    if config.user_gradients == "sparse" and num_processes() > 1:
-        raise ConfigError("`user_gradients='sparse'` works in one process only. Pass `user_gradients='dense'`.")
+    if config.is_sharded:
+        _check_sharded(model_config, config)
+    elif config.user_gradients == "sparse" and num_processes() > 1:
+        raise ConfigError(
+            "`user_gradients='sparse'` works in one process only, or with `user_table='sharded'`. Pass this, or "
+            "`user_gradients='dense'`."
+        )
+
+
+def _check_sharded(model_config: ModelConfig, config: TrainingConfig) -> None:
+    for name in ("race", "refit"):
+        if getattr(config, name):
+            raise ConfigError(f"`{name}` cannot be combined with `user_table='sharded'`. Pass `{name}=False`.")
+    if getattr(model_config, "new_item_scale", 1) == 0:
+        raise ConfigError(
+            "`new_item_scale=0` needs the vectors of all users to choose the factor. With `user_table='sharded'`, pass "
+            "a factor, such as 1."
+        )
 
 
 # What each preset sets; everything else keeps its default.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.files import save_state, write_file
+from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.sharded_files import save_sharded
 from lirdrec_pyg.training.checkpoint import EpochResult
 from lirdrec_pyg.training.trainer import Trainer, TrainingDivergedError
 
@@ -23,6 +25,8 @@ class Journal(Callback):
 
     A checkpoint is written at the end of an epoch, unless the last one is so recent that checkpoints would take more
     than a twentieth of the time, and every ``checkpoint_minutes`` within a long epoch.
+
+    If the users are sharded, each process has a journal of the same folder, and writes its part of the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,22 +38,36 @@ class Journal(Callback):
         self.save_checkpoint()
 
     def on_step_end(self, epoch: int, step: int) -> None:
-        if time.monotonic() - self._last >= 60 * self._trainer.config.checkpoint_minutes:
+        if self._is_due(60 * self._trainer.config.checkpoint_minutes):
             self.save_checkpoint()
+
+    def _is_due(self, seconds: float) -> bool:
+        """Return whether the last checkpoint is ``seconds`` old."""
+        return self._trainer.agreed(time.monotonic() - self._last >= seconds)
 
     def on_epoch_end(self, result: EpochResult) -> None:
         self._save_history()
         if result.improved:
-            save_state(self.folder, WEIGHTS, self._trainer.result.best_state)
-        if time.monotonic() - self._last >= 20 * self._cost:
+            self._save_weights()
+        if self._is_due(20 * self._cost):
             self.save_checkpoint()
 
     def save_checkpoint(self) -> None:
         """Write the current state of the training."""
         start = time.monotonic()
-        write_file(self.folder, CHECKPOINT, self._trainer.checkpoint().save)
+        checkpoint = self._trainer.checkpoint()
+        if self._trainer.shards is None:
+            write_file(self.folder, CHECKPOINT, checkpoint.save)
+        else:
+            save_sharded(self.folder, Path(CHECKPOINT).stem, *checkpoint.content())
         self._last = time.monotonic()
         self._cost = self._last - start
+
+    def _save_weights(self) -> None:
+        if self._trainer.shards is None:
+            save_state(self.folder, WEIGHTS, self._trainer.result.best_state)
+        else:
+            save_sharded(self.folder, WEIGHTS, self._trainer.distributed(self._trainer.result.best_state))
 
     def close(self) -> None:
         """Write the final state of the training; the weights are written with the run."""
@@ -58,7 +76,8 @@ class Journal(Callback):
 
     def save_diverged(self, error: TrainingDivergedError) -> None:
         """Write the batch of ``error``, and name the file in its message."""
-        save_state(self.folder, DIVERGED, {"triples": error.triples})
+        if is_first_process():
+            save_state(self.folder, DIVERGED, {"triples": error.triples})
         lr = self._trainer.config.lr / 3
         error.args = (
             f"{error} The batch is in {self.folder / DIVERGED}.safetensors, and earlier progress is kept: "
@@ -66,6 +85,8 @@ class Journal(Callback):
         )
 
     def _save_history(self) -> None:
+        if not is_first_process():
+            return
         rows = [
             {
                 "epoch": result.epoch,

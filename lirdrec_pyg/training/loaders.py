@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
+from torch_geometric.utils import degree
 
+from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, held_out_edges
 from lirdrec_pyg.models import ModelConfig, Vectors, eval_mode, model_class
+from lirdrec_pyg.nn import RowShards, degree_scale
 from lirdrec_pyg.sampler import NeighborSampling, SampledGraph
 from lirdrec_pyg.training.config import TrainingConfig
 from lirdrec_pyg.transforms import CacheAdjacency, DropEdges, NormalizeBipartite
@@ -109,6 +112,59 @@ class SampledGraphLoader:
     def vectors(self, model: Any) -> Vectors:
         vectors: Vectors = model.layerwise_vectors(self.data)
         return vectors
+
+
+class ShardedGraphLoader(SampledGraphLoader):
+    """The same for one of several processes that have some of the users each; it has vectors of its users only.
+
+    Args:
+        model: model that is trained, with the rows of its users.
+        data: the whole graph, best memory-mapped, so that the processes of a machine share it.
+        config: settings of the training.
+        device: device of the model.
+        shards: users of each process.
+        total: sums a tensor over the processes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: HeteroData,
+        config: TrainingConfig,
+        device: torch.device,
+        shards: RowShards,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        super().__init__(model, data, config, device)
+        self._total = total
+        self.own = part_of_users(data, shards.start, shards.stop)
+
+    def synchronize(self, model: Any, batch: Tensor, part: Tensor, total: Callable[[Tensor], Tensor]) -> None:
+        """Do nothing: the fusion's memory of a user is in one process."""
+
+    def vectors(self, model: Any) -> Vectors:
+        vectors: Vectors = model.layerwise_vectors(self.own, total=self._total)
+        return vectors
+
+
+def part_of_users(data: HeteroData, start: int, stop: int) -> HeteroData:
+    """Return the graph of the users from ``start`` to ``stop`` and all items; edge weights are those of ``data``."""
+    part = copy.copy(data)
+    part["user"].num_nodes = stop - start
+    edges = {"edge_index": data[INTERACTS].edge_index}
+    edges |= {split.edge_label_key: held_out_edges(data, split) for split in HELD_OUT}
+    for key, pairs in edges.items():
+        first, last = torch.searchsorted(pairs[0], torch.tensor([start, stop])).tolist()  # sorted by user
+        user, item = pairs[:, first:last]
+        part[INTERACTS][key] = torch.stack([user - start, item])
+    user, item = part[INTERACTS].edge_index
+    weight = degree_scale(degree(user, stop - start))[user] * degree_scale(
+        degree(edges["edge_index"][1], data["item"].num_nodes)
+    ).index_select(0, item)
+    part[INTERACTED_BY].edge_index = part[INTERACTS].edge_index.flip([0])
+    for edge_type in (INTERACTS, INTERACTED_BY):
+        part[edge_type].edge_weight = weight
+    return CacheAdjacency()(part)
 
 
 def input_transform(model_config: ModelConfig, config: TrainingConfig) -> BaseTransform:

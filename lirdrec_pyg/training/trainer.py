@@ -1,9 +1,10 @@
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -13,12 +14,13 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Split, held_out_edges
 from lirdrec_pyg.errors import LIRDRecError, RunError
-from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
+from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking, trained_users_only
+from lirdrec_pyg.nn import RowShards, SeenItems
 from lirdrec_pyg.sampler import BPRSampler, UserSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.config import TrainingConfig
 from lirdrec_pyg.training.distributed import make_fabric, noticing_lost_processes, share_of
-from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader
+from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader, ShardedGraphLoader
 from lirdrec_pyg.training.step import CapturedStep, Step, make_optimizers, training_step
 
 MONITOR = "recall@20"
@@ -91,12 +93,11 @@ class Trainer:
     ) -> None:
         self.config = config
         self.fabric = fabric or make_fabric(config)
-        device = self.fabric.device
-        self.loader: FullGraphLoader | SampledGraphLoader = (
-            FullGraphLoader(data, config, device)
-            if config.sampling == "full"
-            else SampledGraphLoader(model, data, config, device)
-        )
+        self.shards: RowShards | None = getattr(model, "shards", None)
+        self.sharded: list[str] = [] if self.shards is None else model.user_tables  # type: ignore[assignment]
+        # DDP averages the gradients of the others. Some of its code puts a dot before names of the outermost module.
+        model._ddp_params_and_buffers_to_ignore = [*self.sharded, *(f".{name}" for name in self.sharded)]  # type: ignore[assignment]
+        self.loader = self._loader(model, data)
         self.data, self.generator = self.loader.data, self.loader.generator
         self._bare_optimizers = make_optimizers(model, config)
         self.model, *self.optimizers = self.fabric.setup(model, *self._bare_optimizers)
@@ -106,9 +107,7 @@ class Trainer:
         self._training_step: Step = self._run_step
         if self._is_capturable():
             self._training_step = CapturedStep(self._run_step, self._bare_optimizers)
-        self.task = (
-            RankingTask.from_graph(self.data, Split.VALID) if held_out_edges(self.data, Split.VALID).numel() else None
-        )
+        self.task = self.ranking_task(Split.VALID)
         self.result = FitResult(0, {})
         # Of the current epoch: generator state before it, its batches, their losses, finished steps.
         self._generator_before = self.generator.get_state()
@@ -116,6 +115,24 @@ class Trainer:
         self._losses = torch.zeros(self.steps_per_epoch, device=self.fabric.device)
         self._step = 0
         self._seconds = 0.0
+
+    def _loader(self, model: Any, data: HeteroData) -> FullGraphLoader | SampledGraphLoader:
+        config, device = self.config, self.fabric.device
+        if config.sampling == "full":
+            return FullGraphLoader(data, config, device)
+        if self.shards is None:
+            return SampledGraphLoader(model, data, config, device)
+        return ShardedGraphLoader(model, data, config, device, self.shards, self._total)
+
+    def ranking_task(self, split: Split) -> RankingTask | None:
+        """Return the task of a split for all users, or for those of this process if they are sharded."""
+        if not held_out_edges(self.data, split).numel():
+            return None
+        if not isinstance(self.loader, ShardedGraphLoader):
+            return RankingTask.from_graph(self.data, split)
+        own = self.loader.own
+        seen = SeenItems.of(own[INTERACTS].edge_index, own["user"].num_nodes)
+        return RankingTask.of(trained_users_only(held_out_edges(own, split), own), seen, own["item"].num_nodes)
 
     def _sampler(self, model: nn.Module) -> BPRSampler | UserSampler:
         edge_index, num_users = self.data[INTERACTS].edge_index, self.data["user"].num_nodes
@@ -185,8 +202,11 @@ class Trainer:
             self.generator.set_state(self._generator_before)
         self.loader.start_epoch()
         self._batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
-        batches = self._batches[self._step :]
-        shares = [share_of(batch, self.fabric.global_rank, self.fabric.world_size) for batch in batches]
+        shares = [share_of(batch, self.fabric.global_rank, self.fabric.world_size) for batch in self._batches]
+        if self.shards is not None:  # the parts of the others would take memory
+            shares = [(part.clone(), weight) for part, weight in shares]
+            self._batches = tuple(part for part, _ in shares)
+        batches, shares = self._batches[self._step :], shares[self._step :]
         steps = self.loader.steps([part for part, _ in shares], self._step)
         for batch, (part, weight) in zip(batches, shares, strict=True):
             data, triples = next(steps)
@@ -296,10 +316,15 @@ class Trainer:
         """
         self._check_losses()
         self._check_weights()
+        optimizer = optimizer_state(self._bare_optimizers, self.model.parameters())
+        for number in self._sharded_parameters():
+            optimizer[number] = {
+                name: x if x.dim() == 0 else self._distributed(x) for name, x in optimizer.get(number, {}).items()
+            }
         return Checkpoint(
-            model=self.model.state_dict(),
-            optimizer=optimizer_state(self._bare_optimizers, self.model.parameters()),
-            best=self.result.best_state,
+            model=self.distributed(self.model.state_dict()),
+            optimizer=optimizer,
+            best=self.distributed(self.result.best_state),
             best_epoch=self.result.best_epoch,
             history=self.result.history,
             losses=self._losses[: self._step],
@@ -307,8 +332,44 @@ class Trainer:
             generator=self._generator_before if self._step else self.generator.get_state(),
             random=torch.get_rng_state(),
             precision=self.fabric.strategy.precision.state_dict(),
-            average=self.average,
+            average=self.distributed(self.average),
         )
+
+    def _sharded_parameters(self) -> list[int]:
+        """Return the numbers of the parameters with a row per user of this process."""
+        return [n for n, (name, _) in enumerate(self.model.module.named_parameters()) if name in self.sharded]
+
+    def _distributed(self, table: Tensor) -> Tensor:
+        assert self.shards is not None
+        return self.shards.distributed(table)
+
+    def distributed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return ``state`` with tables of all users in place of those of this process, if users are sharded."""
+        return {name: self._distributed(x) if name in self.sharded else x for name, x in state.items()}
+
+    def _own(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return the part of this process of ``checkpoint``."""
+        assert self.shards is not None
+        rows = self.shards.rows
+
+        def own(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: x[rows].clone() if name in self.sharded else x.clone() for name, x in state.items()}
+
+        optimizer = dict(checkpoint.optimizer)
+        for number in self._sharded_parameters():
+            state = optimizer.get(number, {})
+            optimizer[number] = {name: x[rows].clone() if x.dim() else x for name, x in state.items()}
+        return replace(
+            checkpoint,
+            model=own(checkpoint.model),
+            best=own(checkpoint.best),
+            average=own(checkpoint.average),
+            optimizer=optimizer,
+        )
+
+    def agreed(self, answer: bool) -> bool:
+        """Return the answer of the first process if users are sharded, where all have to do the same."""
+        return answer if self.shards is None else self.fabric.broadcast(answer)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore the state of the trainer that made ``checkpoint``.
@@ -320,6 +381,8 @@ class Trainer:
             RunError: if the checkpoint belongs to another model, graph or batch size, or was made with ``ema`` and the
                 trainer has none, or the reverse.
         """
+        if self.shards is not None:
+            checkpoint = self._own(checkpoint)
         if not self._fits(checkpoint):
             raise RunError(
                 "The checkpoint belongs to another model, graph, batch size or `ema` than the run. Restore the run "
@@ -366,5 +429,6 @@ class Trainer:
         user, item = self.loader.represent(self.model.module)
         if self.fabric.world_size == 1:
             return evaluate_ranking(user, item, task)
-        part = task.part(self.fabric.global_rank, self.fabric.world_size)
-        return evaluate_ranking(user, item, part, total=self._total)
+        if self.shards is None:
+            task = task.part(self.fabric.global_rank, self.fabric.world_size)
+        return evaluate_ranking(user, item, task, total=self._total)

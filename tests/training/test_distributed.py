@@ -1,5 +1,6 @@
 """Several processes train as one."""
 
+import itertools
 import os
 import signal
 import socket
@@ -16,12 +17,14 @@ from safetensors.torch import load_file
 from trainers import needs_torch_sparse
 
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking
+from lirdrec_pyg.nn import RowShards, row_shards, xavier_normal_rows_
 from lirdrec_pyg.recommender import Run
 from lirdrec_pyg.training.distributed import share_of
 
 # A batch size that leaves an odd last batch.
 OPTIONS = ("--device", "cpu", "--embedding-dim", 8, "--lr", 1e-3, "--batch-size", 127)
 EXACT = ("--precision", "64-true")
+LONG = ("--epochs", 9999, "--patience", 9999)
 # What ``fabric run --accelerator cpu --devices 2 --precision 64-true`` sets besides the variables of ``torchrun``.
 FABRIC_RUN = {
     "LT_CLI_USED": "1",
@@ -173,18 +176,72 @@ def test_two_processes_train_on_samples_as_one(options: tuple[object, ...], tmp_
     assert not attention.isnan().any()
 
 
+SHARDED = ("--reg-weight", 0, "--sampling", "neighbors", "--fanout", "-1,-1", "--user-table", "sharded")
+
+
+@pytest.mark.slow
+@needs_torch_sparse
+@pytest.mark.parametrize("settings", [("--user-gradients", "sparse"), ("--fusion", "static", "--ema", 0.9)])
+def test_processes_with_some_users_each_train_as_one(
+    options: tuple[object, ...], tmp_path: Path, settings: tuple[object, ...]
+) -> None:
+    options = (*options, *EXACT, *SHARDED, *settings)
+    fit_alone(tmp_path, *options, "--epochs", 2, "--out", tmp_path / "one")
+    Pair(tmp_path, *options, "--epochs", 1, "--out", tmp_path / "two").fit()
+    Pair(tmp_path, "--resume", tmp_path / "two", "--epochs", 2).fit()
+    assert_alike(tmp_path / "one", tmp_path / "two")
+    Run.open(tmp_path / "two").verify()
+    # Another number of processes resumes.
+    for name in ("one", "two"):
+        fit_alone(tmp_path, "--resume", tmp_path / name, "--epochs", 3)
+    assert_alike(tmp_path / "one", tmp_path / "two")
+
+
+def test_blocks_of_rows_get_the_weights_of_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_shards, "_BLOCK_ROWS", 64)
+    for num_rows, count, branches in itertools.product((1, 5, 64, 65, 127, 128, 200), (2, 3, 4), (1, 3)):
+        whole = torch.empty(num_rows, branches, 5)
+        torch.manual_seed(0)
+        for branch in range(branches):
+            torch.nn.init.xavier_normal_(whole[:, branch])
+        state, parts = torch.get_rng_state(), []
+        for rank in range(count):
+            monkeypatch.setattr(row_shards.dist, "get_world_size", lambda count=count: count)
+            monkeypatch.setattr(row_shards.dist, "get_rank", lambda rank=rank: rank)
+            shards = RowShards(num_rows)
+            parts.append(torch.empty(shards.num_own, branches, 5))
+            torch.manual_seed(0)
+            for branch in range(branches):
+                xavier_normal_rows_(parts[-1][:, branch], shards)
+            assert torch.equal(torch.get_rng_state(), state)
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.slow
+@needs_torch_sparse
+def test_sharded_training_survives_the_loss_of_a_process(options: tuple[object, ...], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pair = Pair(tmp_path, *options, *SHARDED, *LONG, "--out", run)
+    wait_until((run / "history.csv").exists, pair.processes[0])
+    os.kill(pair.processes[1].pid, signal.SIGKILL)
+    first, _ = pair.join(patience=0)
+    assert first.count("Error: Another of the processes has ended") == 1
+    assert "Traceback" not in first
+    epochs = len(Run.open(run).checkpoint().history)
+    Pair(tmp_path, "--resume", run, "--epochs", epochs + 1).fit()
+    assert len(Run.open(run).checkpoint().history) == epochs + 1
+
+
 @pytest.mark.slow
 def test_a_mistake_is_named_once(alone: Path, options: tuple[object, ...], tmp_path: Path) -> None:
     Pair(tmp_path, *options, "--out", alone).assert_refused("is not empty")
     Pair(tmp_path, *options, "--out", tmp_path / "run", **FABRIC_RUN).assert_refused("fabric run", "--precision")
     assert not (tmp_path / "run").exists()
+    Pair(tmp_path, *options, *SHARDED, "--refit", "--out", tmp_path / "run").assert_refused("--refit", "--user-table")
     # Only the first process tries to lock the folder.
     (tmp_path / "used").mkdir()
     with FileLock(tmp_path / "used" / ".lock"):
         Pair(tmp_path, *options, "--out", tmp_path / "used").assert_refused("is in use by another program")
-
-
-LONG = ("--epochs", 9999, "--patience", 9999)
 
 
 @pytest.mark.slow

@@ -1,0 +1,103 @@
+"""Training with the users divided among several processes, see :class:`~lirdrec_pyg.nn.RowShards`."""
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from lightning_fabric import Fabric, seed_everything
+
+from lirdrec_pyg.callback import Callback
+from lirdrec_pyg.data import HELD_OUT, Dataset, has_new_items
+from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.files import save_state
+from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_unclicked
+from lirdrec_pyg.recommender.recommender import Recommender
+from lirdrec_pyg.recommender.run import REGRESSION, VECTORS, Run
+from lirdrec_pyg.recommender.train import (
+    account,
+    fitted,
+    make_trainer,
+    ranking_tasks,
+    transformed_graph,
+    with_item_graphs,
+)
+from lirdrec_pyg.sharded_files import save_sharded
+from lirdrec_pyg.training import Checkpoint, Journal, TrainingConfig, make_fabric
+from lirdrec_pyg.training.distributed import noticing_lost_processes
+from lirdrec_pyg.training.journal import WEIGHTS
+
+
+@noticing_lost_processes()
+def fit_sharded(
+    read: Callable[[], Dataset],
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    out: Path | None,
+    overwrite: bool,
+    callback: Callback,
+) -> tuple[Fabric, Recommender]:
+    """Train as :func:`~lirdrec_pyg.fit` does.
+
+    Only the first process reads the data. It writes the run folder up to the training, and all of them map the graph
+    from there, so that those of a machine share its memory.
+    """
+    if out is None:
+        raise ConfigError("`user_table='sharded'` needs a run folder. Pass `out`.")
+    fabric = make_fabric(training_config)
+    started: AbstractContextManager[Run] = nullcontext(Run(out))
+    if fabric.is_global_zero:
+        dataset = _prepared(read(), model_config, training_config, fabric)
+        started = Run.created(out, dataset, model_config, training_config, overwrite)
+        del dataset
+    with started as run:
+        gc.collect()
+        fabric.barrier()
+        return fabric, train_sharded(run, fabric, model_config, training_config, callback)
+
+
+def _prepared(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Dataset:
+    if has_new_items(dataset.graph):
+        raise ConfigError("`user_table='sharded'` cannot be combined with `split='cold-items'`. Pass another `split`.")
+    ranking_tasks(dataset.graph)
+    graph = transformed_graph(dataset, model_config, training_config, fabric)
+    return replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+
+
+def train_sharded(
+    run: Run,
+    fabric: Fabric,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    callback: Callback,
+    checkpoint: Checkpoint | None = None,
+) -> Recommender:
+    """Train on the graph in the run folder, from scratch or from ``checkpoint``, and write the result into it."""
+    dataset = run.dataset()
+    seed_everything(training_config.seed, verbose=False)
+    trainer = make_trainer(dataset.graph, model_config, training_config, fabric)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        del checkpoint
+    tasks = {split: task for split in HELD_OUT if (task := trainer.ranking_task(split)) is not None}
+    fitted(trainer, Journal(run.path), callback)
+    model = trainer.model.module
+    metrics = {split.value: trainer.evaluate(task) for split, task in tasks.items()}
+    vectors = trainer.loader.vectors(model)
+    shards = trainer.shards
+    assert shards is not None
+    regression = None
+    if model_config.supports_new_items:
+        regression = ItemRegression.of(model, trainer.data, vectors)
+        if model_config.attaches_unclicked_items:
+            vectors = attach_unclicked(model, trainer.data, vectors, regression)
+    save_sharded(run.path, WEIGHTS, trainer.distributed(model.state_dict()))
+    tables = {name: shards.distributed(getattr(vectors, name)) for name in ("user", "user_weight")}
+    save_sharded(run.path, VECTORS, {**vars(vectors), **tables})
+    if fabric.is_global_zero:
+        if regression is not None:
+            save_state(run.path, REGRESSION, vars(regression))
+        run.seal(account(trainer, dataset, metrics))
+    fabric.barrier()
+    return Recommender.load(run.path, verify=False)
