@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, list[str] | None] = {
     "sparse_products": [],
     "knn_search": [],
     "sampling": ["--users", "100000", "--items", "20000", "--interactions", "500000", "--steps", "20"],
+    "sharding": ["--users", "20000", "--items", "2000", "--interactions", "200000", "--steps", "16"],
     "time_to_accuracy": ["--target", "0.34", "--seeds", "1"],
     "growth": ["--quick"],
     "contention": [],

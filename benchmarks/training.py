@@ -44,7 +44,7 @@ def prepared_trainer(graph: HeteroData, model_config: LIRDRecConfig, config: Tra
 def batches(trainer: Trainer) -> Iterator[Tensor]:
     """Yield the triples of one step after another, endlessly."""
     while True:
-        found = trainer.sampler.sample_epoch().split(trainer.config.batch_size, dim=1)
+        found = trainer.sampler.sample_epoch().split(getattr(trainer, "batch_size", trainer.config.batch_size), dim=1)
         # The last batch of an epoch is smaller, so it is not measured.
         yield from found[:-1] or found
 

@@ -6,6 +6,7 @@ import click
 
 from lirdrec_pyg.cli.options import Command, id_file, split_ids
 from lirdrec_pyg.data.tables import read_table
+from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.columns import catalog_for, title_column
 
@@ -36,7 +37,8 @@ def load_with_catalog(
     """Read a run, perhaps with another item catalog, and return the columns to show: the title and ``columns``."""
     table = None if items is None else read_table(items)
     shown = [] if columns is None else split_ids("--columns", columns)
-    recommender = Recommender.load(run, device)
+    # Of several processes, the first one reads every file to its end.
+    recommender = Recommender.load(run, device, verify=is_first_process())
     if table is not None:
         recommender = recommender.with_catalog(table, title=title)
     elif title is not None:

@@ -21,7 +21,8 @@ from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.cli.progress import with_progress
 from lirdrec_pyg.data import read_ids, read_interactions
 from lirdrec_pyg.data.interactions import ColumnConfig
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import ConfigError, listed
+from lirdrec_pyg.launcher import num_processes, process_index
 from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommend import Fallback
@@ -84,6 +85,9 @@ def recommend(
     Items added by add-items are included. Scores order the items of one user and cannot be compared between users.
     Titles are shown if the run has an item catalog.
 
+    Several processes share the users of --all, each with a part of the folder --out, and the pages of the run:
+    torchrun --nproc-per-node 4 -m lirdrec_pyg recommend runs/shop --all --out recommendations
+
     \b
     Print recommendations for some users:
       lirdrec-pyg recommend runs/shop --users u1,u2 -k 5
@@ -111,6 +115,8 @@ def recommend(
     column_config = ColumnConfig(**{name: value for name, value in values.items() if not hasattr(rules, name)})
     if history_file is None and column_config != ColumnConfig():
         raise ConfigError("The options of columns, such as --user-column, are for --history-file.")
+    if num_processes() > 1:
+        out = _part(out, everyone)
     if out is not None:
         check_table_path(out)
     asked: IDs | None = None if users is None else split_ids("--users", users)
@@ -129,6 +135,8 @@ def recommend(
     recommender, options["columns"] = load_with_catalog(run, device, items, title, columns)
     if explain:
         recommender.model_config.require("explanations")
+    if num_processes() > 1:
+        asked = recommender.users.ids.gather_every(num_processes(), process_index())
     if clicks is None:
         frames = recommender.recommend_blocks(asked, fallback=fallback, **options)
     else:
@@ -141,6 +149,21 @@ def recommend(
         return
     num_rows = write_table(with_progress(frames, "recommending", "user"), out)
     click.echo(f"{num_rows:,} recommendations are in {out}")
+
+
+def _part(out: Path | None, everyone: bool) -> Path:
+    """Return the file of this process in the folder ``out``."""
+    if not everyone or out is None or out.suffix:
+        raise ConfigError("Several processes write a folder for all users: pass --all and --out FOLDER.")
+    count = f"-of-{num_processes():05}.parquet"
+    try:
+        out.mkdir(exist_ok=True)
+        others = sorted(path.name for path in out.iterdir() if count not in path.name)
+    except OSError as error:
+        raise ConfigError(f"Cannot write {out} ({error}). Pass another folder as `out`.") from error
+    if others:
+        raise ConfigError(f"{out} holds other files ({listed(others)}). Pass another folder as `out`.")
+    return out / f"part-{process_index():05}{count}"
 
 
 def _with_reasons(

@@ -308,7 +308,7 @@ def _refitted(
         f"{len(trainer.sampler):,}",
         config.epochs,
         trainer.steps_per_epoch,
-        math.ceil(selection["interactions"] / config.batch_size),
+        math.ceil(selection["interactions"] / config.triples_per_step(selection["interactions"])),
     )
     found = trained(run, dataset, trainer, {}, model_config, callback)
     return _with_selection(replace(found, training_config=training_config), selection)

@@ -21,6 +21,8 @@ from lirdrec_pyg.nn import DotProducts, Ranker, RowShards
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import (
+    DEFAULT_BATCH,
+    MAX_STEPS,
     MONITOR,
     FitResult,
     Journal,
@@ -135,6 +137,21 @@ def fitted(trainer: Trainer, journal: Journal | None, callback: Callback) -> Fit
     """Train to the end, and give the model the weights of the best epoch."""
     if trainer.task is None and not trainer.config.refit:
         _log.info("no validation split: training for exactly %s epochs", trainer.config.epochs)
+    is_large = trainer.config.sampling == "full" and len(trainer.sampler) > DEFAULT_BATCH * MAX_STEPS
+    if is_large and trainer.steps_per_epoch > 2 * MAX_STEPS:
+        _log.warning(
+            "An epoch has %s steps, and each passes over all %s interactions. A larger `batch_size` or "
+            "`sampling='neighbors'` makes it shorter.",
+            f"{trainer.steps_per_epoch:,}",
+            f"{len(trainer.sampler):,}",
+        )
+    elif is_large and trainer.config.batch_size is None:
+        _log.info(
+            "batch size: %s, in %s steps per epoch, since each passes over all %s interactions",
+            f"{trainer.batch_size:,}",
+            trainer.steps_per_epoch,
+            f"{len(trainer.sampler):,}",
+        )
     try:
         result = trainer.fit(CallbackList([callback] if journal is None else [journal, callback]))
     except TrainingDivergedError as error:

@@ -1,7 +1,7 @@
 """Training: settings, the step, the loop, checkpoints."""
 
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
-from lirdrec_pyg.training.config import PRESETS, TrainingConfig, check_settings
+from lirdrec_pyg.training.config import DEFAULT_BATCH, MAX_STEPS, PRESETS, TrainingConfig, check_settings
 from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric
 from lirdrec_pyg.training.journal import Journal
 from lirdrec_pyg.training.loaders import input_transform
@@ -10,6 +10,8 @@ from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
 from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
 
 __all__ = [
+    "DEFAULT_BATCH",
+    "MAX_STEPS",
     "MONITOR",
     "PRESETS",
     "Checkpoint",

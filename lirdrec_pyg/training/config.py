@@ -16,6 +16,10 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed", "64-true"]
 Preset = Literal["paper", "fast", "best"]
 
 
+# Triples per step by default, and passes over the whole graph per epoch.
+DEFAULT_BATCH, MAX_STEPS = 2048, 500
+
+
 @dataclass(frozen=True)
 class TrainingConfig(Config):
     """How to train (paper, section 5.1)."""
@@ -40,7 +44,12 @@ class TrainingConfig(Config):
         min_open=True,
     )
     patience: int = field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
-    batch_size: int = field(2048, "Triples (user, item, negative) per step.", min=1)
+    batch_size: int | None = field(
+        None,
+        "Triples (user, item, negative) per step. By default 2048, as in the paper; with more than a million "
+        "interactions a 500th of them, since each step passes over the whole graph, unless --sampling is 'neighbors'.",
+        min=1,
+    )
     lr: float = field(1e-4, "Learning rate of Adam.", min=0, min_open=True)
     weight_decay: float = field(0.0, "Weight decay of Adam.", min=0)
     ema: float = field(
@@ -107,6 +116,12 @@ class TrainingConfig(Config):
     def is_sharded(self) -> bool:
         """Whether each of several processes has a part of the users."""
         return self.user_table == "sharded" and num_processes() > 1
+
+    def triples_per_step(self, num_interactions: int) -> int:
+        """Return ``batch_size``, or its default."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return DEFAULT_BATCH if self.sampling == "neighbors" else max(DEFAULT_BATCH, num_interactions // MAX_STEPS)
 
     def fanouts(self, num_layers: int) -> tuple[int, ...]:
         """Return ``fanout`` for each layer.

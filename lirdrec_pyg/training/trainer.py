@@ -149,7 +149,12 @@ class Trainer:
 
     @property
     def steps_per_epoch(self) -> int:
-        return math.ceil(len(self.sampler) / self.config.batch_size)
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    @property
+    def batch_size(self) -> int:
+        """Triples per step."""
+        return self.config.triples_per_step(len(self.sampler))
 
     @noticing_lost_processes()
     def fit(self, callback: Callback | None = None) -> FitResult:
@@ -201,7 +206,7 @@ class Trainer:
             # The same draws as when the epoch began.
             self.generator.set_state(self._generator_before)
         self.loader.start_epoch()
-        self._batches = self.sampler.sample_epoch().split(self.config.batch_size, dim=1)
+        self._batches = self.sampler.sample_epoch().split(self.batch_size, dim=1)
         shares = [share_of(batch, self.fabric.global_rank, self.fabric.world_size) for batch in self._batches]
         if self.shards is not None:  # the parts of the others would take memory
             shares = [(part.clone(), weight) for part, weight in shares]

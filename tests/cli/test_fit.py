@@ -16,7 +16,9 @@ from commands import assert_refused, help_of, lirdrec
 from runs import contents
 from safetensors.torch import load_file
 
+from lirdrec_pyg.recommender import train
 from lirdrec_pyg.training import PRESETS
+from lirdrec_pyg.training import config as training_config
 
 SMALL = ("--embedding-dim", 8, "--epochs", 3, "--lr", 0.01, "--batch-size", 64)
 
@@ -27,6 +29,21 @@ def fit(data: object, out: Path, *more: object) -> Result:
 
 def settings_of(run: Path) -> dict:
     return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def test_large_graphs_get_larger_batches(shared_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (training_config, train):
+        monkeypatch.setattr(module, "DEFAULT_BATCH", 10)
+        monkeypatch.setattr(module, "MAX_STEPS", 4)
+    for options, text in (
+        ((), "steps per epoch, since each passes over all"),
+        (("--batch-size", 3), "A larger --batch-size or --sampling neighbors makes it shorter."),
+    ):
+        result = lirdrec(
+            "fit", "--data", shared_shop, "--out", tmp_path / "run", "--epochs", 1, "--overwrite", *options
+        )
+        assert result.exit_code == 0, result.output
+        assert text in result.output
 
 
 def test_run_holds_all_that_is_promised(shop_run: Path) -> None:

@@ -36,6 +36,23 @@ def test_recommendations_for_all_users_are_written(run: Path, tmp_path: Path) ->
     assert len([*tmp_path.iterdir()]) == 3
 
 
+def test_processes_share_all_users(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        result = lirdrec("recommend", run, "--all", "-k", 5, "--out", tmp_path / "parts")
+        assert result.exit_code == 0, result.output
+    found = pl.concat(pl.read_parquet(path) for path in sorted((tmp_path / "parts").iterdir()))
+    monkeypatch.delenv("WORLD_SIZE")
+    order = ["user", "rank"]
+    assert found.sort(order).equals(expected(run, k=5).select(found.columns).sort(order))
+    # Parts of another number of processes would be read with these.
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")  # the one that prints
+    assert_refused(lirdrec("recommend", run, "--all", "--out", tmp_path / "parts"), "part-00000-of-00003.parquet")
+    assert_refused(lirdrec("recommend", run, "--all", "--out", tmp_path / "a.csv"), "--out FOLDER")
+
+
 def test_users_and_candidates_come_from_files(run: Path, tmp_path: Path) -> None:
     (tmp_path / "users.txt").write_text("user-9\nuser-2\n")
     (tmp_path / "items.txt").write_text("item-50\nitem-3\nitem-59\n")

@@ -31,6 +31,12 @@ def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
         check_settings(LIRDRecConfig(**{name: settings[name] for name in settings.keys() - of_training}), training)
 
 
+def test_default_batches_of_large_graphs_are_a_share_of_them() -> None:
+    assert [TrainingConfig().triples_per_step(n) for n in (100, 1_024_000, 10_000_000)] == [2048, 2048, 20_000]
+    assert TrainingConfig(sampling="neighbors").triples_per_step(10_000_000) == 2048
+    assert TrainingConfig(batch_size=64).triples_per_step(10_000_000) == 64
+
+
 def test_race_needs_variants() -> None:
     for config in (VBPRConfig(), EASEConfig()):
         with pytest.raises(ConfigError, match=f"`race` tries variants.*`model='{config.model}'`.*`race=False`"):
