@@ -22,9 +22,11 @@ class LIRDRecError(Exception):
 
     Attributes:
         exit_code: exit code of the command line; 2 if the input is at fault.
+        is_for_each_process: whether each of several processes prints it, not only the first one.
     """
 
     exit_code = 2
+    is_for_each_process = False
 
     def __init__(self, message: str) -> None:
         if len(message) > _HEAD + _TAIL:  # the fix stands at the end

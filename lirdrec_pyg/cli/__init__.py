@@ -94,7 +94,7 @@ class _Commands(click.Group):
             click.echo("Stopped.", err=True)
             ctx.exit(130)
         except LIRDRecError as error:
-            if is_first_process():
+            if is_first_process() or error.is_for_each_process:
                 click.echo(f"Error: {as_options(str(error), ctx.obj)}", err=True)
             ctx.exit(error.exit_code)
         finally:

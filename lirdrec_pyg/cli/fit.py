@@ -86,6 +86,7 @@ def fit(
 
     Several processes, one per device, share the triples of every step if torchrun starts them:
     torchrun --nproc-per-node 2 -m lirdrec_pyg fit ...
+    With millions of users, --sampling neighbors --user-table sharded divides the users among them, too.
 
     \b
     The run folder holds

@@ -1,7 +1,15 @@
 """Sampling of training triples and of their neighborhoods."""
 
 from lirdrec_pyg.sampler.bpr import BPRSampler
-from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling
+from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling, sorted_by_item
 from lirdrec_pyg.sampler.users import UserSampler
 
-__all__ = ["BPRSampler", "NeighborSampling", "SampledGraph", "SampledLevels", "UserSampler", "check_sampling"]
+__all__ = [
+    "BPRSampler",
+    "NeighborSampling",
+    "SampledGraph",
+    "SampledLevels",
+    "UserSampler",
+    "check_sampling",
+    "sorted_by_item",
+]

@@ -136,8 +136,9 @@ class NeighborSampling:
         """
         graph, fanout = HeteroData(), {}
         num_items = data["item"].num_nodes
-        to_user, to_item = data[INTERACTED_BY].edge_index, data[INTERACTS].edge_index
-        to_item = to_item[:, to_item[1].argsort(stable=True)]
+        to_user, to_item = data[INTERACTED_BY].edge_index, data[INTERACTS].get("by_item")
+        if to_item is None:
+            to_item = sorted_by_item(data)
         share = num_items / max(1, data[SIMILAR].edge_index.size(1)) if self.num_item_layers else 1.0
         for start, fanouts in (("", self.fanouts), (_NEAR, [_fewer(number, share) for number in self.fanouts])):
             for level in range(len(fanouts) + 1):
@@ -242,6 +243,13 @@ class _SeededLoader(LinkNeighborLoader):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seeds[index[0]])
             return super().collate_fn(index)
+
+
+def sorted_by_item(data: HeteroData) -> Tensor:
+    """Return the interactions (user, item) sorted by item. :class:`NeighborSampling` takes them from ``by_item`` if the
+    edges have it."""
+    edge_index = data[INTERACTS].edge_index
+    return edge_index[:, edge_index[1].argsort(stable=True)]
 
 
 def check_sampling() -> None:

@@ -136,14 +136,15 @@ class ShardedGraphLoader(SampledGraphLoader):
         total: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__(model, data, config, device)
-        self._total = total
-        self.own = part_of_users(data, shards.start, shards.stop)
+        self._total, self._shards = total, shards
 
     def synchronize(self, model: Any, batch: Tensor, part: Tensor, total: Callable[[Tensor], Tensor]) -> None:
         """Do nothing: the fusion's memory of a user is in one process."""
 
     def vectors(self, model: Any) -> Vectors:
-        vectors: Vectors = model.layerwise_vectors(self.own, total=self._total)
+        # Made anew each time, since it takes as much memory as the graph.
+        own = part_of_users(self.data, self._shards.start, self._shards.stop)
+        vectors: Vectors = model.layerwise_vectors(CacheAdjacency()(own), total=self._total)
         return vectors
 
 
@@ -164,7 +165,7 @@ def part_of_users(data: HeteroData, start: int, stop: int) -> HeteroData:
     part[INTERACTED_BY].edge_index = part[INTERACTS].edge_index.flip([0])
     for edge_type in (INTERACTS, INTERACTED_BY):
         part[edge_type].edge_weight = weight
-    return CacheAdjacency()(part)
+    return part
 
 
 def input_transform(model_config: ModelConfig, config: TrainingConfig) -> BaseTransform:

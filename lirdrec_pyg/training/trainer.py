@@ -19,8 +19,8 @@ from lirdrec_pyg.nn import RowShards, SeenItems
 from lirdrec_pyg.sampler import BPRSampler, UserSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.config import TrainingConfig
-from lirdrec_pyg.training.distributed import make_fabric, noticing_lost_processes, share_of
-from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader, ShardedGraphLoader
+from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric, noticing_lost_processes, share_of
+from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader, ShardedGraphLoader, part_of_users
 from lirdrec_pyg.training.step import CapturedStep, Step, make_optimizers, training_step
 
 MONITOR = "recall@20"
@@ -128,10 +128,13 @@ class Trainer:
         """Return the task of a split for all users, or for those of this process if they are sharded."""
         if not held_out_edges(self.data, split).numel():
             return None
-        if not isinstance(self.loader, ShardedGraphLoader):
+        if self.shards is None:
             return RankingTask.from_graph(self.data, split)
-        own = self.loader.own
+        own = part_of_users(self.data, self.shards.start, self.shards.stop)
         seen = SeenItems.of(own[INTERACTS].edge_index, own["user"].num_nodes)
+        user, item = self.data[INTERACTS].edge_index
+        first = int(torch.searchsorted(user, self.shards.start))
+        seen = replace(seen, item=item[first : first + len(seen.item)])  # of the file, not of the copy
         return RankingTask.of(trained_users_only(held_out_edges(own, split), own), seen, own["item"].num_nodes)
 
     def _sampler(self, model: nn.Module) -> BPRSampler | UserSampler:
@@ -156,7 +159,6 @@ class Trainer:
         """Triples per step."""
         return self.config.triples_per_step(len(self.sampler))
 
-    @noticing_lost_processes()
     def fit(self, callback: Callback | None = None) -> FitResult:
         """Train until patience, epochs or time are used up; leave the model in eval mode.
 
@@ -167,7 +169,15 @@ class Trainer:
             TrainingDivergedError: if the loss becomes infinite or NaN.
             ProcessLostError: if another of several processes has ended.
         """
-        callback = callback or Callback()
+        try:
+            with noticing_lost_processes():
+                return self._fit(callback or Callback())
+        except ProcessLostError as error:
+            # Before the first step, the first process has ended by a mistake that it names.
+            error.is_for_each_process = self._step > 0 or bool(self.result.history)
+            raise
+
+    def _fit(self, callback: Callback) -> FitResult:
         callback.on_fit_start(self)
         result = self.result
         while (reason := self._reason_to_end()) is None:
