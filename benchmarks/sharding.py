@@ -20,11 +20,10 @@ from harness import Row, json_option, report
 
 from lirdrec_pyg import LIRDRecConfig
 from lirdrec_pyg.callback import Callback
-from lirdrec_pyg.data import INTERACTS, load_graph, save_graph
-from lirdrec_pyg.files import load_state, save_state
+from lirdrec_pyg.data import load_graph, save_graph
 from lirdrec_pyg.models import LIRDRec
+from lirdrec_pyg.recommender.sharded import share_interactions
 from lirdrec_pyg.recommender.train import make_trainer
-from lirdrec_pyg.sampler import sorted_by_item
 from lirdrec_pyg.training import Trainer, TrainingConfig, make_fabric
 from lirdrec_pyg.training.distributed import leave
 
@@ -33,7 +32,6 @@ def prepare(folder: Path, users: int, items: int, interactions: int, width: int)
     """Write a graph into ``folder``."""
     data = generated_graph(users, items, interactions, {"content": width})
     save_graph(LIRDRec.graph_transform(LIRDRecConfig(), progress=True)(data), folder / "graph.safetensors")
-    save_state(folder, "by_item", {"by_item": sorted_by_item(data)})
 
 
 def _prepare(_rank: int, *args: object) -> None:
@@ -57,7 +55,7 @@ def measure(rank: int, processes: int, port: int, folder: Path, steps: int, fano
     fabric = make_fabric(config)
     data = load_graph(folder / "graph.safetensors")
     if processes > 1:
-        data[INTERACTS].by_item = load_state(folder / "by_item.safetensors")["by_item"]
+        share_interactions(data, folder, fabric)
     trainer = make_trainer(data, model_config, config, fabric)
     curve = _Curve(steps)
     trainer.fit(curve)

@@ -63,13 +63,13 @@ _OPTIONAL = (
     "catalog.parquet",
 )
 _DIVERGED = f"{DIVERGED}.safetensors"
-# Interactions sorted by item, while several processes start.
-BY_ITEM = "by_item"
+# What several processes derive from the interactions, while they start.
+DERIVED = "derived"
 _SELECTION, _SELECTION_HISTORY = "selection.json", "selection.csv"
 # All that a run folder ever holds: nothing else is replaced or removed.
 _FILES = (
     *(*_NEEDED, *_OPTIONAL, CHECKPOINT, _DIVERGED, HISTORY),
-    *(_SELECTION, _SELECTION_HISTORY, "metrics.json", CHECKSUMS, f"{BY_ITEM}.safetensors"),
+    *(_SELECTION, _SELECTION_HISTORY, "metrics.json", CHECKSUMS, f"{DERIVED}.safetensors"),
 )
 # Files of a finished training, which do not fit weights that are trained further.
 _OF_THE_END = (

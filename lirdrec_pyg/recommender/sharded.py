@@ -4,11 +4,10 @@ import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric, seed_everything
-from torch import Tensor
+from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, has_new_items
@@ -16,7 +15,7 @@ from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.files import load_state, save_state
 from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_unclicked
 from lirdrec_pyg.recommender.recommender import Recommender
-from lirdrec_pyg.recommender.run import BY_ITEM, REGRESSION, VECTORS, Run
+from lirdrec_pyg.recommender.run import DERIVED, REGRESSION, VECTORS, Run
 from lirdrec_pyg.recommender.train import (
     account,
     fitted,
@@ -25,11 +24,11 @@ from lirdrec_pyg.recommender.train import (
     transformed_graph,
     with_item_graphs,
 )
-from lirdrec_pyg.sampler import sorted_by_item
-from lirdrec_pyg.sharded_files import save_sharded
+from lirdrec_pyg.sampler import known_pairs, sorted_by_item
 from lirdrec_pyg.training import Checkpoint, Journal, TrainingConfig, make_fabric
 from lirdrec_pyg.training.distributed import noticing_lost_processes
 from lirdrec_pyg.training.journal import WEIGHTS
+from lirdrec_pyg.training.sharded_files import save_sharded
 
 
 @noticing_lost_processes()
@@ -68,17 +67,17 @@ def _prepared(dataset: Dataset, model_config: ModelConfig, training_config: Trai
     return replace(dataset, graph=with_item_graphs(dataset.graph, graph))
 
 
-def _shared(folder: Path, name: str, fabric: Fabric, make: Callable[[], Tensor]) -> Tensor:
-    """Return a tensor that the first process makes and all of them map, by a file without a name."""
+def share_interactions(data: HeteroData, folder: Path, fabric: Fabric) -> None:
+    """Add what the first process derives from the interactions and all of them map, by a file without a name."""
     if fabric.is_global_zero:
-        save_state(folder, name, {name: make()})
+        pairs = known_pairs(data[INTERACTS].edge_index, data["item"].num_nodes)
+        save_state(folder, DERIVED, {"by_item": sorted_by_item(data), "known_pairs": pairs})
     fabric.barrier()
-    path = folder / f"{name}.safetensors"
-    tensor = load_state(path)[name]
+    path = folder / f"{DERIVED}.safetensors"
+    data[INTERACTS].update(load_state(path))
     fabric.barrier()
     if fabric.is_global_zero:
         path.unlink()
-    return tensor
 
 
 def train_sharded(
@@ -91,7 +90,7 @@ def train_sharded(
 ) -> Recommender:
     """Train on the graph in the run folder, from scratch or from ``checkpoint``, and write the result into it."""
     dataset = run.dataset()
-    dataset.graph[INTERACTS].by_item = _shared(run.path, BY_ITEM, fabric, partial(sorted_by_item, dataset.graph))
+    share_interactions(dataset.graph, run.path, fabric)
     seed_everything(training_config.seed, verbose=False)
     trainer = make_trainer(dataset.graph, model_config, training_config, fabric)
     if checkpoint is not None:

@@ -1,6 +1,6 @@
 """Sampling of training triples and of their neighborhoods."""
 
-from lirdrec_pyg.sampler.bpr import BPRSampler
+from lirdrec_pyg.sampler.bpr import BPRSampler, known_pairs
 from lirdrec_pyg.sampler.neighbors import NeighborSampling, SampledGraph, SampledLevels, check_sampling, sorted_by_item
 from lirdrec_pyg.sampler.users import UserSampler
 
@@ -11,5 +11,6 @@ __all__ = [
     "SampledLevels",
     "UserSampler",
     "check_sampling",
+    "known_pairs",
     "sorted_by_item",
 ]

@@ -11,6 +11,12 @@ _MAX_REDRAWS = 20
 _BLOCK_ENTRIES = 2**22
 
 
+def known_pairs(edge_index: Tensor, num_items: int) -> Tensor:
+    """Encode each pair (user, item) as an integer, sorted for lookup by binary search."""
+    user, item = edge_index
+    return (user * num_items + item).unique()
+
+
 class BPRSampler:
     r"""Sampler of the triples (user, positive, negative) of an epoch.
 
@@ -27,6 +33,7 @@ class BPRSampler:
         alpha: exponent of the popularity; 0 is uniform.
         generator: random number generator on the device of ``edge_index``; by default torch's global one.
         num_negatives: number of negatives per positive, drawn independently.
+        known: :func:`known_pairs` of ``edge_index``, if they are there already.
 
     Raises:
         DataError: if there are no interactions, or all are skipped.
@@ -40,6 +47,7 @@ class BPRSampler:
         alpha: float = 0.0,
         generator: torch.Generator | None = None,
         num_negatives: int = 1,
+        known: Tensor | None = None,
     ) -> None:
         edge_index = edge_index.as_subclass(Tensor)
         if edge_index.size(1) == 0:
@@ -54,8 +62,7 @@ class BPRSampler:
         self.candidates = popularity.nonzero().view(-1)
         self._log_weight = alpha * popularity[self.candidates].log()
         self._cumulative = None if alpha == 0 else (self._log_weight - self._log_weight.max()).exp().cumsum(0)
-        # Pairs are encoded as integers, sorted for lookup by binary search.
-        self._known = self._key(user, item).unique()
+        self._known = known_pairs(edge_index, num_items) if known is None else known
 
         saturated = degree(self._known // num_items, num_users, dtype=torch.long) >= len(self.candidates)
         usable = ~saturated[user]

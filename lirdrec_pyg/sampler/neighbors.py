@@ -246,8 +246,10 @@ class _SeededLoader(LinkNeighborLoader):
 
 
 def sorted_by_item(data: HeteroData) -> Tensor:
-    """Return the interactions (user, item) sorted by item. :class:`NeighborSampling` takes them from ``by_item`` if the
-    edges have it."""
+    """Return the interactions (user, item) sorted by item.
+
+    :class:`NeighborSampling` takes them from ``by_item`` of the edges, if it is there already.
+    """
     edge_index = data[INTERACTS].edge_index
     return edge_index[:, edge_index[1].argsort(stable=True)]
 

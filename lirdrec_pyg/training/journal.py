@@ -6,8 +6,8 @@ from pathlib import Path
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.files import save_state, write_file
 from lirdrec_pyg.launcher import is_first_process
-from lirdrec_pyg.sharded_files import save_sharded
 from lirdrec_pyg.training.checkpoint import EpochResult
+from lirdrec_pyg.training.sharded_files import save_sharded
 from lirdrec_pyg.training.trainer import Trainer, TrainingDivergedError
 
 HISTORY, WEIGHTS, CHECKPOINT, DIVERGED = "history.csv", "model", "checkpoint.safetensors", "diverged"

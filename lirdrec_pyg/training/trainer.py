@@ -148,6 +148,7 @@ class Trainer:
             alpha=self.config.popularity_alpha,
             generator=self.generator,
             num_negatives=self.config.negatives,
+            known=self.data[INTERACTS].get("known_pairs"),
         )
 
     @property
