@@ -1,6 +1,7 @@
 from dataclasses import fields
 
 import pytest
+from trainers import needs_torch_sparse
 
 from lirdrec_pyg import EASEConfig, LIRDRecConfig, TrainingConfig, VBPRConfig
 from lirdrec_pyg.errors import ConfigError
@@ -41,3 +42,18 @@ def test_race_needs_variants() -> None:
     for config in (VBPRConfig(), EASEConfig()):
         with pytest.raises(ConfigError, match=f"`race` tries variants.*`model='{config.model}'`.*`race=False`"):
             check_settings(config, TrainingConfig(device="cpu", race=True))
+
+
+@needs_torch_sparse
+def test_sharded_users_are_refused_where_all_users_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    sharded = {"device": "cpu", "sampling": "neighbors", "user_table": "sharded"}
+    check_settings(LIRDRecConfig(), TrainingConfig(**sharded, user_gradients="sparse"))
+    for model, settings, name in (
+        ({}, {"race": True}, "race"),
+        ({}, {"refit": True}, "refit"),
+        ({}, {"sampling": "full"}, "user_table"),
+        ({"new_item_scale": 0}, {}, "new_item_scale"),
+    ):
+        with pytest.raises(ConfigError, match=f"`{name}"):
+            check_settings(LIRDRecConfig(**model), TrainingConfig(**{**sharded, **settings}))

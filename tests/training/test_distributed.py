@@ -237,7 +237,6 @@ def test_a_mistake_is_named_once(alone: Path, options: tuple[object, ...], tmp_p
     Pair(tmp_path, *options, "--out", alone).assert_refused("is not empty")
     Pair(tmp_path, *options, "--out", tmp_path / "run", **FABRIC_RUN).assert_refused("fabric run", "--precision")
     assert not (tmp_path / "run").exists()
-    Pair(tmp_path, *options, *SHARDED, "--refit", "--out", tmp_path / "run").assert_refused("--refit", "--user-table")
     # Only the first process tries to lock the folder.
     (tmp_path / "used").mkdir()
     with FileLock(tmp_path / "used" / ".lock"):
