@@ -28,14 +28,10 @@ from lirdrec_pyg.training import Trainer, TrainingConfig, make_fabric
 from lirdrec_pyg.training.distributed import leave
 
 
-def prepare(folder: Path, users: int, items: int, interactions: int, width: int) -> None:
+def prepare(_rank: int, folder: Path, users: int, items: int, interactions: int, width: int) -> None:
     """Write a graph into ``folder``."""
     data = generated_graph(users, items, interactions, {"content": width})
     save_graph(LIRDRec.graph_transform(LIRDRecConfig(), progress=True)(data), folder / "graph.safetensors")
-
-
-def _prepare(_rank: int, *args: object) -> None:
-    prepare(*args)  # type: ignore[arg-type]
 
 
 def measure(rank: int, processes: int, port: int, folder: Path, steps: int, fanout: str, batch_size: int) -> None:
@@ -122,7 +118,7 @@ def main(
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        mp.spawn(_prepare, (folder, users, items, interactions, width))  # in a process of its own, for its memory
+        mp.spawn(prepare, (folder, users, items, interactions, width))  # in a process of its own, for its memory
         for count in map(int, processes.split(",")):
             mp.spawn(measure, (count, free_port(), folder, steps, fanout, batch_size), count)
             found = [(folder / f"{count}-{rank}").read_text(encoding="ascii").split() for rank in range(count)]

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 from filelock import FileLock, Timeout
@@ -281,6 +281,15 @@ def save_state(folder: Path, name: str, state: Mapping[str, "Tensor"]) -> None:
     write_file(folder, f"{name}.safetensors", lambda path: save_tensors(tensors, path, {"format": "lirdrec-pyg 1"}))
 
 
+def read_tensors(file: Any, keys: Iterable[str] | None = None) -> dict[str, "Tensor"]:
+    """Read tensors of an open safetensors file; by default all of them."""
+    found = {key: file.get_tensor(key) for key in keys or file.keys()}
+    if num_processes() > 1:  # they share the memory of the file
+        return found
+    # Clones are aligned in memory as trained weights are, so that sums round equally.
+    return {key: value.clone() for key, value in found.items()}
+
+
 def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, "Tensor"]:
     """Read tensors that :func:`save_state` wrote; by default all of them.
 
@@ -289,10 +298,6 @@ def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, "Tens
     """
     try:
         with safe_open(path, framework="pt") as file:
-            found = {key: file.get_tensor(key) for key in keys or file.keys()}
-            if num_processes() > 1:  # they share the memory of the file
-                return found
-            # Clones are aligned in memory as trained weights are, so that sums round equally.
-            return {key: value.clone() for key, value in found.items()}
+            return read_tensors(file, keys)
     except (OSError, SafetensorError) as error:
         raise RunError(f"Cannot read {path} ({first_line(error)}).") from error

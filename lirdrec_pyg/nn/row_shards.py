@@ -34,9 +34,10 @@ class RowShards:
 
     def __init__(self, num_rows: int, device: str = "cpu") -> None:
         self.num_rows, self._device = num_rows, device
-        self.count, self.rank = dist.get_world_size(), dist.get_rank()
+        self.count = dist.get_world_size()
         self._size = -(-num_rows // self.count)
-        self.start, self.stop = (min(num_rows, self._size * rank) for rank in (self.rank, self.rank + 1))
+        self.start = min(num_rows, self._size * dist.get_rank())
+        self.stop = min(num_rows, self.start + self._size)
 
     @cached_property
     def _group(self) -> Any:

@@ -50,7 +50,7 @@ from lirdrec_pyg.training import (
     check_settings,
     make_fabric,
 )
-from lirdrec_pyg.training.distributed import leave, noticing_lost_processes
+from lirdrec_pyg.training.distributed import leave
 
 _log = logging.getLogger(__name__)
 
@@ -240,9 +240,7 @@ def resume(
         if training_config.is_sharded:
             if written is not None:
                 written.reopen(dataset.config, model_config, training_config)
-            fabric.barrier()
-            with noticing_lost_processes():
-                recommender = train_sharded(run, fabric, model_config, training_config, callback, checkpoint)
+            recommender = train_sharded(run, fabric, model_config, training_config, callback, checkpoint)
             callback.on_fit_end(recommender)
             leave(fabric)
             return recommender

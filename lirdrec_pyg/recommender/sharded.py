@@ -10,7 +10,7 @@ from lightning_fabric import Fabric, seed_everything
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback
-from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, has_new_items
+from lirdrec_pyg.data import INTERACTS, Dataset, Split, has_new_items
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.files import load_state, save_state
 from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_unclicked
@@ -31,7 +31,6 @@ from lirdrec_pyg.training.journal import WEIGHTS
 from lirdrec_pyg.training.sharded_files import save_sharded
 
 
-@noticing_lost_processes()
 def fit_sharded(
     read: Callable[[], Dataset],
     model_config: ModelConfig,
@@ -55,7 +54,6 @@ def fit_sharded(
         del dataset
     with started as run:
         gc.collect()
-        fabric.barrier()
         return fabric, train_sharded(run, fabric, model_config, training_config, callback)
 
 
@@ -80,6 +78,7 @@ def share_interactions(data: HeteroData, folder: Path, fabric: Fabric) -> None:
         path.unlink()
 
 
+@noticing_lost_processes()
 def train_sharded(
     run: Run,
     fabric: Fabric,
@@ -89,6 +88,7 @@ def train_sharded(
     checkpoint: Checkpoint | None = None,
 ) -> Recommender:
     """Train on the graph in the run folder, from scratch or from ``checkpoint``, and write the result into it."""
+    fabric.barrier()  # until the first process has written the folder
     dataset = run.dataset()
     share_interactions(dataset.graph, run.path, fabric)
     seed_everything(training_config.seed, verbose=False)
@@ -96,10 +96,10 @@ def train_sharded(
     if checkpoint is not None:
         trainer.restore(checkpoint)
         del checkpoint
-    tasks = {split: task for split in HELD_OUT if (task := trainer.ranking_task(split)) is not None}
+    tasks = {Split.VALID: trainer.task, Split.TEST: trainer.ranking_task(Split.TEST)}
     fitted(trainer, Journal(run.path), callback)
     model = trainer.model.module
-    metrics = {split.value: trainer.evaluate(task) for split, task in tasks.items()}
+    metrics = {split.value: trainer.evaluate(task) for split, task in tasks.items() if task is not None}
     vectors = trainer.loader.vectors(model)
     shards = trainer.shards
     assert shards is not None

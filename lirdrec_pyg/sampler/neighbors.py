@@ -104,6 +104,9 @@ class NeighborSampling:
         num_item_layers: number of layers of the item graph.
         num_workers: number of processes that sample ahead; by default, batches are sampled in this process.
 
+    Attributes:
+        degree: interactions of each node, float32, by kind of node.
+
     Raises:
         ConfigError: if neither pyg-lib nor torch-sparse is installed.
     """
@@ -117,12 +120,12 @@ class NeighborSampling:
         self.num_workers = num_workers
         self._features = {key: data["item"][key] for key in _item_inputs(data)}
         self._dct_mode = data["item"].get("dct_mode")
-        self._degree = {
+        self.degree = {
             kind: degree(index, data[kind].num_nodes)
             for kind, index in zip(_KINDS, data[INTERACTS].edge_index, strict=True)
         }
         # Offset of the neighbors of each node among all edges.
-        self._first = {kind: count.long().cumsum(0) - count.long() for kind, count in self._degree.items()}
+        self._first = {kind: count.long().cumsum(0) - count.long() for kind, count in self.degree.items()}
         self._graph, self._num_neighbors = self._levels(data)
         with warnings.catch_warnings():
             # PyG recommends pyg-lib over torch-sparse, but pyg-lib is not on PyPI.
@@ -223,7 +226,7 @@ class NeighborSampling:
     def _interactions(self, sample: HeteroData, edge_type: EdgeType) -> SparseOperator:
         source, target = sample[edge_type].edge_index
         source_degree, target_degree = (
-            self._degree[_kind(name)][sample[name].n_id][index]
+            self.degree[_kind(name)][sample[name].n_id][index]
             for name, index in ((edge_type[0], source), (edge_type[2], target))
         )
         first = self._first[_kind(edge_type[2])][sample[edge_type[2]].n_id][target]

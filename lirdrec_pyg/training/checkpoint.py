@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lirdrec_pyg.errors import RunError, first_line
-from lirdrec_pyg.files import save_tensors
-from lirdrec_pyg.launcher import num_processes
+from lirdrec_pyg.files import read_tensors, save_tensors
 
 _FORMAT, _CHECKSUM = "lirdrec-pyg checkpoint 1", "sha256"
 
@@ -110,10 +109,7 @@ class Checkpoint:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != _FORMAT:
                     raise RunError(f"Cannot resume from {path}: its format is {metadata.get('format')!r}.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if num_processes() == 1:  # several share the memory of the file
-                # Clones are aligned in memory as trained weights are, so that sums round equally.
-                tensors = {name: value.clone() for name, value in tensors.items()}
+                tensors = read_tensors(file)
             # Files of earlier versions, and of sharded trainings, have none.
             checksum = metadata.pop(_CHECKSUM, None)
             if checksum is not None and checksum != _checksum(tensors, metadata):

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
-from torch_geometric.utils import degree
 
-from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, held_out_edges
+from lirdrec_pyg.data import HELD_OUT, INTERACTS, held_out_edges
 from lirdrec_pyg.models import ModelConfig, Vectors, eval_mode, model_class
 from lirdrec_pyg.nn import RowShards, degree_scale
 from lirdrec_pyg.sampler import NeighborSampling, SampledGraph
@@ -143,28 +142,25 @@ class ShardedGraphLoader(SampledGraphLoader):
 
     def vectors(self, model: Any) -> Vectors:
         # Made anew each time, since it takes as much memory as the graph.
-        own = part_of_users(self.data, self._shards.start, self._shards.stop)
+        rows = self._shards.rows
+        own = part_of_users(self.data, rows)
+        user, item = own[INTERACTS].edge_index
+        degree = self._sampling.degree
+        own[INTERACTS].edge_weight = degree_scale(degree["user"][rows])[user] * degree_scale(degree["item"])[item]
         vectors: Vectors = model.layerwise_vectors(CacheAdjacency()(own), total=self._total)
         return vectors
 
 
-def part_of_users(data: HeteroData, start: int, stop: int) -> HeteroData:
-    """Return the graph of the users from ``start`` to ``stop`` and all items; edge weights are those of ``data``."""
+def part_of_users(data: HeteroData, rows: slice) -> HeteroData:
+    """Return the graph of some users in a row and all items, with the interactions from users to items only."""
     part = copy.copy(data)
-    part["user"].num_nodes = stop - start
+    part["user"].num_nodes = rows.stop - rows.start
     edges = {"edge_index": data[INTERACTS].edge_index}
     edges |= {split.edge_label_key: held_out_edges(data, split) for split in HELD_OUT}
     for key, pairs in edges.items():
-        first, last = torch.searchsorted(pairs[0], torch.tensor([start, stop])).tolist()  # sorted by user
+        first, last = torch.searchsorted(pairs[0], torch.tensor([rows.start, rows.stop])).tolist()  # sorted by user
         user, item = pairs[:, first:last]
-        part[INTERACTS][key] = torch.stack([user - start, item])
-    user, item = part[INTERACTS].edge_index
-    weight = degree_scale(degree(user, stop - start))[user] * degree_scale(
-        degree(edges["edge_index"][1], data["item"].num_nodes)
-    ).index_select(0, item)
-    part[INTERACTED_BY].edge_index = part[INTERACTS].edge_index.flip([0])
-    for edge_type in (INTERACTS, INTERACTED_BY):
-        part[edge_type].edge_weight = weight
+        part[INTERACTS][key] = torch.stack([user - rows.start, item])
     return part
 
 

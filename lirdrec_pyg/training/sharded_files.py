@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from lirdrec_pyg.errors import RunError
 from lirdrec_pyg.files import UNFINISHED
 from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.nn import RowShards
 
 _DTYPES = {
     torch.float64: "F64",
@@ -72,7 +73,7 @@ def save_sharded(
             for key in order:
                 x, row = tensors[key].detach(), 0
                 if isinstance(x, DTensor):
-                    x, row = x.to_local(), -(-len(x) // dist.get_world_size()) * dist.get_rank()
+                    x, row = x.to_local(), RowShards(len(x)).start
                 elif not first:
                     continue
                 x = x.cpu().contiguous()

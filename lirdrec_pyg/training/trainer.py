@@ -130,7 +130,7 @@ class Trainer:
             return None
         if self.shards is None:
             return RankingTask.from_graph(self.data, split)
-        own = part_of_users(self.data, self.shards.start, self.shards.stop)
+        own = part_of_users(self.data, self.shards.rows)
         seen = SeenItems.of(own[INTERACTS].edge_index, own["user"].num_nodes)
         user, item = self.data[INTERACTS].edge_index
         first = int(torch.searchsorted(user, self.shards.start))
