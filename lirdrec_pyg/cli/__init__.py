@@ -64,11 +64,10 @@ class _Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        from lirdrec_pyg.cli.output import print_frame
         from lirdrec_pyg.cli.quick import quick_answer  # here, since --help needs neither polars nor numpy
 
-        if not ctx.resilient_parsing and (table := quick_answer(args[0], args[1:])) is not None:
-            return args[0], click.Command(args[0], callback=lambda: print_frame(table)), []
+        if not ctx.resilient_parsing and (answer := quick_answer(args[0], args[1:])) is not None:
+            return args[0], click.Command(args[0], callback=answer.show), []
         name, ctx.obj, left = super().resolve_command(ctx, args)
         return name, ctx.obj, left
 

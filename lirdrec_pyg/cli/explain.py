@@ -1,17 +1,13 @@
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import click
 import polars as pl
 
 from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
+from lirdrec_pyg.cli.explanation import print_explanation
 from lirdrec_pyg.cli.options import device_option, json_option, run_argument
-from lirdrec_pyg.cli.output import print_frame, printable
-from lirdrec_pyg.recommender import Explanation, Recommender
-
-_SHOWN_ITEMS = 10
 
 
 @click.command()
@@ -58,21 +54,11 @@ def explain(
         }
         click.echo(json.dumps(whole, indent=2, default=str))
         return
-    names = partial(_names, recommender)
-    ids = recommender.items.ids.gather(recommender.item_positions([item]).numpy())
-    click.echo(printable(f"score of {names(ids)[0]} for {user}: {explanation.score:.4f}"))
-    reasons = explanation.items.filter(pl.col("part") > 0, ~pl.col("item").is_in(ids.implode()))[:2]
-    because = [f"{name}, {share:.1%}" for name, share in zip(names(reasons["item"]), reasons["share"], strict=True)]
-    if because:
-        click.echo(printable(f"because of {', and '.join(because)}"))
-    click.echo()
-    print_frame(_summary(explanation, shown))
-    if len(explanation.branches):
-        click.echo()
-        print_frame(explanation.branches)
-    if len(explanation.nearest):
-        click.echo("\nmost similar items of the user:")
-        print_frame(explanation.nearest.select("modality", "item", *shown, "cosine"))
+    catalog = recommender.dataset.catalog
+    titles = None if catalog is None else catalog.titles
+    print_explanation(
+        explanation, user, recommender.items.ids.gather(recommender.item_positions([item]).numpy()), titles, shown
+    )
 
 
 def reasons_as_text(frame: pl.DataFrame) -> pl.DataFrame:
@@ -83,24 +69,3 @@ def reasons_as_text(frame: pl.DataFrame) -> pl.DataFrame:
         named = pl.coalesce(*title, pl.col(name).cast(pl.String))
         reasons.append(pl.format("{}% {}", (100 * pl.col(f"{name}_share")).round(1), named).alias(name))
     return frame.with_columns(reasons).select(pl.exclude(r"^because_\d+_(title|share)$"))
-
-
-def _names(recommender: Recommender, ids: pl.Series) -> list[str]:
-    """Return items as people call them, such as ``Radiohead (154)``."""
-    catalog = recommender.dataset.catalog
-    titles = [None] * len(ids) if catalog is None else catalog.titles(ids)
-    return [str(i) if title in (None, str(i)) else f"{title} ({i})" for i, title in zip(ids, titles, strict=True)]
-
-
-def _summary(explanation: Explanation, shown: list[str]) -> pl.DataFrame:
-    """Return the parts of a score, with those of the weaker items summed up."""
-    items = explanation.items
-    others = items[_SHOWN_ITEMS:]
-    rows = [
-        (f"{len(others)} other{'s' * (len(others) > 1)}", others["part"].sum(), others["share"].sum()),
-        ("beyond the items", explanation.user_part, explanation.user_share),
-    ]
-    summed = pl.DataFrame(rows[0 if len(others) else 1 :], ["item", "part", "share"], orient="row")
-    named = items[:_SHOWN_ITEMS].with_columns(pl.col("item").cast(pl.String)).select("item", *shown, "part", "share")
-    share = pl.format("{}%", (100 * pl.col("share")).round(1)).alias("share")
-    return pl.concat([named, summed], how="diagonal").with_columns(share)

@@ -4,22 +4,28 @@ There is no quick answer to a question with any other option, or where anything 
 command itself then answers, or says what is wrong.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import polars as pl
 from safetensors import SafetensorError, safe_open
 
+from lirdrec_pyg.cli.explanation import print_explanation
+from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.errors import RunError
+from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.files import verify_checksums
 
 # As in recommender/run.py, data/graph.py and recommender/similar.py, whose imports take too long.
 _NEEDED = ("versions.json", "graph.safetensors", "users.parquet", "items.parquet", "vectors.safetensors")
 _OPTIONAL = ("new_items.safetensors", "new_items.parquet", "new_vectors.safetensors", "catalog.parquet")
 _INTERACTIONS = ("edge_index", "val_edge_label_index", "test_edge_label_index")
+_FEATURES = "item:x_"
 _SAME_COSINE = 1e-5
 
 
@@ -27,19 +33,22 @@ class _UnusualError(Exception):
     pass
 
 
-def quick_answer(command: str, args: Sequence[str]) -> pl.DataFrame | None:
-    """Return the table that a command prints; ``None`` if only the command itself can tell."""
+class Answer(NamedTuple):
+    """What a command finds, and the function that prints it."""
+
+    found: pl.DataFrame | Explanation
+    show: Callable[[], None]
+
+
+def quick_answer(command: str, args: Sequence[str]) -> Answer | None:
+    """Return what a command answers; ``None`` if only the command itself can tell."""
     if command not in _QUESTIONS:
         return None
-    option, k, answer = _QUESTIONS[command]
-    params = [
-        click.Argument(["run"], type=click.Path(path_type=Path)),
-        click.Option([option, "asked"], required=True),
-        click.Option(["-k"], default=k, type=click.IntRange(1)),
-    ]
+    options, answer = _QUESTIONS[command]
+    params = [click.Argument(["run"], type=click.Path(path_type=Path)), *options]
     try:
         values = click.Command(command, params=params, add_help_option=False).make_context(command, [*args]).params
-        return answer(_Stored(values["run"]), values["asked"], values["k"])
+        return answer(_Stored(values.pop("run")), **values)
     except (_UnusualError, click.UsageError, RunError, OSError, SafetensorError, pl.exceptions.PolarsError):
         return None
 
@@ -63,29 +72,56 @@ class _Stored:
     def _present(self, *names: str) -> list[str]:
         return [name for name in names if name in self._files]
 
-    def _tensors(self, name: str) -> Any:
+    def tensors(self, name: str) -> Any:
+        """Open a file of tensors."""
         return safe_open(self._run / name, framework="np")
 
     def item_vectors(self) -> np.ndarray:
         """Return the vectors of all items."""
         names = self._present("vectors.safetensors", "new_vectors.safetensors")
-        return np.concatenate([self._tensors(name).get_tensor("item") for name in names])
+        return np.concatenate([self.tensors(name).get_tensor("item") for name in names])
 
     def user_vector(self, user: int) -> np.ndarray:
         """Return the vector of a user."""
-        vector: np.ndarray = self._tensors("vectors.safetensors").get_slice("user")[user]
+        vector: np.ndarray = self.tensors("vectors.safetensors").get_slice("user")[user]
         return vector
 
     def interactions(self) -> Iterator[np.ndarray]:
         """Yield all known interactions (user, item), those for training first."""
         first = {"user/interacts/item": 0, "new_item": self._num_trained}
         for name in self._present("graph.safetensors", "new_items.safetensors"):
-            tensors = self._tensors(name)
+            tensors = self.tensors(name)
             known = {*tensors.keys()}
             for kind in _INTERACTIONS:
                 for prefix, offset in first.items():
                     if (key := f"{prefix}:{kind}") in known:
                         yield tensors.get_tensor(key) + np.array([[0], [offset]])
+
+    def training_edges(self) -> np.ndarray:
+        """Return the pairs (user, item) of the training, of a run without new items."""
+        if len(self.items) > self._num_trained or b"id_branch: true" in (self._run / "config.yaml").read_bytes():
+            raise _UnusualError
+        return next(self.interactions())
+
+    def modalities(self) -> list[str]:
+        """Return the modalities of the graph, in its order."""
+        order = json.loads(self.tensors("graph.safetensors").metadata()["order"])
+        return [name.removeprefix(_FEATURES) for name in order if name.startswith(_FEATURES)]
+
+    def nearest(self, modality: str, item: int, others: np.ndarray, k: int = 3) -> pl.DataFrame:
+        """Return the ``k`` others with the largest cosines to the item by raw features."""
+        graph, mask = self.tensors("graph.safetensors"), f"item:mask_{modality}"
+        stored = graph.get_slice(_FEATURES + modality)
+        rows = np.stack([stored[i] for i in (item, *others)]).astype(np.float32)
+        length = np.linalg.norm(rows, axis=1).clip(1e-8)
+        cosine = rows[1:] @ rows[0] / (length[1:] * length[0])
+        if mask in [*graph.keys()]:
+            real = graph.get_tensor(mask)
+            cosine[~(real[others] & real[item])] = -np.inf
+        best = np.argsort(-cosine, kind="stable")[:k]
+        best = best[cosine[best] > -np.inf]
+        names = pl.Series([modality] * len(best), dtype=pl.String)
+        return pl.DataFrame({"modality": names, "item": self.items.gather(others[best]), "cosine": cosine[best]})
 
     def best(self, score: np.ndarray, k: int, name: str) -> pl.DataFrame:
         """Return the items with the largest scores above minus infinity."""
@@ -93,20 +129,30 @@ class _Stored:
         best = best[score[best] > -np.inf]
         return pl.DataFrame({"item": self.items.gather(best), "rank": np.arange(1, len(best) + 1), name: score[best]})
 
+    def title_column(self) -> str | None:
+        """Return the column of the catalog that names the items, if there is one."""
+        if not self._present("catalog.parquet"):
+            return None
+        title = pl.read_parquet_metadata(self._run / "catalog.parquet").get("title") or "id"
+        return None if title == "id" else title
+
+    def titles(self, column: str, items: pl.Series) -> pl.Series:
+        """Return the titles of some items, null where there is none."""
+        catalog = pl.read_parquet(self._run / "catalog.parquet", columns=["id", column])
+        known = catalog["id"].cast(pl.String)
+        return items.cast(pl.String).replace_strict(known, catalog[column], default=None).alias(column)
+
     def titled(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the titles of the items, if there are any."""
-        if not self._present("catalog.parquet"):
-            return frame
-        path = self._run / "catalog.parquet"
-        title = pl.read_parquet_metadata(path).get("title") or "id"
-        if title == "id":
+        if (title := self.title_column()) is None:
             return frame
         if title in frame.columns:
             raise _UnusualError
-        catalog = pl.read_parquet(path, columns=["id", title])
-        known = catalog["id"].cast(pl.String)
-        titles = frame["item"].cast(pl.String).replace_strict(known, catalog[title], default=None)
-        return frame.with_columns(titles.alias(title))
+        return frame.with_columns(self.titles(title, frame["item"]))
+
+
+def _table(frame: pl.DataFrame) -> Answer:
+    return Answer(frame, partial(print_frame, frame))
 
 
 def _position(ids: pl.Series, name: str) -> int:
@@ -116,7 +162,7 @@ def _position(ids: pl.Series, name: str) -> int:
     return int(found[0])
 
 
-def _recommended(run: _Stored, users: str, k: int) -> pl.DataFrame:
+def _recommended(run: _Stored, users: str, k: int) -> Answer:
     interactions, item, frames = [*run.interactions()], run.item_vectors(), []
     for name in dict.fromkeys(map(str.strip, users.split(","))):
         user = _position(run.users, name)
@@ -127,10 +173,10 @@ def _recommended(run: _Stored, users: str, k: int) -> pl.DataFrame:
         score[np.concatenate(seen)] = -np.inf
         best = run.best(score, k, "score")
         frames.append(best.insert_column(0, run.users.gather([user] * len(best)).alias("user")))
-    return run.titled(pl.concat(frames))
+    return _table(run.titled(pl.concat(frames)))
 
 
-def _similar(run: _Stored, item: str, k: int) -> pl.DataFrame:
+def _similar(run: _Stored, item: str, k: int) -> Answer:
     position, x = _position(run.items, item), run.item_vectors()
     length = np.linalg.norm(x, axis=1).clip(1e-8)
     cosine = x @ x[position] / (length * length[position])
@@ -138,11 +184,63 @@ def _similar(run: _Stored, item: str, k: int) -> pl.DataFrame:
     if np.ptp(others) < _SAME_COSINE:
         raise _UnusualError
     cosine[position] = -np.inf
-    return run.titled(run.best(cosine, k, "cosine"))
+    return _table(run.titled(run.best(cosine, k, "cosine")))
 
 
-# The option that asks, the default of -k, and the answer.
-_QUESTIONS: dict[str, tuple[str, int, Callable[[_Stored, str, int], pl.DataFrame]]] = {
-    "recommend": ("--users", 20, _recommended),
-    "similar": ("--item", 10, _similar),
+def _explained(run: _Stored, user: str, item: str) -> Answer:
+    """As models.PropagatedUsers, whose ``rest`` is what the parts leave of the score."""
+    row, column = _position(run.users, user), _position(run.items, item)
+    edges, vectors = run.training_edges(), run.tensors("vectors.safetensors")
+    past = np.sort(edges[1, edges[0] == row])
+    x_user, x_item = vectors.get_slice("user")[row], vectors.get_slice("item")[column]
+    fusion, learned = vectors.get_slice("user_weight")[row], vectors.get_slice("item_layers").get_shape()[-1]
+    names = [*run.modalities(), "shared"]
+    if not len(past) or len(fusion) != len(names):
+        raise _UnusualError
+
+    query = fusion[:, None] * x_item[:learned].reshape(len(names), -1)
+    degree = np.bincount(edges[1], minlength=len(run.items))[past]
+    weight = 1 / np.sqrt((len(past) + 1e-7) * (degree + 1e-7))
+    part = weight * (vectors.get_tensor("item_layers")[:-1, past].sum(axis=0) @ query.ravel())
+    branches = [*(x_user * x_item)[:learned].reshape(len(names), -1).sum(axis=1, dtype=np.float64)]
+    if len(x_user) > learned:
+        given = vectors.get_tensor("linear")[past]
+        scale = np.linalg.norm(x_user[learned:]) / max(np.linalg.norm(given.sum(axis=0)), 1e-12)
+        part += scale * (given @ x_item[learned:])
+        branches.append((x_user * x_item)[learned:].sum(dtype=np.float64))
+
+    score = float(x_user.astype(np.float64) @ x_item)
+    rest = score - float(part.sum())
+    whole = (np.abs(part).sum() + abs(rest)) or 1
+    items = pl.DataFrame({"item": run.items.gather(past), "part": part, "share": part / whole})
+    found = Explanation(
+        score=score,
+        items=run.titled(items.sort("part", descending=True, maintain_order=True)),
+        user_part=rest,
+        user_share=rest / whole,
+        branches=pl.DataFrame(
+            {
+                "branch": [*names, "linear"][: len(branches)],
+                "weight": pl.Series([*fusion.tolist(), None][: len(branches)], dtype=pl.Float32),
+                "part": branches,
+            }
+        ),
+        nearest=run.titled(pl.concat([run.nearest(name, column, past[past != column]) for name in names[:-1]])),
+    )
+    title = run.title_column()
+    titles, shown = (None, []) if title is None else (partial(run.titles, title), [title])
+    return Answer(found, partial(print_explanation, found, user, run.items[[column]], titles, shown))
+
+
+# The options of a plain question, and the answer.
+_QUESTIONS: dict[str, tuple[list[click.Option], Callable[..., Answer]]] = {
+    "recommend": (
+        [click.Option(["--users"], required=True), click.Option(["-k"], default=20, type=click.IntRange(1))],
+        _recommended,
+    ),
+    "similar": (
+        [click.Option(["--item"], required=True), click.Option(["-k"], default=10, type=click.IntRange(1))],
+        _similar,
+    ),
+    "explain": ([click.Option(["--user"], required=True), click.Option(["--item"], required=True)], _explained),
 }

@@ -1,7 +1,7 @@
 """Why an item is recommended: parts of a score, and cosines of representations or raw features."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import polars as pl
 import torch
@@ -11,6 +11,7 @@ from torch_geometric.utils import scatter
 from lirdrec_pyg.data import Vocabulary, modalities
 from lirdrec_pyg.data.dataset import Table, to_polars
 from lirdrec_pyg.errors import DataError, listed
+from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.models import Attribution, Parts, attribution_of_history
 from lirdrec_pyg.recommender.columns import checked_columns, with_columns
 from lirdrec_pyg.recommender.cosines import feature_cosines, largest
@@ -21,33 +22,6 @@ if TYPE_CHECKING:
     from lirdrec_pyg.recommender.recommender import Recommender
 
 _BLOCK_PARTS = 2**20
-
-
-class Explanation(NamedTuple):
-    """Why an item has its score for a user.
-
-    A share is a part of the score, divided by the sum of the absolute values of all parts of :attr:`items` and of
-    :attr:`user_part`. If no part is negative, it is the fraction of the score.
-
-    Attributes:
-        score: score of the item.
-        items: one row per training item of the user, the largest part first: ``item``, its ``part`` of the score and
-            its ``share``.
-        user_part: part of what was learned about the user beyond the items; it and the parts of :attr:`items` add up to
-            the score.
-        user_share: its share.
-        branches: one row per branch: ``branch``, the ``weight`` of the user's fusion, null for the linear branch, and
-            the ``part`` of the score, which sum to it; empty for a model without branches.
-        nearest: the user's other training items that are most similar to the item by raw features: ``modality``,
-            ``item``, ``cosine``.
-    """
-
-    score: float
-    items: pl.DataFrame
-    user_part: float
-    user_share: float
-    branches: pl.DataFrame
-    nearest: pl.DataFrame
 
 
 def explain(

@@ -32,6 +32,7 @@ from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import ConfigError, DataError, listed
+from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.html import table_of
 from lirdrec_pyg.models import (
     Attribution,
@@ -44,7 +45,7 @@ from lirdrec_pyg.models import (
 )
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems
 from lirdrec_pyg.recommender.evaluate import Evaluator
-from lirdrec_pyg.recommender.explain import Explanation, because, explain
+from lirdrec_pyg.recommender.explain import because, explain
 from lirdrec_pyg.recommender.history import History
 from lirdrec_pyg.recommender.ids import IDs, as_ids
 from lirdrec_pyg.recommender.recommend import Fallback, recommend_blocks, recommend_for_history

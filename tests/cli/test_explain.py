@@ -29,7 +29,7 @@ def test_an_explanation_is_printed(run: Path) -> None:
 
 
 def test_titles_are_shown_and_weak_items_summed_up(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lirdrec_pyg.cli.explain._SHOWN_ITEMS", 2)
+    monkeypatch.setattr("lirdrec_pyg.cli.explanation._SHOWN_ITEMS", 2)
     recommender = Recommender.load(run)
     ids = recommender.items.ids
     pl.DataFrame({"id": ids, "title": "The " + ids, "price": range(len(ids))}).write_csv(tmp_path / "catalog.csv")
