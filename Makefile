@@ -27,7 +27,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.report
-	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --report --epochs 40 --patience 8 --lr 1e-3 --batch-size 1024
+	$(VENV)/bin/lirdrec-pyg fit --data synthetic --out runs/demo --overwrite --report
 	@echo "Open runs/demo.html in a browser. Compute the metrics again: $(VENV)/bin/lirdrec-pyg evaluate runs/demo"
 
 test: $(VENV)/.test

@@ -24,7 +24,7 @@ import polars as pl
 import torch
 from harness import Row, json_option, report
 
-from lirdrec_pyg import Dataset, LIRDRecConfig, Recommender, TrainingConfig, fit
+from lirdrec_pyg import Dataset, Recommender, fit
 from lirdrec_pyg.data import (
     INTERACTS,
     NewItems,
@@ -41,7 +41,8 @@ from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import fold_in_users
 from lirdrec_pyg.nn import DotProducts, SeenItems
 from lirdrec_pyg.recommender.update import UpdateConfig
-from lirdrec_pyg.training.config import PRESETS
+from lirdrec_pyg.training import PRESETS, preset
+from lirdrec_pyg.training.config import Preset
 
 Features = dict[str, dict[Any, np.ndarray]]
 
@@ -54,7 +55,7 @@ Features = dict[str, dict[Any, np.ndarray]]
 @click.option("--nights", default=10, show_default=True)
 @click.option("--last", default=0.2, show_default=True, help="Share of the interactions that arrives in these nights.")
 @click.option("--scratch", default="1,5,10", show_default=True, help="Nights to train from scratch in.")
-@click.option("--preset", default="fast", show_default=True, type=click.Choice(list(PRESETS)))
+@click.option("--preset", "preset_name", default="fast", show_default=True, type=click.Choice(list(PRESETS)))
 @click.option("--lr", type=float, help="Learning rate of the trainings from scratch.")
 @click.option("--update-lr", type=float, help="Learning rate of the updates; by default the same.")
 @click.option("--patience", default=UpdateConfig.patience, show_default=True, help="Patience of the updates.")
@@ -68,7 +69,7 @@ def main(
     nights: int,
     last: float,
     scratch: str,
-    preset: str,
+    preset_name: Preset,
     lr: float | None,
     update_lr: float | None,
     patience: int,
@@ -80,9 +81,9 @@ def main(
     frame = split_interactions(frame, "random", seed).sort("time")
     first = round(len(frame) * (1 - last))
     ends = [first + round((len(frame) - first) * night / nights) for night in range(nights + 1)]
-    config = TrainingConfig(**{**PRESETS[preset], **({} if lr is None else {"lr": lr})})  # type: ignore[index]
+    model_config, config = preset(preset_name, **({} if lr is None else {"lr": lr}))
     from_scratch = {int(night) for night in scratch.split(",")}
-    model, seconds = _timed(fit, _dataset(frame[: ends[0]], vectors), LIRDRecConfig(), config)
+    model, seconds = _timed(fit, _dataset(frame[: ends[0]], vectors), model_config, config)
     rows: list[Row] = []
     for night in range(nights + 1):
         known = frame[: ends[night]]
@@ -95,7 +96,7 @@ def main(
         row: Row = {"night": night, "interactions": len(known), "epochs": model.metrics["epochs"], "seconds": seconds}
         row |= _metrics(model, known, "") | (served if night else {})
         if night in from_scratch:
-            other, seconds = _timed(fit, _dataset(known, vectors), LIRDRecConfig(), config)
+            other, seconds = _timed(fit, _dataset(known, vectors), model_config, config)
             row |= {"scratch epochs": other.metrics["epochs"], "scratch seconds": seconds}
             row |= _metrics(other, known, "scratch ")
         rows.append(row)

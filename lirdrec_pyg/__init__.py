@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lirdrec_pyg.sampler import BPRSampler as BPRSampler
     from lirdrec_pyg.training import Trainer as Trainer
     from lirdrec_pyg.training import TrainingConfig as TrainingConfig
+    from lirdrec_pyg.training import preset as preset
 
 _MODELS = "LIRDRec BM3 BPRMF ContentKNN EASE FREEDOM ItemKNN LightGCN MGCN MMGF MMHCL Popularity VBPR"
 _MODULES = {
@@ -42,7 +43,7 @@ _MODULES = {
     "models": " ".join(["LIRDRec", *(f"{name}Config" for name in _MODELS.split())]),
     "recommender": "Recommender fit resume",
     "sampler": "BPRSampler",
-    "training": "Trainer TrainingConfig",
+    "training": "Trainer TrainingConfig preset",
 }
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -91,7 +91,7 @@ def test_commands_and_python_of_the_guides_run(printed: str) -> None:
         *("add-items", "recommend", "recommend"),
         *("fit", "update"),
         *("export", "export"),
-        *("analyze", "analyze"),
+        *("analyze", "fit", "analyze"),
     ]
     assert len(blocks("python", GUIDES["python"])) == 2
     assert "branch" in printed

@@ -108,7 +108,7 @@ def main() -> None:
 
     \b
     Try it on generated data:
-      lirdrec-pyg fit --data synthetic --out runs/demo --lr 1e-3 --epochs 30
+      lirdrec-pyg fit --data synthetic --out runs/demo
     Describe a data set of your own, then train on it:
       lirdrec-pyg info shop/
       lirdrec-pyg fit --data shop/ --out runs/shop

@@ -41,7 +41,7 @@ def analyze(ctx: click.Context) -> None:
 @click.option("--data", required=True, help=DataConfig.doc("data"))
 @folder_option("an earlier analysis", "Folder for table, plot and verdict.")
 @config_file_option
-@preset_option
+@preset_option("paper")
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
     """Test whether features get larger updates than ID vectors, which stay poor.

@@ -54,7 +54,7 @@ _CHANGEABLE_OPTIONS = [f"--{name}" for name in _CHANGEABLE]
 )
 @config_file_option
 @model_option
-@preset_option
+@preset_option("best")
 @click.option("--data", help=DataConfig.doc("data"))
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 @click.pass_context

@@ -42,6 +42,12 @@ class ModelCommand(click.Command):
 
     config: type[ModelConfig] = LIRDRecConfig
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for param in self.params:
+            if param.name == "sampling":  # read before --preset, whose default depends on it
+                param.is_eager = True
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
@@ -65,6 +71,10 @@ class ModelCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by what they are about, those that most people use first."""
+        if ctx.get_parameter_source("preset") is None:  # --help was read before it
+            for param in self.params:
+                if param.name == "preset":
+                    param.handle_parse_result(ctx, {}, [])
         left = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
         groups = {
             "Most used": _MOST_USED,

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 import yaml
+from click.core import ParameterSource
 
 from lirdrec_pyg.data import find_features
 from lirdrec_pyg.devices import Device
@@ -216,26 +217,34 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
 
-def preset_option(command: Command) -> Command:
-    """Add ``--preset``, whose settings replace the defaults of options."""
+def preset_option(default: Preset) -> Callable[[Command], Command]:
+    """Add ``--preset``, whose settings replace the defaults of options.
+
+    Where the default is 'best', it is 'paper' beside a file of settings, which says what differs from the defaults of
+    the paper, and beside ``--sampling neighbors``, for which 'best' has no loss.
+    """
     fast = ", ".join(f"{option_name(name)} {value:g}" for name, value in PRESETS["fast"].items())
+    exceptions = " By default 'paper' with --config and with --sampling neighbors." if default == "best" else ""
     return click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        default="paper",
+        default=default,
         show_default=True,
         is_eager=True,
         expose_value=False,
         callback=_apply_preset,
-        help="'paper' trains as the paper does; 'fast' reaches the same validation metrics in a third to half of the "
-        f"time ({fast}); 'best' recommends best, by a softmax over all items, averaged weights, a linear model beside, "
-        "and a race that decides about the item graph (--preset best --help shows its settings). Options on the "
-        "command line or in --config win.",
-    )(command)
+        help="'best' recommends best, by a softmax over all items, averaged weights, a linear model beside, and a race "
+        "that decides about the item graph; 'paper' trains as the paper does (--preset paper --help shows its "
+        f"settings); 'fast' reaches the same validation metrics as 'paper' in a third to half of the time ({fast}). "
+        f"Options on the command line or in --config win.{exceptions}",
+    )
 
 
-def _apply_preset(ctx: click.Context, _param: click.Parameter, preset: Preset) -> None:
-    ctx.default_map = {**PRESETS[preset], **(ctx.default_map or {})}
+def _apply_preset(ctx: click.Context, param: click.Parameter, preset: Preset) -> None:
+    """Make the settings of a preset the defaults of the other options."""
+    is_given = ctx.get_parameter_source("preset") not in (None, ParameterSource.DEFAULT)
+    if is_given or param.default != "best" or not (ctx.default_map or ctx.params.get("sampling") == "neighbors"):
+        ctx.default_map = {**PRESETS[preset], **(ctx.default_map or {})}
 
 
 def split_ids(option: str, text: str) -> list[str]:

@@ -28,7 +28,7 @@ from lirdrec_pyg.training import MONITOR, EpochResult, Trainer, TrainingConfig
     help="YAML file with the values to try instead of the paper's grid; see below.",
 )
 @config_file_option
-@preset_option
+@preset_option("paper")
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     """Search for the settings of LIRDRec with the best validation Recall@20.

@@ -49,6 +49,7 @@ from lirdrec_pyg.training import (
     TrainingConfig,
     check_settings,
     make_fabric,
+    preset,
 )
 from lirdrec_pyg.training.distributed import leave
 
@@ -77,7 +78,8 @@ def fit(
         data: the data, or what :meth:`Dataset.from_path` reads.
         model_config: hyperparameters, whose class says which model; by default those of LIRDRec.
         training_config: settings of the training; a model in closed form uses the device and ``refit`` only. By default
-            those of the paper, or of the model's own paper.
+            those of the paper, or of the model's own paper. Without either configuration, they are those of
+            :func:`lirdrec_pyg.preset`.
         out: run folder to write, from which an interrupted training can be resumed; by default nothing is written.
         callbacks: follow the training, and may stop it.
         overwrite: whether to replace an earlier run in ``out``.
@@ -88,6 +90,8 @@ def fit(
     Raises:
         LIRDRecError: naming the problem and the fix.
     """
+    if model_config is None and training_config is None:
+        model_config, training_config = preset("best")
     model_config = model_config or LIRDRecConfig()
     training_config = training_config or TrainingConfig(**model_config.training_defaults)
     if out is not None and is_first_process():

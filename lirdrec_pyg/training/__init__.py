@@ -1,7 +1,7 @@
 """Training: settings, the step, the loop, checkpoints."""
 
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult
-from lirdrec_pyg.training.config import DEFAULT_BATCH, MAX_STEPS, PRESETS, TrainingConfig, check_settings
+from lirdrec_pyg.training.config import DEFAULT_BATCH, MAX_STEPS, PRESETS, TrainingConfig, check_settings, preset
 from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric
 from lirdrec_pyg.training.journal import Journal
 from lirdrec_pyg.training.loaders import input_transform
@@ -30,6 +30,7 @@ __all__ = [
     "input_transform",
     "make_fabric",
     "make_optimizer",
+    "preset",
     "training_log",
     "training_step",
 ]

@@ -1,11 +1,11 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lirdrec_pyg.config import Config, field
 from lirdrec_pyg.devices import Device, resolve_device
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.launcher import num_processes
-from lirdrec_pyg.models import ModelConfig
+from lirdrec_pyg.models import LIRDRecConfig, ModelConfig
 from lirdrec_pyg.sampler import check_sampling
 from lirdrec_pyg.transforms import CacheAdjacency, SparseBackend, check_search
 
@@ -46,7 +46,7 @@ class TrainingConfig(Config):
     patience: int = field(20, "Stop after this many epochs without a better validation Recall@20.", min=1)
     batch_size: int | None = field(
         None,
-        "Triples (user, item, negative) per step. By default 2048, as in the paper; with more than a million "
+        "Triples (user, item, negative) per step. If not set, 2048, as in the paper; with more than a million "
         "interactions a 500th of them, since each step passes over the whole graph, unless --sampling is 'neighbors'.",
         min=1,
     )
@@ -211,3 +211,20 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "new_item_scale": 0,
     },
 }
+
+
+def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, TrainingConfig]:
+    """Return the settings of a preset, for ``fit(dataset, *preset("best", minutes=20))``.
+
+    Args:
+        name: ``"best"``, ``"fast"`` or ``"paper"``.
+        changes: settings of :class:`~lirdrec_pyg.LIRDRecConfig` and :class:`TrainingConfig` that differ.
+
+    Raises:
+        ConfigError: if there is no such preset, or a setting is invalid.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"`name` is {name!r}. Pass one of {', '.join(map(repr, PRESETS))}.")
+    settings = {**PRESETS[name], **changes}
+    of_model = {field.name: settings.pop(field.name) for field in fields(LIRDRecConfig) if field.name in settings}
+    return LIRDRecConfig(**of_model), TrainingConfig(**settings)

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from commands import assert_refused, help_of, lirdrec
 from runs import contents
 from safetensors.torch import load_file
 
+from lirdrec_pyg.cli import main
 from lirdrec_pyg.recommender import train
 from lirdrec_pyg.training import PRESETS
 from lirdrec_pyg.training import config as training_config
@@ -104,6 +106,23 @@ def test_options_win_over_the_config_file_and_that_over_a_preset(shared_shop: Pa
     given = ("--config", by_preset, "--epochs", 1, "--embedding-dim", 8)
     assert lirdrec("fit", "--data", shared_shop, "--out", out, *given).exit_code == 0
     assert {name: settings_of(out)[name] for name in PRESETS["fast"]} == PRESETS["fast"]
+
+
+def test_default_preset_is_best_where_it_can_be(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("epochs: 9\n")
+    fit = main.get_command(click.Context(main), "fit")
+    assert fit is not None
+    for options, loss in (
+        ([], "softmax"),
+        (["--epochs", "3"], "softmax"),
+        (["--config", str(config)], "bpr"),
+        (["--sampling", "neighbors"], "bpr"),
+        (["--config", str(config), "--preset", "best"], "softmax"),
+        (["--preset", "best", "--loss", "bpr"], "bpr"),
+    ):
+        assert fit.make_context("fit", options).params["loss"] == loss, options
+    assert help_of("fit") == help_of("fit", "--preset", "best")
 
 
 def test_preset_best_races_and_says_what_it_chose(

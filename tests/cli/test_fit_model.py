@@ -17,6 +17,7 @@ from commands import assert_refused, help_of, lirdrec
 from lirdrec_pyg import Recommender, TrainingConfig
 from lirdrec_pyg.models import MODEL_CONFIGS
 from lirdrec_pyg.recommender import Evaluator, Run
+from lirdrec_pyg.training import PRESETS
 
 TRAINED = [name for name, config in MODEL_CONFIGS.items() if not config.is_closed_form]
 
@@ -29,7 +30,8 @@ def options(name: str) -> list[Any]:
 
 
 def fit(name: str, shop: Path, out: Path, *more: Any) -> Any:
-    return lirdrec("fit", "--model", name, "--data", shop, "--out", out, *options(name), *more)
+    preset = ("--preset", "paper") if name == "lirdrec" else ()
+    return lirdrec("fit", "--model", name, *preset, "--data", shop, "--out", out, *options(name), *more)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,7 @@ def test_help_shows_options_and_defaults_of_the_model() -> None:
         assert ("--epochs INTEGER" in text) == (name in TRAINED)
         assert ("--graph-weights" in shown) == ("graph_weights" in config.__dataclass_fields__)
         if name in TRAINED:
-            lr = config.training_defaults.get("lr", TrainingConfig().lr)
+            lr = PRESETS["best"]["lr"] if name == "lirdrec" else config.training_defaults.get("lr", TrainingConfig().lr)
             assert f"Learning rate of Adam. [default: {lr};" in text
 
 

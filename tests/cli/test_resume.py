@@ -61,7 +61,8 @@ def cut_short(killed: Path, tmp_path: Path) -> Path:
 
 
 def fit_in_process(output: Path, *options: object) -> Any:
-    return started(run_program, output, {}, "fit", "--device", "cpu", *options)
+    preset = () if "--resume" in options else ("--preset", "paper")
+    return started(run_program, output, {}, "fit", "--device", "cpu", *preset, *options)
 
 
 def num_lines(path: Path) -> int:

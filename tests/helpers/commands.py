@@ -21,11 +21,14 @@ CONTEXT.set_forkserver_preload(["commands", "lirdrec_pyg.cli.fit", "lirdrec_pyg.
 
 
 def lirdrec(command: str, *args: object) -> Result:
-    """Run a command, on the CPU if it has a choice."""
+    """Run a command, on the CPU if it has a choice; ``fit`` has the settings of the paper unless others are given."""
     found = main.get_command(click.Context(main), command)
     assert found is not None
     has_choice = any(param.name == "device" for param in found.params)
-    return CliRunner().invoke(main, [command, *map(str, args), *(["--device", "cpu"] if has_choice else [])])
+    texts = [*map(str, args)]
+    has_settings = any(text.startswith(("--preset", "--model", "--config", "--resume")) for text in texts)
+    preset = [] if command != "fit" or has_settings else ["--preset", "paper"]
+    return CliRunner().invoke(main, [command, *preset, *texts, *(["--device", "cpu"] if has_choice else [])])
 
 
 def assert_refused(result: Result, *named: str) -> None:

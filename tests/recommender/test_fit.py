@@ -48,7 +48,7 @@ from lirdrec_pyg.datasets import synthetic_data
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.recommender import Evaluator, Run
-from lirdrec_pyg.training import EpochResult, Journal, make_fabric
+from lirdrec_pyg.training import EpochResult, Journal, make_fabric, preset
 from lirdrec_pyg.transforms import item_graph
 
 MODEL = LIRDRecConfig(embedding_dim=8, knn_k=4)
@@ -114,10 +114,10 @@ def test_defaults_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
         raise InterruptedError
 
     monkeypatch.setattr(importlib.import_module("lirdrec_pyg.recommender.fit"), "make_fabric", stop)
-    for config in (None, VBPRConfig()):
+    for config in (None, LIRDRecConfig(), VBPRConfig()):
         with pytest.raises(InterruptedError):
             fit(synthetic_data(40, 60), config)
-    assert [config.lr for config in used] == [1e-4, 1e-3]
+    assert used == [preset("best")[1], TrainingConfig(), TrainingConfig(**VBPRConfig.training_defaults)]
 
 
 def test_without_a_validation_split_all_epochs_are_trained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,11 +1,11 @@
-from dataclasses import fields
+from dataclasses import asdict
 
 import pytest
 from trainers import needs_torch_sparse
 
 from lirdrec_pyg import EASEConfig, LIRDRecConfig, TrainingConfig, VBPRConfig
 from lirdrec_pyg.errors import ConfigError
-from lirdrec_pyg.training import PRESETS, check_settings
+from lirdrec_pyg.training import PRESETS, check_settings, preset
 
 
 def test_configs_check_themselves() -> None:
@@ -26,10 +26,14 @@ def test_configs_check_themselves() -> None:
 
 
 def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
-    for settings in PRESETS.values():
-        of_training = {field.name for field in fields(TrainingConfig)} & settings.keys()
-        training = TrainingConfig(**{name: settings[name] for name in of_training})
-        check_settings(LIRDRecConfig(**{name: settings[name] for name in settings.keys() - of_training}), training)
+    for name, settings in PRESETS.items():
+        model_config, training_config = preset(name)
+        check_settings(model_config, training_config)
+        assert settings.items() <= {**asdict(model_config), **asdict(training_config)}.items()
+    assert preset("paper") == (LIRDRecConfig(), TrainingConfig())
+    assert preset("fast", lr=0.1, knn_k=3) == (LIRDRecConfig(knn_k=3), TrainingConfig(lr=0.1, batch_size=8192))
+    with pytest.raises(ConfigError, match=r"'slow'.*'paper', 'fast', 'best'"):
+        preset("slow")  # type: ignore[arg-type]
 
 
 def test_default_batches_of_large_graphs_are_a_share_of_them() -> None:

@@ -22,7 +22,7 @@ from lirdrec_pyg.recommender import Run
 from lirdrec_pyg.training.distributed import share_of
 
 # A batch size that leaves an odd last batch.
-OPTIONS = ("--device", "cpu", "--embedding-dim", 8, "--lr", 1e-3, "--batch-size", 127)
+OPTIONS = ("--preset", "paper", "--device", "cpu", "--embedding-dim", 8, "--lr", 1e-3, "--batch-size", 127)
 EXACT = ("--precision", "64-true")
 LONG = ("--epochs", 9999, "--patience", 9999)
 # What ``fabric run --accelerator cpu --devices 2 --precision 64-true`` sets besides the variables of ``torchrun``.
