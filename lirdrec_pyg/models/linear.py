@@ -189,14 +189,17 @@ def completed(
     if config.linear_l2 is None or not config.linear_content:
         l2, content = _regularization(config, data, measure)
         config = replace(config, linear_l2=l2, linear_content=content)
+    gain = ""
     if config.linear_weight is None:
         settings = config.linear_dim, config.linear_l2, config.linear_content
-        config = replace(config, linear_weight=_weight(learned, data, compute(data, *settings), measure))
+        weight, gain = _weight(learned, data, compute(data, *settings), measure)
+        config = replace(config, linear_weight=weight)
     _log.info(
-        "linear branch: l2 %g, content %s, weight %g",
+        "linear branch: l2 %g, content %s, weight %g%s",
         config.linear_l2,
         ", ".join(f"{name} {value:g}" for name, value in config.linear_content.items()),
         config.linear_weight,
+        gain,
     )
     return config
 
@@ -221,17 +224,23 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
             alone = [tuple(float(name == other) for other in names) for name in names] if len(names) > 1 else []
             start = [tuple(1.0 for _ in names), *alone, tuple(0.0 for _ in names)]
             weights = max(start, key=lambda weights: value(l2, weights))
-            for factor in (10 / 3, 0.3):
-                while any(weights) and 0.05 < max(weights) < 30:
-                    changed = tuple(float(f"{factor * w:.1g}") for w in weights)
-                    if value(l2, changed) <= value(l2, weights):
-                        break
-                    weights = changed
+            if any(weights):
+                scale = _climb(lambda scale: value(l2, tuple(scale * w for w in weights)), 1.0, 0.05, 30)
+                weights = tuple(scale * w for w in weights)
         else:
             weights = tuple(content.get(name, 0.0) for name in names)
         if config.linear_l2 is None:
-            l2 = max((300.0, 100.0, 1000.0), key=lambda l2: value(l2, weights))
+            l2 = _climb(lambda l2: value(l2, weights), l2, 5, 20_000)
     return l2, dict(zip(names, weights))
+
+
+def _climb(value: Callable[[float], float], start: float, low: float, high: float) -> float:
+    """Multiply or divide ``start`` by about 3 as long as the value rises."""
+    best = start
+    for factor in (10 / 3, 0.3):
+        while low < best < high and value(changed := float(f"{factor * best:.1g}")) > value(best):
+            best = changed
+    return best
 
 
 def linear_ranker(data: HeteroData, weights: Tensor) -> Scores:
@@ -241,16 +250,19 @@ def linear_ranker(data: HeteroData, weights: Tensor) -> Scores:
     return Scores(lambda user_index: history_sums(history, damped, user_index), len(weights))
 
 
-def _weight(learned: Vectors, data: HeteroData, linear: LinearItems, measure: Measure | None) -> float:
+def _weight(learned: Vectors, data: HeteroData, linear: LinearItems, measure: Measure | None) -> tuple[float, str]:
+    """Return the weight of the branch in the scores, and what it changes in the validation."""
     # Of the scores of a user whose vector has length 1, as those of the linear branch have a deviation of 1.
     spread = (unit_vectors(learned.user) @ torch.cov(learned.item.t()) * unit_vectors(learned.user)).sum(dim=1)
     deviation = float(spread[learned.user.any(dim=1)].clamp(min=0).sqrt().mean())
     if measure is None:
-        return float(f"{deviation:.3g}")
-    values = [float(f"{factor * deviation:.3g}") for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8)]
+        return float(f"{deviation:.3g}"), ""
+    weights = [float(f"{factor * deviation:.3g}") for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8)]
 
     def value(weight: float) -> float:
         vectors = with_linear(learned, data, linear.scaled(weight))
         return measure(DotProducts(vectors.user, vectors.item))
 
-    return max(values, key=value)
+    values = {weight: value(weight) for weight in weights}
+    best = max(values, key=lambda weight: values[weight])
+    return best, f"; validation Recall@20 {values[0.0]:.4f} without it, {values[best]:.4f} with it"
