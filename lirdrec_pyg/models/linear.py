@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 
 # Exponent of the degrees by which interactions are divided.
 _POWER = 0.25
+# Multiplications of the search for settings, which take some minutes on two cores.
+_MAX_WORK = 3e13
 
 
 @dataclass(frozen=True)
@@ -211,10 +213,13 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
     if measure is None:
         return l2, content
     found: dict[tuple[float, tuple[float, ...]], float] = {}
+    most = max(2, int(_MAX_WORK / data["item"].num_nodes ** 3))
     with tqdm(desc="linear branch", unit=" settings", disable=None) as bar:
 
         def value(l2: float, weights: tuple[float, ...]) -> float:
             if (key := (l2, weights)) not in found:
+                if len(found) == most:
+                    return float("-inf")
                 weight = linear_weights(data, l2, dict(zip(names, weights)))
                 found[key] = measure(linear_ranker(data, weight))
                 bar.update()
@@ -222,7 +227,7 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
 
         if not config.linear_content:
             alone = [tuple(float(name == other) for other in names) for name in names] if len(names) > 1 else []
-            start = [tuple(1.0 for _ in names), *alone, tuple(0.0 for _ in names)]
+            start = [tuple(1.0 for _ in names), tuple(0.0 for _ in names), *alone]
             weights = max(start, key=lambda weights: value(l2, weights))
             if any(weights):
                 scale = _climb(lambda scale: value(l2, tuple(scale * w for w in weights)), 1.0, 0.05, 30)

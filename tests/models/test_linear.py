@@ -1,5 +1,6 @@
 """The linear branch against its formulas, with dense matrices in float64."""
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from lirdrec_pyg.data import item_features
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
 from lirdrec_pyg.models import LIRDRecConfig, Vectors
+from lirdrec_pyg.models import linear as linear_module
 from lirdrec_pyg.models.linear import completed, linear_items, linear_ranker, linear_weights, with_linear
 from lirdrec_pyg.nn import DotProducts, SeenItems
 
@@ -83,7 +85,7 @@ def test_what_is_left_open_is_chosen_by_validation() -> None:
 
     learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
     found = completed(LIRDRecConfig(linear_dim=4), graph, learned, measure)
-    assert found.linear_l2 in (100.0, 300.0, 1000.0)
+    assert found.linear_l2 in (3.0, 8.0, 30.0, 90.0, 300.0, 1000.0, 3000.0, 10_000.0, 30_000.0)
     assert set(found.linear_content) == {"image", "text"}
     linear = linear_items(graph, 4, found.linear_l2, found.linear_content)
     weighted = with_linear(learned, graph, linear.scaled(found.linear_weight))
@@ -92,6 +94,31 @@ def test_what_is_left_open_is_chosen_by_validation() -> None:
     # What is given stays.
     given = LIRDRecConfig(linear_dim=4, linear_l2=7.0, linear_content={"text": 1.0}, linear_weight=0.3)
     assert completed(given, graph, learned, measure) == given
+
+
+def test_the_search_climbs_to_the_best_value_within_its_bounds_and_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = small_graph()
+    tried: list[float] = []
+
+    def weights(_: Any, l2: float, content: Any) -> float:
+        tried.append(l2)
+        return l2
+
+    monkeypatch.setattr(linear_module, "linear_weights", weights)
+    monkeypatch.setattr(linear_module, "linear_ranker", lambda _, l2: l2)
+    config = LIRDRecConfig(linear_dim=4, linear_weight=0.3, linear_content={"text": 1.0})
+    learned = Vectors.of(torch.randn(NUM_USERS, 4), torch.randn(NUM_ITEMS, 4))
+
+    def chosen(best: float) -> float | None:
+        tried.clear()
+        return completed(config, graph, learned, lambda l2: -abs(math.log(l2 / best))).linear_l2
+
+    for best, expected in ((1.0, 3.0), (40.0, 30.0), (300.0, 300.0), (2500.0, 3000.0), (1e6, 30_000.0)):
+        assert chosen(best) == expected
+        assert len(tried) == len({*tried})
+    monkeypatch.setattr(linear_module, "_MAX_WORK", 3 * NUM_ITEMS**3)
+    assert chosen(1e6) == 3000.0
+    assert len(tried) == 3
 
 
 def test_a_weight_that_is_given_or_too_many_items_are_no_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
