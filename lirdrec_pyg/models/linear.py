@@ -229,23 +229,17 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
             alone = [tuple(float(name == other) for other in names) for name in names] if len(names) > 1 else []
             start = [tuple(1.0 for _ in names), tuple(0.0 for _ in names), *alone]
             weights = max(start, key=lambda weights: value(l2, weights))
-            if any(weights):
-                scale = _climb(lambda scale: value(l2, tuple(scale * w for w in weights)), 1.0, 0.05, 30)
-                weights = tuple(scale * w for w in weights)
+            for factor in (10 / 3, 0.3):
+                while any(weights) and 0.05 < max(weights) < 30:
+                    changed = tuple(float(f"{factor * w:.1g}") for w in weights)
+                    if value(l2, changed) <= value(l2, weights):
+                        break
+                    weights = changed
         else:
             weights = tuple(content.get(name, 0.0) for name in names)
         if config.linear_l2 is None:
-            l2 = _climb(lambda l2: value(l2, weights), l2, 5, 20_000)
+            l2 = max((300.0, 100.0, 1000.0), key=lambda l2: value(l2, weights))
     return l2, dict(zip(names, weights))
-
-
-def _climb(value: Callable[[float], float], start: float, low: float, high: float) -> float:
-    """Multiply or divide ``start`` by about 3 as long as the value rises."""
-    best = start
-    for factor in (10 / 3, 0.3):
-        while low < best < high and value(changed := float(f"{factor * best:.1g}")) > value(best):
-            best = changed
-    return best
 
 
 def linear_ranker(data: HeteroData, weights: Tensor) -> Scores:
