@@ -5,7 +5,9 @@
 
 Both data sets have the same interactions and different features. A model is trained on each with each seed, so that a
 seed gives a pair with the same split and initialization; the metrics are those of the test split at the epoch that is
-best by validation. The test is Student's paired t-test, two-sided: whether the mean change differs from zero.
+best by validation, with --split cold-items also those of the held-out items. The test is Student's paired t-test over
+the seeds, two-sided: whether the mean change differs from zero. If all seeds have one split, it tells nothing about
+other users.
 
 The trainings are kept in --out: an interrupted call is resumed, and one with more seeds adds them.
 """
@@ -74,7 +76,7 @@ def main(
             side: trained(out / f"{side}-seed{seed}", [*given, *fit_options], seed) for side, given in sides.items()
         }
         check_same_interactions(runs["a"], runs["b"])
-        first, second = (_test_metrics(runs[side]) for side in "ab")
+        first, second = (metrics_of(runs[side]) for side in "ab")
         pairs.append((first, second))
         changes = ", ".join(f"{name} {first[name]:.4f} -> {second[name]:.4f}" for name in ("recall@20", "ndcg@20"))
         click.echo(f"seed {seed}: {changes}", err=True)
@@ -125,10 +127,12 @@ def check_same_interactions(a: Recommender, b: Recommender) -> None:
         )
 
 
-def _test_metrics(recommender: Recommender) -> dict[str, float]:
+def metrics_of(recommender: Recommender) -> dict[str, float]:
+    """Return the test metrics, and those of held-out items among each other and among all."""
     assert recommender.metrics is not None
-    metrics: dict[str, float] = recommender.metrics["test"]
-    return metrics
+    cold = recommender.metrics.get("cold_start", {}).get("test", {})
+    held_out = {name: cold[name] for name in ("cold", "cold among all") if name in cold}
+    return recommender.metrics["test"] | {f"{n}, {key}": row[key] for n, row in held_out.items() for key in row}
 
 
 def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[Row]:

@@ -5,14 +5,16 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from captions import changes_of, main, markdown
+from captions import changes_of, main, markdown, metrics_of
 from click.testing import CliRunner, Result
 from scipy.stats import ttest_1samp
 
-OPTIONS = ("--", "--epochs", "1", "--device", "cpu", "--embedding-dim", "8")
+OPTIONS = ("--", "--preset", "paper", "--epochs", "1", "--device", "cpu", "--embedding-dim", "8")
 
 
 @pytest.fixture
@@ -105,6 +107,18 @@ def test_invalid_options_of_fit_are_named(shops: tuple[str, str]) -> None:
     result = compare(*shops, "--", "--no-such-option")
     assert result.exit_code == 2
     assert "--no-such-option" in result.output
+
+
+def test_metrics_of_held_out_items_are_compared_too() -> None:
+    cold = {"warm": {"recall@20": 0.2}, "cold": {"recall@20": 0.3}, "cold among all": {"recall@20": 0.1}}
+    run: Any = SimpleNamespace(metrics={"test": {"recall@20": 0.4}, "cold_start": {"test": cold}})
+    assert metrics_of(run) == {
+        "recall@20": 0.4,
+        "cold, recall@20": 0.3,
+        "cold among all, recall@20": 0.1,
+    }
+    run.metrics.pop("cold_start")
+    assert metrics_of(run) == {"recall@20": 0.4}
 
 
 def test_a_change_without_spread_has_no_test() -> None:
