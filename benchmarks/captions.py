@@ -131,8 +131,9 @@ def metrics_of(recommender: Recommender) -> dict[str, float]:
     """Return the test metrics, and those of held-out items among each other and among all."""
     assert recommender.metrics is not None
     cold = recommender.metrics.get("cold_start", {}).get("test", {})
-    held_out = {name: cold[name] for name in ("cold", "cold among all") if name in cold}
-    return recommender.metrics["test"] | {f"{n}, {key}": row[key] for n, row in held_out.items() for key in row}
+    return recommender.metrics["test"] | {
+        f"{name}, {key}": value for name in ("cold", "cold among all") for key, value in cold.get(name, {}).items()
+    }
 
 
 def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[Row]:

@@ -240,10 +240,10 @@ def preset_option(default: Preset) -> Callable[[Command], Command]:
     )
 
 
-def _apply_preset(ctx: click.Context, param: click.Parameter, preset: Preset) -> None:
+def _apply_preset(ctx: click.Context, _param: click.Parameter, preset: Preset) -> None:
     """Make the settings of a preset the defaults of the other options."""
-    is_given = ctx.get_parameter_source("preset") not in (None, ParameterSource.DEFAULT)
-    if is_given or param.default != "best" or not (ctx.default_map or ctx.params.get("sampling") == "neighbors"):
+    is_given = ctx.get_parameter_source("preset") is not ParameterSource.DEFAULT
+    if is_given or not (ctx.default_map or ctx.params.get("sampling") == "neighbors"):
         ctx.default_map = {**PRESETS[preset], **(ctx.default_map or {})}
 
 

@@ -6,7 +6,7 @@ command itself then answers, or says what is wrong.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,46 +113,62 @@ class _Stored:
         graph, mask = self.tensors("graph.safetensors"), f"item:mask_{modality}"
         stored = graph.get_slice(_FEATURES + modality)
         rows = np.stack([stored[i] for i in (item, *others)]).astype(np.float32)
-        length = np.linalg.norm(rows, axis=1).clip(1e-8)
-        cosine = rows[1:] @ rows[0] / (length[1:] * length[0])
+        cosine = _cosines(rows, 0)[1:]
         if mask in [*graph.keys()]:
             real = graph.get_tensor(mask)
             cosine[~(real[others] & real[item])] = -np.inf
-        best = np.argsort(-cosine, kind="stable")[:k]
-        best = best[cosine[best] > -np.inf]
+        best = _largest(cosine, k)
         names = pl.Series([modality] * len(best), dtype=pl.String)
         return pl.DataFrame({"modality": names, "item": self.items.gather(others[best]), "cosine": cosine[best]})
 
     def best(self, score: np.ndarray, k: int, name: str) -> pl.DataFrame:
         """Return the items with the largest scores above minus infinity."""
-        best = np.argsort(-score, kind="stable")[:k]
-        best = best[score[best] > -np.inf]
+        best = _largest(score, k)
         return pl.DataFrame({"item": self.items.gather(best), "rank": np.arange(1, len(best) + 1), name: score[best]})
 
-    def title_column(self) -> str | None:
-        """Return the column of the catalog that names the items, if there is one."""
+    @cached_property
+    def title(self) -> str | None:
+        """The column of the catalog that names the items, if there is one."""
         if not self._present("catalog.parquet"):
             return None
         title = pl.read_parquet_metadata(self._run / "catalog.parquet").get("title") or "id"
         return None if title == "id" else title
 
-    def titles(self, column: str, items: pl.Series) -> pl.Series:
-        """Return the titles of some items, null where there is none."""
-        catalog = pl.read_parquet(self._run / "catalog.parquet", columns=["id", column])
-        known = catalog["id"].cast(pl.String)
-        return items.cast(pl.String).replace_strict(known, catalog[column], default=None).alias(column)
+    @cached_property
+    def _named(self) -> tuple[pl.Series, pl.Series]:
+        """The items of the catalog as text, and their titles."""
+        assert self.title is not None
+        catalog = pl.read_parquet(self._run / "catalog.parquet", columns=["id", self.title])
+        return catalog["id"].cast(pl.String), catalog[self.title]
+
+    def titles(self, items: pl.Series) -> pl.Series:
+        """Return the titles of some items, null where there is none, of a run that has titles."""
+        return items.cast(pl.String).replace_strict(*self._named, default=None)
 
     def titled(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Add the titles of the items, if there are any."""
-        if (title := self.title_column()) is None:
+        if self.title is None:
             return frame
-        if title in frame.columns:
+        if self.title in frame.columns:
             raise _UnusualError
-        return frame.with_columns(self.titles(title, frame["item"]))
+        return frame.with_columns(self.titles(frame["item"]).alias(self.title))
 
 
 def _table(frame: pl.DataFrame) -> Answer:
     return Answer(frame, partial(print_frame, frame))
+
+
+def _largest(score: np.ndarray, k: int) -> np.ndarray:
+    """Return the positions of the ``k`` largest scores above minus infinity."""
+    best = np.argsort(-score, kind="stable")[:k]
+    return best[score[best] > -np.inf]
+
+
+def _cosines(x: np.ndarray, position: int) -> np.ndarray:
+    """Return the cosines of all rows with one of them."""
+    length = np.linalg.norm(x, axis=1).clip(1e-8)
+    cosine: np.ndarray = x @ x[position] / (length * length[position])
+    return cosine
 
 
 def _position(ids: pl.Series, name: str) -> int:
@@ -178,8 +194,7 @@ def _recommended(run: _Stored, users: str, k: int) -> Answer:
 
 def _similar(run: _Stored, item: str, k: int) -> Answer:
     position, x = _position(run.items, item), run.item_vectors()
-    length = np.linalg.norm(x, axis=1).clip(1e-8)
-    cosine = x @ x[position] / (length * length[position])
+    cosine = _cosines(x, position)
     others = np.delete(cosine, position)
     if np.ptp(others) < _SAME_COSINE:
         raise _UnusualError
@@ -227,8 +242,7 @@ def _explained(run: _Stored, user: str, item: str) -> Answer:
         ),
         nearest=run.titled(pl.concat([run.nearest(name, column, past[past != column]) for name in names[:-1]])),
     )
-    title = run.title_column()
-    titles, shown = (None, []) if title is None else (partial(run.titles, title), [title])
+    titles, shown = (None, []) if run.title is None else (run.titles, [run.title])
     return Answer(found, partial(print_explanation, found, user, run.items[[column]], titles, shown))
 
 
