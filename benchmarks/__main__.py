@@ -27,6 +27,7 @@ ROOT = FOLDER.parent
 # that take minutes and need no files.
 BENCHMARKS: dict[str, list[str] | None] = {
     "models": None,
+    "stopping": None,
     "training": [],
     "gpu": None,
     "recommend": [],

@@ -83,6 +83,8 @@ class _Commands(click.Group):
         logger, log = logging.getLogger("lirdrec_pyg"), _Log(ctx)
         level = logger.level
         logger.setLevel(logging.INFO)
+        # Hints for programmers, such as on the precision of matrix products.
+        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
         if is_first_process():  # the only one of several that prints
             logger.addHandler(log)
         try:

@@ -16,6 +16,7 @@ from generated import generated_graph
 from growth import MEASURES, Point, exponents, measure, plot
 from harness import alternate, table
 from knn_search import measure as measure_search
+from stopping import ended
 from torch.utils.flop_counter import FlopCounterMode
 from training import flops, prepared_trainer
 
@@ -74,6 +75,21 @@ def test_benchmarks_print_a_table_and_write_its_rows(
             assert all(math.isfinite(value) and value > 0 for value in measured)
             assert all(value in done.stdout for value in row.values() if isinstance(value, str))
         assert any("seconds" in row or "ms" in row for row in content["rows"])
+
+
+@pytest.mark.usefixtures("small_synthetic")
+def test_rules_for_ending_a_training_are_applied_to_the_same_training(command: ModuleType, tmp_path: Path) -> None:
+    assert [ended([0.1, 0.3, 0.2, 0.2, 0.4, 0.4], patience) for patience in (1, 2, 3)] == [(2, 3), (2, 4), (5, 6)]
+    options = ["--seeds", "1", "--epochs", "3", "--patience", "1", "--out", str(tmp_path)]
+    for _ in range(2):  # the second time from the file
+        done = run(command, "stopping", *options, "--json", str(tmp_path / "rows.json"))
+        assert done.exit_code == 0, done.output
+        rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+        assert [(row["validated"], row["patience"]) for row in rows] == [
+            (name, patience) for name in ("weights", "average") for patience in (1, 3)
+        ]
+        assert all(0 < row["test Recall@20"] < 1 and row["epochs"] <= 3 for row in rows)
+        assert [row["change in %"] for row in rows if row["patience"] == 3] == [0, 0]
 
 
 def test_neighbor_search_is_measured() -> None:

@@ -1,6 +1,7 @@
 """On a GPU, everything gives what it gives on the CPU."""
 
 import copy
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from lirdrec_pyg import Callback, Dataset, LIRDRecConfig, Recommender, TrainingConfig, fit
-from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRec
-from lirdrec_pyg.nn import SeenItems, top_k
+from lirdrec_pyg import Callback, Dataset, LIRDRecConfig, Recommender, TrainingConfig, fit, preset
+from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRec, ModelConfig
+from lirdrec_pyg.nn import RowShards, SeenItems, top_k
 from lirdrec_pyg.training import EpochResult, Trainer, training_step
 from lirdrec_pyg.transforms import knn_edges
 
@@ -80,10 +82,16 @@ def test_rankings_and_neighbors_agree_with_the_cpu() -> None:
     assert (edges[0] == edges[1]).all(dim=0).float().mean() > 0.999  # ties aside
 
 
-@pytest.mark.parametrize("model", MODEL_CONFIGS)
-def test_each_model_is_trained_saved_and_used(model: str, dataset: Dataset, tmp_path: Path) -> None:
-    config = TrainingConfig(device="cuda", epochs=2, batch_size=4096)
-    run = fit(dataset, MODEL_CONFIGS[model](), config, tmp_path / "run").path
+SHORT = {"device": "cuda", "epochs": 2, "batch_size": 4096}
+
+
+@pytest.mark.parametrize(
+    "configs", [preset("best", **SHORT), *((config(), TrainingConfig(**SHORT)) for config in MODEL_CONFIGS.values())]
+)
+def test_each_model_is_trained_saved_and_used(
+    configs: tuple[ModelConfig, TrainingConfig], dataset: Dataset, tmp_path: Path
+) -> None:
+    run = fit(dataset, *configs, tmp_path / "run").path
     assert run is not None
     on_cpu, on_gpu = (Recommender.load(run, device) for device in ("cpu", "cuda"))
     users = dataset.users.ids[:2]
@@ -132,3 +140,28 @@ def test_each_way_of_training_learns(settings: dict[str, Any], dataset: Dataset)
     training = TrainingConfig(device="cuda", epochs=3, batch_size=1024, lr=1e-3, **settings)
     fit(dataset, LIRDRecConfig(), training, callbacks=[losses])
     assert losses.values[-1] < losses.values[0]
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A group of this process alone, which exchanges with itself."""
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_are_looked_up_and_written(sparse: bool) -> None:
+    shards, table = RowShards(50, "cuda"), torch.randn(50, 3, 4, device="cuda", requires_grad=True)
+    index = torch.randperm(50, device="cuda")[:20]
+    found = shards.lookup(table, index, sparse)
+    assert torch.equal(found, table[index])
+    found.square().sum().backward()
+    assert table.grad is not None
+    expected = torch.zeros_like(table).index_copy(0, index, 2 * table.detach()[index])
+    torch.testing.assert_close(table.grad.to_dense(), expected)
+    written = torch.zeros(50, 5, device="cuda")
+    shards.write(written, index, torch.ones(20, 5, device="cuda"))
+    assert torch.equal(written.sum(dim=1).nonzero().squeeze(1), index.sort().values)
+    assert shards.distributed(written).full_tensor().equal(written)
