@@ -70,7 +70,7 @@ def encode_catalog(
     with folder.locked():
         table = Catalog(Path(catalog), config.id_col, config.separator)
         job = _CaptionJob(table, config, captions, folder, device)
-        sources = _sources(table, replace(config, image_col=None) if captions.no_image else config, device)
+        sources = _sources(table, config if captions.image else replace(config, image_col=None), device)
         if not sources and captions.caption is None and captions.embed_captions is None:
             raise ConfigError("Nothing to encode. Pass `text_cols`, `image_col` or `audio_col`.")
         postprocessing = Postprocessing(config.pca, config.whiten, config.normalize)

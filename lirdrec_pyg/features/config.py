@@ -92,4 +92,4 @@ class CaptionConfig(Config):
         "or the mean of all), or by the embeddings endpoint of a server.",
     )
     embed_url: str | None = field(None, "Server of --embed-captions-by endpoint; by default that of the captions.")
-    no_image: bool = field(False, "Leave out the modality 'image'.")
+    image: bool = field(True, "Encode the images themselves, too, as the modality 'image'.")

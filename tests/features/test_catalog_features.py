@@ -71,7 +71,7 @@ def encode(catalog: Path, server: OpenAIServer, **options: Any) -> dict[str, dic
     """Describe the images by a server; return the results of all tasks."""
     settings = {name: options.pop(name) for name in ("pca", "batch_size", "text_cols", "text_model") if name in options}
     switches = {name: options.pop(name, False) for name in ("overwrite", "update")}
-    captions = {"caption": server.model, "caption_url": server.url, "no_image": True, **options}
+    captions = {"caption": server.model, "caption_url": server.url, "image": False, **options}
     results = Results()
     config = FeaturesConfig(image_col="image", device="cpu", **settings)
     encode_catalog(catalog, catalog.parent / "out", config, CaptionConfig(**captions), **switches, callback=results)
@@ -243,7 +243,7 @@ def test_a_local_model_describes_images(catalog: Path, models: Path, monkeypatch
     options = CaptionConfig(
         caption=str(models / "llava"),
         caption_concurrency=9,
-        no_image=True,
+        image=False,
         embed_captions=str(models / "llama"),
         embed_captions_by="last-token",
     )
@@ -413,7 +413,7 @@ def test_incomplete_settings_are_refused_before_any_work(
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     options = {k: v.replace("MODELS", str(models)) if isinstance(v, str) else v for k, v in options.items()}
-    config, settings = FeaturesConfig(image_col="image", device="cpu"), CaptionConfig(**options, no_image=True)
+    config, settings = FeaturesConfig(image_col="image", device="cpu"), CaptionConfig(**options, image=False)
     with pytest.raises(ConfigError, match=named) as refused:
         encode_catalog(catalog, catalog.parent / "out", config, settings)
     assert not (catalog.parent / "out/captions.jsonl").exists()
