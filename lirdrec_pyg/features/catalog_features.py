@@ -17,7 +17,7 @@ from lirdrec_pyg.features.audio import AudioEncoder
 from lirdrec_pyg.features.captioners import Captioner, LocalCaptioner, ServerCaptioner
 from lirdrec_pyg.features.captions import CAPTION, CAPTIONS, CaptionFile, caption_entries, make_captions
 from lirdrec_pyg.features.catalog import Catalog, split_columns
-from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig
+from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig, TextEncoding
 from lirdrec_pyg.features.encoder import Encoder
 from lirdrec_pyg.features.encoding import EncodingTask, FeatureFolder, Source
 from lirdrec_pyg.features.endpoint import EndpointEncoder
@@ -111,13 +111,23 @@ def _sources(catalog: Catalog, config: FeaturesConfig, device: str) -> list[Sour
         entries["image"] = catalog.files(config.image_col, config.root)
     if config.audio_col is not None:
         entries["audio"] = catalog.files(config.audio_col, config.root)
-    kwargs: dict[str, Any] = {"batch_size": config.batch_size, "device": device, "dtype": config.dtype}
+    kwargs = _loading(config, device)
     encoders: dict[str, Callable[[], Encoder]] = {
-        "text": lambda: TextEncoder(config.text_model, config.max_length, **kwargs),
+        "text": lambda: _text_encoder(config.text_model, config.text_by, config, device),
         "image": lambda: ImageEncoder(config.image_model, config.image_pooling, **kwargs),
         "audio": lambda: AudioEncoder(config.audio_model, config.audio_seconds, **kwargs),
     }
     return [Source(modality, found, encoders[modality]()) for modality, found in entries.items()]
+
+
+def _text_encoder(model: str, method: TextEncoding, config: FeaturesConfig, device: str) -> TextEncoder:
+    if method == "sentence":
+        return TextEncoder(model, config.max_length, **_loading(config, device))
+    return CausalEncoder(model, method, config.max_length, **_loading(config, device))
+
+
+def _loading(config: FeaturesConfig, device: str) -> dict[str, Any]:
+    return {"batch_size": config.batch_size, "device": device, "dtype": config.dtype}
 
 
 def _check_settings(config: FeaturesConfig, captions: CaptionConfig, out: Path) -> None:
@@ -196,13 +206,11 @@ class _CaptionJob:
 
     def load_encoder(self) -> Encoder:
         """Load the encoder of captions."""
-        config, model, method = self._config, str(self._captions.embed_captions), self._captions.embed_captions_by
-        if self._embed_client is not None:
-            return EndpointEncoder(self._embed_client, model, config.batch_size)
-        kwargs: dict[str, Any] = {"batch_size": config.batch_size, "device": self._device, "dtype": config.dtype}
-        if method == "last-token" or method == "mean":
-            return CausalEncoder(model, method, config.max_length, **kwargs)
-        return TextEncoder(model, config.max_length, **kwargs)
+        model, method = str(self._captions.embed_captions), self._captions.embed_captions_by
+        if method == "endpoint":
+            assert self._embed_client is not None
+            return EndpointEncoder(self._embed_client, model, self._config.batch_size)
+        return _text_encoder(model, method, self._config, self._device)
 
     def write_report(self) -> None:
         """Report why items have no caption; the encoder only knows that they have none."""

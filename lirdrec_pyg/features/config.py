@@ -6,6 +6,7 @@ from lirdrec_pyg.devices import Device
 
 EncoderDtype = Literal["float32", "float16", "bfloat16"]
 ImagePooling = Literal["auto", "projection", "pooled", "cls", "mean"]
+TextEncoding = Literal["sentence", "last-token", "mean"]
 CaptionEncoding = Literal["sentence", "last-token", "mean", "endpoint"]
 
 
@@ -25,6 +26,11 @@ class FeaturesConfig(Config):
         "sentence-transformers/all-MiniLM-L6-v2",
         "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub. The "
         "vectors are those of SentenceTransformer(MODEL).encode(TEXT).",
+    )
+    text_by: TextEncoding = field(
+        "sentence",
+        "How to encode texts: by sentence-transformers, or by the hidden states of a causal language model (the last "
+        "or the mean of all).",
     )
     image_model: str = field(
         "google/siglip-base-patch16-224",

@@ -85,7 +85,7 @@ class CausalEncoder(TextEncoder):
 
     With hidden states :math:`h_1 \dots h_T` of the last layer (after its norm) at the :math:`T` tokens of a text,
     including special tokens that the tokenizer adds, the vector is :math:`h_T` (``last-token``, the only one that
-    attends to the whole text) or :math:`\frac{1}{T}\sum_t h_t` (``mean``).
+    attends to the whole text) or :math:`\frac{1}{T}\sum_t h_t` (``mean``). A chat template is not used.
 
     Args:
         model: local folder, or name on the hub.
@@ -114,6 +114,9 @@ class CausalEncoder(TextEncoder):
             # Tokens before the padding do not attend to it, so vectors do not depend on the batch.
             processor_kwargs={"padding_side": "right", **arguments},
             config_kwargs=arguments,
+            # The text as it is: a model with a chat template would read the text as a message.
+            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            module_output_name="token_embeddings",
         )
         if transformer.tokenizer.pad_token is None:
             transformer.tokenizer.pad_token = transformer.tokenizer.eos_token

@@ -104,8 +104,8 @@ def provenance(catalog: Path) -> dict[str, Any]:
     return json.loads((catalog.parent / "out/provenance.json").read_text())["modalities"]
 
 
-def vectors(catalog: Path) -> dict[int, torch.Tensor]:
-    table = read_features(catalog.parent / "out/caption_feat.parquet")
+def vectors(catalog: Path, modality: str = "caption") -> dict[int, torch.Tensor]:
+    table = read_features(catalog.parent / f"out/{modality}_feat.parquet")
     assert table.ids is not None
     return dict(zip(table.ids.to_list(), table.values, strict=True))
 
@@ -125,6 +125,15 @@ def test_a_server_describes_all_readable_images(catalog: Path, server: OpenAISer
     record = provenance(catalog)["captions.jsonl"]
     assert record["captioner"]["model"] == "tiny-vision"
     assert "kind of thing" in record["prompt"]
+
+
+def test_texts_are_encoded_by_a_causal_model(catalog: Path, models: Path) -> None:
+    config = FeaturesConfig(text_cols="title", text_model=str(models / "llama"), text_by="last-token", device="cpu")
+    encode_catalog(catalog, catalog.parent / "out", config)
+    found = torch.stack([*vectors(catalog, "text").values()])
+    expected = CausalEncoder(str(models / "llama")).encode([f"thing {number}" for number in range(12)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert provenance(catalog)["text"]["encoder"]["pooling"] == "last-token"
 
 
 def test_captions_are_encoded_by_a_causal_model(catalog: Path, server: OpenAIServer, models: Path) -> None:

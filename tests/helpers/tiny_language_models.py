@@ -65,10 +65,11 @@ def _llama(vocab_size: int) -> LlamaConfig:
 
 
 def save_llama(folder: Path, pad_token: str | None = "<pad>", padding_side: str = "left") -> Path:
-    """A causal language model, saved with its head."""
+    """A causal language model for chats, saved with its head."""
     torch.manual_seed(1)
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     words = tokenizer(**special, **({"pad_token": pad_token} if pad_token else {}), padding_side=padding_side)
+    words.chat_template = "{% for message in messages %}chat {{ message.content }}{% endfor %}"
     LlamaForCausalLM(_llama(len(words))).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
