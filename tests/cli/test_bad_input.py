@@ -169,7 +169,7 @@ CASES: dict[str, tuple[Change, list[str], str]] = {
     "unknown choice": (lambda f: None, ["--split", "half"], "--split"),
     "unknown modality": (lambda f: None, ["--graph-weights", "smell=0.5"], "'smell'"),
     "weights above one": (lambda f: None, ["--graph-weights", "image=1.5"], "1.5"),
-    "no pair": (lambda f: None, ["--features", "image"], "--features"),
+    "no pair": (lambda f: None, ["--features", "image"], "no folder 'image'"),
     "no such config": (lambda f: None, ["--config", "gone.yaml"], "gone.yaml"),
 }
 
