@@ -187,10 +187,13 @@ def _fit_on(
             return finished(run, recommender)
     record: dict[str, Any] = {}
     if training_config.race:
-        model_config, training_config, record["race"] = race(dataset, model_config, training_config, fabric, callback)
+        winner, record["race"] = race(dataset, model_config, training_config, fabric, callback)
+        model_config, (trainer, dataset, tasks) = winner.model_config, winner.prepared
+        del winner
         gc.collect()  # a trainer refers to itself
-    trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
-    with _created(folder, dataset, model_config, training_config, overwrite) as run:
+    else:
+        trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
+    with _created(folder, dataset, model_config, trainer.config, overwrite) as run:
         recommender = trained(run, dataset, trainer, tasks, model_config, callback)
         del trainer, tasks  # the refit needs the memory
         recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})

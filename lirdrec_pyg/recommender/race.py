@@ -3,16 +3,18 @@
 import logging
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 from tqdm import tqdm
 
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Dataset, modalities
 from lirdrec_pyg.models import ModelConfig
-from lirdrec_pyg.recommender.train import make_trainer, transformed_graph
+from lirdrec_pyg.recommender.train import Prepared, prepared
 from lirdrec_pyg.training import MONITOR, Trainer, TrainingConfig
 from lirdrec_pyg.training.distributed import noticing_lost_processes
 
@@ -26,10 +28,36 @@ _MARGIN = 0.01
 GIVEN = "as given"
 
 
+@dataclass
+class Contender:
+    """A variant in a race.
+
+    Attributes:
+        model_config: its configuration.
+        prepared: its training, the data with its item graphs, and what to evaluate in the end.
+        random: state of torch's global generator, which the contenders take turns to use.
+    """
+
+    model_config: ModelConfig
+    prepared: Prepared
+    random: Tensor
+
+    @property
+    def trainer(self) -> Trainer:
+        """Its training."""
+        return self.prepared[0]
+
+    def train(self, epochs: int, callback: Callback) -> None:
+        """Train until so many epochs are done, as if nothing else had happened meanwhile."""
+        torch.set_rng_state(self.random)
+        self.trainer.fit(_Pause(epochs, callback))
+        self.random = torch.get_rng_state()
+
+
 @noticing_lost_processes()
 def race(
     dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric, callback: Callback
-) -> tuple[ModelConfig, TrainingConfig, list[dict[str, Any]]]:
+) -> tuple[Contender, list[dict[str, Any]]]:
     """Find the best of the variants of a model by validation Recall@20.
 
     This is successive halving: all variants are trained for 8 epochs in turns, and the better half for 24, beside the
@@ -37,13 +65,15 @@ def race(
     variant is better by 1 %. The race ends after a third of ``minutes``, and takes one epoch of each variant at least.
 
     Returns:
-        The configuration of the best one, that of its training, with what is left of the time, and what each variant
-        reached in each round.
+        The best one, to be trained further for what is left of the time, and what each variant reached in each round.
     """
     variants = {GIVEN: model_config, **_variants(dataset, model_config)}
     minutes = training_config.minutes or _default_minutes(dataset)
     training_config = replace(training_config, race=False, minutes=minutes)
-    contenders = {name: _trainer(dataset, config, training_config, fabric) for name, config in variants.items()}
+    contenders = {}
+    for name, config in variants.items():
+        start_of_training = prepared(dataset, config, training_config, fabric)
+        contenders[name] = Contender(config, start_of_training, torch.get_rng_state())
     _log.info("race, in at most a third of %g minutes: %s", minutes, ", ".join(map(_in_words, variants)))
     start, done = time.monotonic(), 0
     deadline = start + 60 * _SHARE * minutes
@@ -53,10 +83,10 @@ def race(
         with tqdm(total=last - done, desc=f"race of {len(contenders)}", unit="epoch", disable=None) as bar:
             while done < last and not _ends(deadline if done else math.inf, fabric, callback):
                 done += 1
-                for trainer in contenders.values():
-                    trainer.fit(_Pause(done, callback))
+                for contender in contenders.values():
+                    contender.train(done, callback)
                 bar.update()
-        found = {name: _best(trainer) for name, trainer in contenders.items()}
+        found = {name: _best(contender.trainer) for name, contender in contenders.items()}
         record += [{"variant": name, "epochs": done, MONITOR: value} for name, value in found.items()]
         values = ", ".join(f"{_in_words(name)} {value:.4f}" for name, value in found.items())
         _log.info("race: validation %s after %s epochs: %s", MONITOR, done, values)
@@ -67,8 +97,11 @@ def race(
             break
     winner = max(contenders, key=lambda name: found[name] * (1 if name == GIVEN else 1 - _MARGIN))
     left = fabric.broadcast(minutes - (time.monotonic() - start) / 60)
-    _log.info("race: the model is trained %s, for at most %.3g minutes", _in_words(winner), left)
-    return variants[winner], replace(training_config, minutes=max(0.01, round(left, 2))), record
+    _log.info("race: the model is trained further %s, for at most %.3g minutes", _in_words(winner), left)
+    best = contenders[winner]
+    best.trainer.allow_minutes(max(0.01, round(left, 2)))
+    torch.set_rng_state(best.random)
+    return best, record
 
 
 def _default_minutes(dataset: Dataset) -> float:
@@ -85,11 +118,6 @@ def _variants(dataset: Dataset, config: ModelConfig) -> dict[str, ModelConfig]:
 
 def _in_words(name: str) -> str:
     return name if name == GIVEN else f"with `{name}`"
-
-
-def _trainer(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Trainer:
-    graph = transformed_graph(dataset, model_config, training_config, fabric)
-    return make_trainer(graph, model_config, training_config, fabric)
 
 
 def _ends(deadline: float, fabric: Fabric, callback: Callback) -> bool:

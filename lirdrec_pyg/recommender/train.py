@@ -34,6 +34,9 @@ from lirdrec_pyg.training import (
 
 _log = logging.getLogger(__name__)
 
+# A trainer of a new model, the data with the item graphs, and what to evaluate in the end.
+Prepared = tuple[Trainer, Dataset, dict[str, RankingTask]]
+
 
 def with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
     """Return ``data`` with the item graphs of ``source``, which may be on another device."""
@@ -59,9 +62,7 @@ def transformed_graph(
     return graph
 
 
-def prepared(
-    dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
-) -> tuple[Trainer, Dataset, dict[str, RankingTask]]:
+def prepared(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Prepared:
     """Return a trainer of a new model, the data with the item graphs, and what to evaluate in the end."""
     graph = transformed_graph(dataset, model_config, training_config, fabric)
     trainer = make_trainer(graph, model_config, training_config, fabric)
@@ -173,7 +174,7 @@ def account(trainer: Trainer, dataset: Dataset, metrics: Mapping[str, Any]) -> d
         "stopped": result.stopped,
         "monitor": MONITOR,
         "interactions": len(trainer.sampler),
-        "seconds": sum(epoch.train_seconds + epoch.eval_seconds for epoch in result.history),
+        "seconds": result.seconds,
         "seconds_per_epoch": {
             "training": _mean([epoch.train_seconds for epoch in result.history]),
             "evaluation": _mean([epoch.eval_seconds for epoch in result.history]),

@@ -36,6 +36,9 @@ class Journal(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.save_checkpoint()
+        if len(trainer.result.history) > trainer.num_restored:  # the epochs of a race
+            self._save_history()
+            self._save_weights()
 
     def on_step_end(self, epoch: int, step: int) -> None:
         if self._is_due(60 * self._trainer.config.checkpoint_minutes):

@@ -44,7 +44,7 @@ class TrainingLog(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         is_refit = trainer.config.refit and trainer.task is None
         self._prefix, history = "refit/" if is_refit else "", trainer.result.history
-        self._done = self._last_step(f"{self._prefix}loss", len(history))
+        self._done = self._last_step(f"{self._prefix}loss", trainer.num_restored)
         for result in history:
             self.on_epoch_end(result)
 

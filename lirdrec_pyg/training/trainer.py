@@ -69,6 +69,11 @@ class FitResult:
     history: list[EpochResult] = field(default_factory=list)
     stopped: str = "all epochs done"
 
+    @property
+    def seconds(self) -> float:
+        """Time that these epochs took."""
+        return sum(epoch.train_seconds + epoch.eval_seconds for epoch in self.history)
+
 
 class Trainer:
     """Trains a model by BPR on a graph, with early stopping on the validation Recall@20.
@@ -86,6 +91,9 @@ class Trainer:
         data: a graph as the model's ``input_transform`` leaves it.
         config: settings of the training.
         fabric: device and processes; by default that of :func:`~lirdrec_pyg.training.make_fabric`.
+
+    Attributes:
+        num_restored: number of epochs that a checkpoint had.
     """
 
     def __init__(
@@ -109,6 +117,7 @@ class Trainer:
             self._training_step = CapturedStep(self._run_step, self._bare_optimizers)
         self.task = self.ranking_task(Split.VALID)
         self.result = FitResult(0, {})
+        self.num_restored = 0
         # Of the current epoch: generator state before it, its batches, their losses, finished steps.
         self._generator_before = self.generator.get_state()
         self._batches: tuple[Tensor, ...] = ()
@@ -201,9 +210,12 @@ class Trainer:
             return "all epochs done"
         if (minutes := self.config.minutes) is None:
             return None
-        seconds = sum(result.train_seconds + result.eval_seconds for result in self.result.history)
-        over = self.fabric.broadcast(seconds >= 60 * minutes)  # each process has its own clock
+        over = self.fabric.broadcast(self.result.seconds >= 60 * minutes)  # each process has its own clock
         return f"{minutes:g} minutes are over" if over else None
+
+    def allow_minutes(self, minutes: float) -> None:
+        """Let the training take so long from now on."""
+        self.config = replace(self.config, minutes=round(minutes + self.result.seconds / 60, 2))
 
     def _train_epoch(self, callback: Callback) -> bool:
         """Train the remaining steps of the epoch; return ``False`` if it was interrupted."""
@@ -410,6 +422,7 @@ class Trainer:
         restore_optimizers(self._bare_optimizers, self.model.parameters(), checkpoint.optimizer)
         best = {name: value.to(self.fabric.device) for name, value in checkpoint.best.items()}
         self.result = FitResult(checkpoint.best_epoch, best, list(checkpoint.history))
+        self.num_restored = len(checkpoint.history)
         self._step = len(checkpoint.losses)
         self._losses[: self._step] = checkpoint.losses
         self._seconds = checkpoint.seconds

@@ -142,7 +142,7 @@ def test_preset_best_races_and_says_what_it_chose(
     assert race[1] == f"race: validation recall@20 after 2 epochs: as given {given_value}, with --no-item-graph {other}"
     saved = settings_of(tmp_path / "run")
     chosen = "as given" if saved["item_graph"] else "with --no-item-graph"
-    assert race[2].startswith(f"race: the model is trained {chosen}, for at most ")
+    assert race[2].startswith(f"race: the model is trained further {chosen}, for at most ")
     assert (saved["race"], saved["loss"], saved["ema"]) == (False, "softmax", 0.97)
     assert 8 < saved["minutes"] <= 9
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["race"][0]["epochs"] == 2

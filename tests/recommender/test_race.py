@@ -53,10 +53,10 @@ def scored(monkeypatch: pytest.MonkeyPatch, values: dict[int, list[float]]) -> l
 
 def raced(
     dataset: Dataset, config: TrainingConfig = RACING, model: ModelConfig = MODEL
-) -> tuple[Any, TrainingConfig, list[tuple[str, int, float]]]:
+) -> tuple[Any, Trainer, list[tuple[str, int, float]]]:
     """Race without the training that follows: return the winner, its training and the rounds."""
-    winner, training, record = race(dataset, model, config, make_fabric(config), Callback())
-    return winner, training, [tuple(entry.values()) for entry in record]
+    winner, record = race(dataset, model, config, make_fabric(config), Callback())
+    return winner.model_config, winner.trainer, [tuple(entry.values()) for entry in record]
 
 
 def assert_same(one: Recommender, other: Recommender) -> None:
@@ -67,7 +67,7 @@ def rounds(recommender: Recommender) -> list[tuple[str, int, float]]:
     return [tuple(entry.values()) for entry in recommender.metrics["race"]]
 
 
-def test_better_half_is_trained_further_and_the_winner_from_scratch(
+def test_better_half_is_trained_further_and_the_winner_to_the_end(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Best after two epochs is 1, and after four 3; 4 never gets there.
@@ -77,10 +77,12 @@ def test_better_half_is_trained_further_and_the_winner_from_scratch(
         *((GIVEN, 2, 0.1), ("num_layers=1", 2, 0.3), ("num_layers=3", 2, 0.2), ("num_layers=4", 2, 0.1)),
         *(("num_layers=1", 4, 0.3), ("num_layers=3", 4, 0.4), (GIVEN, 4, 0.1)),
     ]
-    assert epochs == [2, 1, 3, 4] * 2 + [1, 3, 2] * 2 + [3] * 5
+    assert epochs == [2, 1, 3, 4] * 2 + [1, 3, 2] * 2 + [3]
     winner = replace(MODEL, num_layers=3)
     assert found.model_config == Run.open(tmp_path / "run").model_config() == winner
-    assert not Run.open(tmp_path / "run").training_config().race
+    run = Run.open(tmp_path / "run")
+    assert not run.training_config().race
+    assert len((run.path / "history.csv").read_text().splitlines()) == 1 + SMALL.epochs
     assert_same(found, fit(dataset, winner, SMALL))
     assert Recommender.load(tmp_path / "run").metrics["race"] == found.metrics["race"]
 
@@ -108,11 +110,11 @@ def test_time_limit_ends_the_race_after_an_epoch_of_all(dataset: Dataset, monkey
     monkeypatch.setattr(f"{RACE}.time", clock)
     for minutes, done, left in ((2.0, 2, 1.2), (0.01, 1, 0.01), (60.0, 4, 58.4)):
         epochs.clear()
-        winner, training, record = raced(dataset, replace(RACING, minutes=minutes))
+        winner, trainer, record = raced(dataset, replace(RACING, minutes=minutes))
         assert epochs == ([2, 1] * 2 + [1, 2] * 2)[: 2 * done]
         assert {entry[1] for entry in record} == {min(done, 2), done}
         assert winner.num_layers == (1 if done > 1 else 2)
-        assert training.minutes == pytest.approx(left)
+        assert trainer.config.minutes == pytest.approx(left + trainer.result.seconds / 60, abs=0.01)
 
 
 def test_time_of_the_default_depends_on_the_data(dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,17 +136,20 @@ class StopsAfter(Callback):
 
 def test_race_that_is_stopped_leaves_a_run_that_resumes(dataset: Dataset, tmp_path: Path) -> None:
     trained = cache(lambda item_graph: fit(dataset, replace(MODEL, item_graph=item_graph), SMALL))
-    for number, times in enumerate((0, 3, 8)):
-        out = tmp_path / f"run{number}"
+    for times, done in ((0, 0), (3, 1), (8, 2)):
+        out = tmp_path / f"run{times}"
         stopped = fit(dataset, MODEL, RACING, out, callbacks=[StopsAfter(times)])
-        assert (stopped.metrics["epochs"], stopped.metrics["stopped"]) == (0, "interrupted")
+        assert (stopped.metrics["epochs"], stopped.metrics["stopped"]) == (done, "interrupted")
         assert {entry[0] for entry in rounds(stopped)} == {GIVEN, WITHOUT}
         resumed = resume(out)
         assert_same(resumed, trained(stopped.model_config.item_graph))
         assert resumed.metrics["race"] == stopped.metrics["race"]
 
 
-def test_race_measures_what_a_training_reaches_and_changes_nothing_else(dataset: Dataset, tmp_path: Path) -> None:
+def test_race_measures_what_a_training_reaches_and_changes_nothing_else(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lirdrec_pyg.models.lirdrec.MAX_NEGATIVES", 20)  # drawn by torch's global generator
     model = replace(MODEL, loss="softmax", fusion="mean", feature_dim=4)
     found = fit(dataset, model, replace(RACING, ema=0.9, refit=True))
     reached = {}
@@ -154,7 +159,10 @@ def test_race_measures_what_a_training_reaches_and_changes_nothing_else(dataset:
         reached[name] = {epochs: max(valid[:epochs]) for epochs in (2, 4)}
     assert {(GIVEN, 2), (WITHOUT, 2)} <= {entry[:2] for entry in rounds(found)}
     assert all(value == reached[name][epochs] for name, epochs, value in rounds(found))
-    assert_same(found, fit(dataset, found.model_config, replace(SMALL, ema=0.9, refit=True)))
+    for refit in (False, True):
+        settings = {"ema": 0.9, "refit": refit}
+        alone = fit(dataset, found.model_config, replace(SMALL, **settings))
+        assert_same(fit(dataset, model, replace(RACING, **settings)), alone)
 
 
 def test_race_needs_a_validation_split(dataset: Dataset, tmp_path: Path) -> None:
