@@ -49,7 +49,7 @@ class Curves(Callback):
     def on_epoch_end(self, result: EpochResult) -> None:
         assert self._trainer.task is not None
         self._note("weights", self._trainer.evaluate(self._trainer.task)[MONITOR], result.epoch)
-        with self._trainer._averaged():
+        with self._trainer.averaged():
             self._note("average", result.valid[MONITOR], result.epoch)
         self._bar.update()
 
@@ -85,7 +85,7 @@ def rows(data: str, trainings: Sequence[dict[str, Any]], patiences: Sequence[int
     for name in WEIGHTS:
         longest = len(trainings[0]["valid"][name])
         whole = [result for result, _, _ in _ended_all(trainings, name, longest)]
-        for patience in (*patiences, longest):
+        for patience in dict.fromkeys((*patiences, longest)):
             tests, kept, last = zip(*_ended_all(trainings, name, patience), strict=True)
             yield {
                 "data": data,
@@ -136,7 +136,7 @@ def main(
     for name, place in named(data).items():
         trainings, dataset = [], None
         for seed in range(1, seeds + 1):
-            path = out / f"{name}-{preset_name}-{epochs}-{seed}.json"
+            path = out / f"{name}-split{split_seed}-{preset_name}-{epochs}-{seed}.json"
             if not path.is_file():
                 dataset = dataset or Dataset.from_path(place, seed=split_seed)
                 with whole_file(path) as unfinished:

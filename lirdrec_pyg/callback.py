@@ -14,7 +14,11 @@ class Callback:
     """
 
     def on_fit_start(self, trainer: "Trainer") -> None:
-        """Called before the first epoch."""
+        """Called before the first epoch of this training.
+
+        ``trainer.result.history`` already has the epochs of a race, or of the training that is resumed;
+        :meth:`on_epoch_end` is not called for them.
+        """
 
     def on_step_end(self, epoch: int, step: int) -> None:
         """Called after each step with epoch and step, both counted from 1."""

@@ -83,8 +83,10 @@ class _Commands(click.Group):
         logger, log = logging.getLogger("lirdrec_pyg"), _Log(ctx)
         level = logger.level
         logger.setLevel(logging.INFO)
-        # Hints for programmers, such as on the precision of matrix products.
-        logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
+        # Hints for programmers, such as on the precision of matrix products, are no progress.
+        hints = logging.getLogger("lightning_fabric.utilities.rank_zero")
+        hint_level = hints.level
+        hints.setLevel(logging.WARNING)
         if is_first_process():  # the only one of several that prints
             logger.addHandler(log)
         try:
@@ -101,6 +103,7 @@ class _Commands(click.Group):
         finally:
             logger.removeHandler(log)
             logger.setLevel(level)
+            hints.setLevel(hint_level)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

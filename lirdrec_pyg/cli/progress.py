@@ -31,7 +31,7 @@ class Progress(Callback):
         done = trainer.result.history
         if self._bar is not None:  # of an earlier training
             self._bar.close()
-        if done:
+        if trainer.num_restored:
             click.echo(f"resuming after epoch {len(done)}{self._best()}")
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(

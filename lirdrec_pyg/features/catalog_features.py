@@ -132,6 +132,8 @@ def _loading(config: FeaturesConfig, device: str) -> dict[str, Any]:
 
 def _check_settings(config: FeaturesConfig, captions: CaptionConfig, out: Path) -> None:
     """Raise :class:`ConfigError` if settings are incomplete."""
+    if config.text_by != "sentence" and (config.text_cols is None or config.text_model == FeaturesConfig.text_model):
+        raise ConfigError("`text_by` needs texts and a causal language model. Pass `text_cols` and `text_model`.")
     if captions.caption is None:
         if captions.embed_captions is not None and not (out / CAPTIONS).is_file():
             raise ConfigError(f"There is no {out / CAPTIONS} to encode. Pass `caption` to describe the images.")

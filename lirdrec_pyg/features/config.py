@@ -24,13 +24,13 @@ class FeaturesConfig(Config):
     separator: str | None = field(None, "Separator of a text table, also several characters; by default detected.")
     text_model: str = field(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub. The "
-        "vectors are those of SentenceTransformer(MODEL).encode(TEXT).",
+        "Text model: any model of sentence-transformers, as a local folder or a name on the Hugging Face Hub, or with "
+        "--text-by a causal language model.",
     )
     text_by: TextEncoding = field(
         "sentence",
-        "How to encode texts: by sentence-transformers, or by the hidden states of a causal language model (the last "
-        "or the mean of all).",
+        "How to encode texts: by SentenceTransformer(MODEL).encode(TEXT), or by the hidden states of a causal language "
+        "model (that of the last token, or the mean over all tokens).",
     )
     image_model: str = field(
         "google/siglip-base-patch16-224",
@@ -38,7 +38,9 @@ class FeaturesConfig(Config):
         "DINO or ViT.",
     )
     audio_model: str = field("laion/clap-htsat-unfused", "Audio model: CLAP, or Whisper, of which the encoder is used.")
-    max_length: int | None = field(None, "Maximum number of tokens per text; by default that of the model.", min=1)
+    max_length: int | None = field(
+        None, "Maximum number of tokens per text; by default that of the model, of causal models at most 512.", min=1
+    )
     image_pooling: ImagePooling = field(
         "auto",
         "Output of the image model to use: the vector that it compares with texts, its own pooling, the first token, "
@@ -94,8 +96,8 @@ class CaptionConfig(Config):
     )
     embed_captions_by: CaptionEncoding = field(
         "sentence",
-        "How to encode captions: by sentence-transformers, by the hidden states of a causal language model (the last "
-        "or the mean of all), or by the embeddings endpoint of a server.",
+        "How to encode captions: by sentence-transformers, by the hidden states of a causal language model (that of "
+        "the last token, or the mean over all tokens), or by the embeddings endpoint of a server.",
     )
     embed_url: str | None = field(None, "Server of --embed-captions-by endpoint; by default that of the captions.")
     image: bool = field(True, "Encode the images themselves, too, as the modality 'image'.")

@@ -42,6 +42,7 @@ from lirdrec_pyg.recommender.train import (
     ranking_tasks,
     trained,
     transformed_graph,
+    with_graph,
 )
 from lirdrec_pyg.training import (
     MONITOR,
@@ -188,7 +189,8 @@ def _fit_on(
     record: dict[str, Any] = {}
     if training_config.race:
         winner, record["race"] = race(dataset, model_config, training_config, fabric, callback)
-        model_config, (trainer, dataset, tasks) = winner.model_config, winner.prepared
+        model_config, trainer, dataset = winner.model_config, winner.trainer, with_graph(dataset, winner.graph)
+        tasks = ranking_tasks(trainer.data, trainer.task)
         del winner
         gc.collect()  # a trainer refers to itself
     else:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch_geometric.data import HeteroData
 from tqdm import tqdm
 
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Dataset, modalities
 from lirdrec_pyg.models import ModelConfig
-from lirdrec_pyg.recommender.train import Prepared, prepared
+from lirdrec_pyg.recommender.train import make_trainer, transformed_graph
 from lirdrec_pyg.training import MONITOR, Trainer, TrainingConfig
 from lirdrec_pyg.training.distributed import noticing_lost_processes
 
@@ -34,24 +35,34 @@ class Contender:
 
     Attributes:
         model_config: its configuration.
-        prepared: its training, the data with its item graphs, and what to evaluate in the end.
-        random: state of torch's global generator, which the contenders take turns to use.
+        graph: the data with its item graphs.
+        trainer: its training.
+        random: state of torch's global generator on the CPU, which the contenders take turns to use.
     """
 
     model_config: ModelConfig
-    prepared: Prepared
+    graph: HeteroData
+    trainer: Trainer
     random: Tensor
 
-    @property
-    def trainer(self) -> Trainer:
-        """Its training."""
-        return self.prepared[0]
+    @classmethod
+    def prepared(
+        cls, dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+    ) -> "Contender":
+        graph = transformed_graph(dataset, model_config, training_config, fabric)
+        trainer = make_trainer(graph, model_config, training_config, fabric)
+        return cls(model_config, graph, trainer, torch.get_rng_state())
 
-    def train(self, epochs: int, callback: Callback) -> None:
-        """Train until so many epochs are done, as if nothing else had happened meanwhile."""
+    def train(self, epochs: int, callback: Callback) -> bool:
+        """Train until so many epochs are done, on the CPU as if nothing else had happened meanwhile.
+
+        Returns:
+            ``False`` if ``callback`` stopped the training before that.
+        """
         torch.set_rng_state(self.random)
-        self.trainer.fit(_Pause(epochs, callback))
+        result = self.trainer.fit(_Pause(epochs, callback))
         self.random = torch.get_rng_state()
+        return len(result.history) == epochs or result.stopped != "interrupted"
 
 
 @noticing_lost_processes()
@@ -70,23 +81,25 @@ def race(
     variants = {GIVEN: model_config, **_variants(dataset, model_config)}
     minutes = training_config.minutes or _default_minutes(dataset)
     training_config = replace(training_config, race=False, minutes=minutes)
-    contenders = {}
-    for name, config in variants.items():
-        start_of_training = prepared(dataset, config, training_config, fabric)
-        contenders[name] = Contender(config, start_of_training, torch.get_rng_state())
+    contenders = {
+        name: Contender.prepared(dataset, config, training_config, fabric) for name, config in variants.items()
+    }
     _log.info("race, in at most a third of %g minutes: %s", minutes, ", ".join(map(_in_words, variants)))
     start, done = time.monotonic(), 0
     deadline = start + 60 * _SHARE * minutes
+    found: dict[str, float] = {}
     record: list[dict[str, Any]] = []
     for epochs in _ROUNDS:
-        last = min(epochs, training_config.epochs)
+        first, last = done, min(epochs, training_config.epochs)
         with tqdm(total=last - done, desc=f"race of {len(contenders)}", unit="epoch", disable=None) as bar:
             while done < last and not _ends(deadline if done else math.inf, fabric, callback):
+                if not all(contender.train(done + 1, callback) for contender in contenders.values()):
+                    break
                 done += 1
-                for contender in contenders.values():
-                    contender.train(done, callback)
                 bar.update()
-        found = {name: _best(contender.trainer) for name, contender in contenders.items()}
+        if done == first:
+            break
+        found = {name: _best(contender.trainer, done) for name, contender in contenders.items()}
         record += [{"variant": name, "epochs": done, MONITOR: value} for name, value in found.items()]
         values = ", ".join(f"{_in_words(name)} {value:.4f}" for name, value in found.items())
         _log.info("race: validation %s after %s epochs: %s", MONITOR, done, values)
@@ -95,11 +108,11 @@ def race(
         contenders = {name: contenders[name] for name in dict.fromkeys(kept)}
         if done < epochs or len(contenders) == 1:
             break
-    winner = max(contenders, key=lambda name: found[name] * (1 if name == GIVEN else 1 - _MARGIN))
+    winner = max(contenders, key=lambda name: found.get(name, 0) * (1 if name == GIVEN else 1 - _MARGIN))
     left = fabric.broadcast(minutes - (time.monotonic() - start) / 60)
     _log.info("race: the model is trained further %s, for at most %.3g minutes", _in_words(winner), left)
     best = contenders[winner]
-    best.trainer.allow_minutes(max(0.01, round(left, 2)))
+    best.trainer.allow_minutes(max(0.01, left))
     torch.set_rng_state(best.random)
     return best, record
 
@@ -126,8 +139,8 @@ def _ends(deadline: float, fabric: Fabric, callback: Callback) -> bool:
     return over
 
 
-def _best(trainer: Trainer) -> float:
-    return max((result.valid[MONITOR] for result in trainer.result.history), default=0.0)
+def _best(trainer: Trainer, epochs: int) -> float:
+    return max(result.valid[MONITOR] for result in trainer.result.history[:epochs])
 
 
 class _Pause(Callback):

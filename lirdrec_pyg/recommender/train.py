@@ -34,9 +34,6 @@ from lirdrec_pyg.training import (
 
 _log = logging.getLogger(__name__)
 
-# A trainer of a new model, the data with the item graphs, and what to evaluate in the end.
-Prepared = tuple[Trainer, Dataset, dict[str, RankingTask]]
-
 
 def with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
     """Return ``data`` with the item graphs of ``source``, which may be on another device."""
@@ -62,12 +59,18 @@ def transformed_graph(
     return graph
 
 
-def prepared(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Prepared:
+def prepared(
+    dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+) -> tuple[Trainer, Dataset, dict[str, RankingTask]]:
     """Return a trainer of a new model, the data with the item graphs, and what to evaluate in the end."""
     graph = transformed_graph(dataset, model_config, training_config, fabric)
     trainer = make_trainer(graph, model_config, training_config, fabric)
-    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
-    return trainer, dataset, ranking_tasks(trainer.data, trainer.task)
+    return trainer, with_graph(dataset, graph), ranking_tasks(trainer.data, trainer.task)
+
+
+def with_graph(dataset: Dataset, source: HeteroData) -> Dataset:
+    """Return ``dataset`` with the item graphs of ``source``."""
+    return replace(dataset, graph=with_item_graphs(dataset.graph, source))
 
 
 def make_trainer(

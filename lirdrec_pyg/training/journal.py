@@ -36,7 +36,7 @@ class Journal(Callback):
     def on_fit_start(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.save_checkpoint()
-        if len(trainer.result.history) > trainer.num_restored:  # the epochs of a race
+        if trainer.result.history:
             self._save_history()
             self._save_weights()
 

@@ -39,18 +39,20 @@ class TrainingLog(Callback):
 
     def __init__(self, logger: Logger) -> None:
         self.logger = logger
+        self._done: dict[str, int] = {}
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer) -> None:
         is_refit = trainer.config.refit and trainer.task is None
-        self._prefix, history = "refit/" if is_refit else "", trainer.result.history
-        self._done = self._last_step(f"{self._prefix}loss", trainer.num_restored)
-        for result in history:
+        self._prefix = "refit/" if is_refit else ""
+        if self._prefix not in self._done:
+            self._done[self._prefix] = self._last_step(f"{self._prefix}loss", trainer.num_restored)
+        for result in trainer.result.history:
             self.on_epoch_end(result)
 
     @rank_zero_only
     def on_epoch_end(self, result: EpochResult) -> None:
-        if result.epoch > self._done:
+        if result.epoch > self._done[self._prefix]:
             metrics = {
                 **{f"valid/{name}": value for name, value in result.valid.items()},
                 "train_seconds": result.train_seconds,
@@ -59,6 +61,7 @@ class TrainingLog(Callback):
             }
             self.logger.log_metrics({f"{self._prefix}{name}": x for name, x in metrics.items()}, result.epoch)
             self.logger.save()
+            self._done[self._prefix] = result.epoch
 
     @rank_zero_only
     def on_fit_end(self, recommender: Any) -> None:

@@ -214,8 +214,8 @@ class Trainer:
         return f"{minutes:g} minutes are over" if over else None
 
     def allow_minutes(self, minutes: float) -> None:
-        """Let the training take so long from now on."""
-        self.config = replace(self.config, minutes=round(minutes + self.result.seconds / 60, 2))
+        """Let the training go on for so many minutes, beside what it has taken."""
+        self.config = replace(self.config, minutes=math.ceil(100 * minutes + self.result.seconds / 0.6) / 100)
 
     def _train_epoch(self, callback: Callback) -> bool:
         """Train the remaining steps of the epoch; return ``False`` if it was interrupted."""
@@ -268,7 +268,7 @@ class Trainer:
             torch._foreach_lerp_([*self.average.values()], weights, 1 - decay)
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
+    def averaged(self) -> Iterator[None]:
         """Give the model the averaged weights temporarily, if there are any."""
         parameters = dict(self.model.module.named_parameters()) if self.average else {}
         trained = {name: x.data for name, x in parameters.items()}
@@ -326,7 +326,7 @@ class Trainer:
         result, loss, start = self.result, float(self._losses[: self._step].mean()), time.perf_counter()
         epoch = len(result.history) + 1
         best = max((r.valid[MONITOR] for r in result.history if r.valid), default=-math.inf)
-        with self._averaged():
+        with self.averaged():
             valid = {} if self.task is None else self.evaluate(self.task)
             improved = not valid or valid[MONITOR] > best
             if improved:

@@ -112,7 +112,7 @@ def test_time_limit_ends_the_race_after_an_epoch_of_all(dataset: Dataset, monkey
         epochs.clear()
         winner, trainer, record = raced(dataset, replace(RACING, minutes=minutes))
         assert epochs == ([2, 1] * 2 + [1, 2] * 2)[: 2 * done]
-        assert {entry[1] for entry in record} == {min(done, 2), done}
+        assert [entry[1] for entry in record] == ([2, 2, 4, 4] if done == 4 else [done, done])
         assert winner.num_layers == (1 if done > 1 else 2)
         assert trainer.config.minutes == pytest.approx(left + trainer.result.seconds / 60, abs=0.01)
 
@@ -140,7 +140,7 @@ def test_race_that_is_stopped_leaves_a_run_that_resumes(dataset: Dataset, tmp_pa
         out = tmp_path / f"run{times}"
         stopped = fit(dataset, MODEL, RACING, out, callbacks=[StopsAfter(times)])
         assert (stopped.metrics["epochs"], stopped.metrics["stopped"]) == (done, "interrupted")
-        assert {entry[0] for entry in rounds(stopped)} == {GIVEN, WITHOUT}
+        assert {entry[:2] for entry in rounds(stopped)} == ({(GIVEN, 1), (WITHOUT, 1)} if times == 8 else set())
         resumed = resume(out)
         assert_same(resumed, trained(stopped.model_config.item_graph))
         assert resumed.metrics["race"] == stopped.metrics["race"]
@@ -171,3 +171,11 @@ def test_race_needs_a_validation_split(dataset: Dataset, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"`race=True` compares by validation.*`race=False`"):
         fit(Dataset.from_graph(graph), MODEL, RACING, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_variant_whose_patience_is_over_waits_for_the_others(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs = scored(monkeypatch, {2: [0.2], 1: [0.3, 0.1, 0.1, 0.4]})
+    monkeypatch.setattr(f"{RACE}._ROUNDS", (4,))
+    winner, _, record = raced(dataset, replace(RACING, patience=2))
+    assert (winner.num_layers, record) == (1, [(GIVEN, 4, 0.2), ("num_layers=1", 4, 0.3)])
+    assert epochs == [2, 1] * 3
