@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,9 @@ def test_texts_are_encoded_by_a_causal_model(catalog: Path, models: Path) -> Non
     expected = CausalEncoder(str(models / "llama")).encode([f"thing {number}" for number in range(12)])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     assert provenance(catalog)["text"]["encoder"]["pooling"] == "last-token"
+    for incomplete in (replace(config, text_cols=None, image_col="image"), FeaturesConfig(text_by="mean")):
+        with pytest.raises(ConfigError, match=r"`text_by` needs texts and a causal language model"):
+            encode_catalog(catalog, catalog.parent / "other", incomplete)
 
 
 def test_captions_are_encoded_by_a_causal_model(catalog: Path, server: OpenAIServer, models: Path) -> None:
