@@ -131,5 +131,6 @@ class CausalEncoder(TextEncoder):
             "architecture": type(self._model[0].auto_model).__name__,
             "preprocessing": self._describe_tokenizer(),
             "pooling": self._pooling,
+            "chat_template": False,
             "max_length": self._model.max_seq_length,
         }
