@@ -79,10 +79,11 @@ class FeatureFile(Pair):
         self.name = "modality=file|folder"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        if isinstance(value, str) and os.path.isdir(value):
-            return "", value
-        if isinstance(value, str) and "=" not in value:
-            return self.fail(f"There is no folder {value!r}. Pass a folder of features, or MODALITY=FILE.", param, ctx)
+        if isinstance(value, str):
+            if os.path.isdir(value):
+                return "", value
+            if "=" not in value:
+                self.fail(f"There is no folder {value!r}. Pass a folder of features, or MODALITY=FILE.", param, ctx)
         return super().convert(value, param, ctx)
 
 

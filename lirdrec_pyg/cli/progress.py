@@ -59,7 +59,7 @@ class Progress(Callback):
             vars(self._bar).update(end, n=result.epoch)
             self._bar.set_postfix_str(f"loss {result.loss:.4f}{value.rstrip(' *').replace('  ', ', ')}{best}")
             return
-        seconds, epochs, last = result.train_seconds + result.eval_seconds, self._trainer.config.epochs, end["total"]
+        seconds, epochs, last = result.seconds, self._trainer.config.epochs, end["total"]
         left = f"{tqdm.format_interval((last - result.epoch) * seconds)} left"
         ending = left if last == epochs else f"stops after epoch {last} unless better"
         click.echo(f"epoch {result.epoch:4d}/{epochs}  loss {result.loss:.4f}{value}  {seconds:.1f} s{best}, {ending}")

@@ -40,9 +40,9 @@ from lirdrec_pyg.recommender.train import (
     peak_memory,
     prepared,
     ranking_tasks,
+    to_evaluate,
     trained,
     transformed_graph,
-    with_graph,
 )
 from lirdrec_pyg.training import (
     MONITOR,
@@ -189,8 +189,8 @@ def _fit_on(
     record: dict[str, Any] = {}
     if training_config.race:
         winner, record["race"] = race(dataset, model_config, training_config, fabric, callback)
-        model_config, trainer, dataset = winner.model_config, winner.trainer, with_graph(dataset, winner.graph)
-        tasks = ranking_tasks(trainer.data, trainer.task)
+        model_config, trainer = winner.model_config, winner.trainer
+        dataset, tasks = to_evaluate(dataset, winner.graph, trainer)
         del winner
         gc.collect()  # a trainer refers to itself
     else:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Dataset, modalities
 from lirdrec_pyg.models import ModelConfig
-from lirdrec_pyg.recommender.train import make_trainer, transformed_graph
+from lirdrec_pyg.recommender.train import new_trainer
 from lirdrec_pyg.training import MONITOR, Trainer, TrainingConfig
 from lirdrec_pyg.training.distributed import noticing_lost_processes
 
@@ -44,14 +44,6 @@ class Contender:
     graph: HeteroData
     trainer: Trainer
     random: Tensor
-
-    @classmethod
-    def prepared(
-        cls, dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
-    ) -> "Contender":
-        graph = transformed_graph(dataset, model_config, training_config, fabric)
-        trainer = make_trainer(graph, model_config, training_config, fabric)
-        return cls(model_config, graph, trainer, torch.get_rng_state())
 
     def train(self, epochs: int, callback: Callback) -> bool:
         """Train until so many epochs are done, on the CPU as if nothing else had happened meanwhile.
@@ -82,7 +74,8 @@ def race(
     minutes = training_config.minutes or _default_minutes(dataset)
     training_config = replace(training_config, race=False, minutes=minutes)
     contenders = {
-        name: Contender.prepared(dataset, config, training_config, fabric) for name, config in variants.items()
+        name: Contender(config, *new_trainer(dataset, config, training_config, fabric), torch.get_rng_state())
+        for name, config in variants.items()
     }
     _log.info("race, in at most a third of %g minutes: %s", minutes, ", ".join(map(_in_words, variants)))
     start, done = time.monotonic(), 0

@@ -63,14 +63,22 @@ def prepared(
     dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
 ) -> tuple[Trainer, Dataset, dict[str, RankingTask]]:
     """Return a trainer of a new model, the data with the item graphs, and what to evaluate in the end."""
+    graph, trainer = new_trainer(dataset, model_config, training_config, fabric)
+    return trainer, *to_evaluate(dataset, graph, trainer)
+
+
+def new_trainer(
+    dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
+) -> tuple[HeteroData, Trainer]:
+    """Return the graph with what a new model needs, and a trainer of this model."""
     graph = transformed_graph(dataset, model_config, training_config, fabric)
-    trainer = make_trainer(graph, model_config, training_config, fabric)
-    return trainer, with_graph(dataset, graph), ranking_tasks(trainer.data, trainer.task)
+    return graph, make_trainer(graph, model_config, training_config, fabric)
 
 
-def with_graph(dataset: Dataset, source: HeteroData) -> Dataset:
-    """Return ``dataset`` with the item graphs of ``source``."""
-    return replace(dataset, graph=with_item_graphs(dataset.graph, source))
+def to_evaluate(dataset: Dataset, graph: HeteroData, trainer: Trainer) -> tuple[Dataset, dict[str, RankingTask]]:
+    """Return the data with the item graphs of ``graph``, and what to evaluate in the end."""
+    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+    return dataset, ranking_tasks(trainer.data, trainer.task)
 
 
 def make_trainer(

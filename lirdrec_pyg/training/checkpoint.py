@@ -40,6 +40,11 @@ class EpochResult:
     train_seconds: float
     eval_seconds: float
 
+    @property
+    def seconds(self) -> float:
+        """Time of both."""
+        return self.train_seconds + self.eval_seconds
+
 
 @dataclass(frozen=True)
 class Checkpoint:

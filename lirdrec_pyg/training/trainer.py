@@ -72,7 +72,7 @@ class FitResult:
     @property
     def seconds(self) -> float:
         """Time that these epochs took."""
-        return sum(epoch.train_seconds + epoch.eval_seconds for epoch in self.history)
+        return sum(epoch.seconds for epoch in self.history)
 
 
 class Trainer:
@@ -215,7 +215,7 @@ class Trainer:
 
     def allow_minutes(self, minutes: float) -> None:
         """Let the training go on for so many minutes, beside what it has taken."""
-        self.config = replace(self.config, minutes=math.ceil(100 * minutes + self.result.seconds / 0.6) / 100)
+        self.config = replace(self.config, minutes=math.ceil(100 * (minutes + self.result.seconds / 60)) / 100)
 
     def _train_epoch(self, callback: Callback) -> bool:
         """Train the remaining steps of the epoch; return ``False`` if it was interrupted."""

@@ -79,8 +79,8 @@ def test_better_half_is_trained_further_and_the_winner_to_the_end(
     ]
     assert epochs == [2, 1, 3, 4] * 2 + [1, 3, 2] * 2 + [3]
     winner = replace(MODEL, num_layers=3)
-    assert found.model_config == Run.open(tmp_path / "run").model_config() == winner
     run = Run.open(tmp_path / "run")
+    assert found.model_config == run.model_config() == winner
     assert not run.training_config().race
     assert len((run.path / "history.csv").read_text().splitlines()) == 1 + SMALL.epochs
     assert_same(found, fit(dataset, winner, SMALL))
