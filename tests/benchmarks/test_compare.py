@@ -177,6 +177,16 @@ def test_a_comparison_is_resumed_and_merged(
     assert len(trained) == 11 + 4 + 2 + 2
 
 
+def test_runs_of_a_preset_that_has_changed_are_trained_again(
+    tmp_path: Path, places: list[str], trained: list[tuple[str, str, Any, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--models", "lirdrec-fast,ease", "--seeds", 1, "--budget", 1, "--out", tmp_path / "out")
+    compared(*places[:2], *options)
+    monkeypatch.setitem(PRESETS, "fast", {**PRESETS["fast"], "lr": 0.01})
+    compared(*places[:2], *options)
+    assert [name for _, name, *_ in trained] == ["lirdrec", "ease", "lirdrec"]
+
+
 def test_every_entry_has_valid_settings() -> None:
     lines = entries("all", ("image", "text"), "fast")
     for entry in lines.values():
