@@ -1,10 +1,12 @@
 """The command line: ``lirdrec-pyg``."""
 
+import gc
 import importlib
 import io
 import logging
 import sys
 import warnings
+from types import ModuleType
 from typing import Any
 
 import click
@@ -50,6 +52,22 @@ class _Log(logging.Handler):
             click.echo(f"Warning: {message}", err=True)
 
 
+def _imported(name: str) -> ModuleType:
+    """Import a module with torch and PyG.
+
+    None of their many objects is ever garbage, and looking for it among them takes a second while they are imported and
+    another one at the exit.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,7 +75,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = importlib.import_module(f"lirdrec_pyg.cli.{name.replace('-', '_')}")
+        module = _imported(f"lirdrec_pyg.cli.{name.replace('-', '_')}")
         command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 

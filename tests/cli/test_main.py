@@ -55,6 +55,16 @@ def test_help_loads_no_torch() -> None:
     assert "add-items" in done.stdout
 
 
+def test_imports_are_not_searched_for_garbage() -> None:
+    program = (
+        "import gc\n"
+        "from lirdrec_pyg.cli import main\n"
+        "main(['info', '--help'], standalone_mode=False)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000, gc.get_freeze_count()"
+    )
+    subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+
 def test_the_installed_program_starts() -> None:
     program = Path(sys.executable).with_name("lirdrec-pyg")
     shown = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
@@ -139,11 +149,13 @@ def test_progress_goes_to_standard_output_and_warnings_to_standard_error(capsys:
 
 
 def test_a_warning_while_a_command_is_loaded_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str) -> object:
-        warnings.warn("A library is broken.", stacklevel=1)
-        return sys.modules[name]
+    module = importlib.import_module("lirdrec_pyg.cli.info")
 
-    importlib.import_module("lirdrec_pyg.cli.info")
+    def load(_: str) -> object:
+        warnings.warn("A library is broken.", stacklevel=1)
+        return module
+
+    monkeypatch.delitem(sys.modules, "lirdrec_pyg.cli.info")
     monkeypatch.setattr("lirdrec_pyg.cli.importlib.import_module", load)
     result = CliRunner().invoke(main, ["info", "--help"])
     assert result.exit_code == 0, result.output
