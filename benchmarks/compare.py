@@ -186,8 +186,8 @@ class Comparison:
     def _path(self, data: str, name: str, settings: Settings, seed: int) -> Path:
         # Runs of other data, another protocol or a changed preset are other runs; places and machines do not matter.
         entry = self.lines[data][name]
-        given = PRESETS[entry.preset] if entry.preset else None
-        key = [self.fingerprints[data], vars(self.protocol), dict(entry.settings), given, dict(settings)]
+        preset = entry.preset_settings
+        key = [self.fingerprints[data], vars(self.protocol), dict(entry.settings), preset, dict(settings)]
         plain = "-".join("".join(c if c.isalnum() else "-" for c in part) for part in (data, name))
         return self.out / "runs" / f"{plain}-{seed}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}.json"
 

@@ -42,6 +42,11 @@ class Entry:
         """Whether all seeds give the same model."""
         return MODEL_CONFIGS[self.model].is_closed_form
 
+    @property
+    def preset_settings(self) -> Settings | None:
+        """Settings of the preset, if there is one."""
+        return PRESETS[self.preset] if self.preset else None
+
     def suits(self, modalities: Sequence[str]) -> bool:
         """Return whether it differs from the other lines on data with these modalities."""
         only = self.settings.get("only_modality")
@@ -129,7 +134,6 @@ def configurations(entry: Entry, budget: int) -> list[Settings]:
 def configs(entry: Entry, settings: Settings, shared: Settings) -> tuple[Any, TrainingConfig]:
     """Return the configurations of the model and of its training; ``shared`` has settings of all lines' trainings."""
     kind = MODEL_CONFIGS[entry.model]
-    preset = PRESETS[entry.preset] if entry.preset else {}
-    given = {**kind.training_defaults, **preset, **entry.settings, **settings, **shared}
+    given = {**kind.training_defaults, **(entry.preset_settings or {}), **entry.settings, **settings, **shared}
     of_model = {f.name: given.pop(f.name) for f in fields(kind) if f.name in given}
     return kind(**of_model), TrainingConfig(**given)

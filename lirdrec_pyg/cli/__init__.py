@@ -15,6 +15,7 @@ from lirdrec_pyg._version import __version__
 from lirdrec_pyg.cli.parameters import as_options
 from lirdrec_pyg.errors import LIRDRecError
 from lirdrec_pyg.launcher import is_first_process
+from lirdrec_pyg.log_level import log_level
 from lirdrec_pyg.threads import prepare_threads
 
 # Each command is a module of this package. These lines are here so that showing them does not load torch.
@@ -99,16 +100,12 @@ class _Commands(click.Group):
             sys.stdout.reconfigure(errors="backslashreplace")
         ctx.obj = self  # until the command is known, which may warn while it is loaded
         logger, log = logging.getLogger("lirdrec_pyg"), _Log(ctx)
-        level = logger.level
-        logger.setLevel(logging.INFO)
         # Hints for programmers, such as on the precision of matrix products, are no progress.
-        hints = logging.getLogger("lightning_fabric.utilities.rank_zero")
-        hint_level = hints.level
-        hints.setLevel(logging.WARNING)
+        hints = log_level("lightning_fabric.utilities.rank_zero", logging.WARNING)
         if is_first_process():  # the only one of several that prints
             logger.addHandler(log)
         try:
-            with warnings.catch_warnings():
+            with log_level("lirdrec_pyg", logging.INFO), hints, warnings.catch_warnings():
                 warnings.showwarning = lambda message, *_, **__: logger.warning("%s", message)
                 return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -120,8 +117,6 @@ class _Commands(click.Group):
             ctx.exit(error.exit_code)
         finally:
             logger.removeHandler(log)
-            logger.setLevel(level)
-            hints.setLevel(hint_level)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lirdrec_pyg.errors import check_extra
+from lirdrec_pyg.log_level import log_level
 from lirdrec_pyg.models import ItemRegression
 from lirdrec_pyg.models.linear import linear_part
 from lirdrec_pyg.models.new_nodes import kernel, scaled, split_predictions
@@ -149,22 +150,17 @@ def save_encoders(recommender: Recommender, folder: Path) -> None:
 def _save(
     module: nn.Module, inputs: tuple, dynamic_shapes: tuple, input_names: list[str], output_names: list[str], path: Path
 ) -> None:
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it lists operators of packages that are not installed
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval().requires_grad_(False),
-                inputs,
-                dynamo=True,
-                input_names=input_names,
-                output_names=output_names,
-                dynamic_shapes=dynamic_shapes,
-                verbose=False,
-            )
-    finally:
-        log.setLevel(level)
+    # It lists operators of packages that are not installed.
+    with log_level("torch.onnx", logging.ERROR), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval().requires_grad_(False),
+            inputs,
+            dynamo=True,
+            input_names=input_names,
+            output_names=output_names,
+            dynamic_shapes=dynamic_shapes,
+            verbose=False,
+        )
     assert program is not None
     program.save(path, external_data=True)
