@@ -45,26 +45,33 @@ class _Fusion(nn.Module):
     def forward(self, x: Tensor, user_index: Users = None) -> Tensor:
         return _weighted(x, self.attention(x, user_index))
 
-    def _add_network(self, num_branches: int, channels: int) -> None:
-        hidden = max(1, channels // 4)
-        self.fc1 = nn.ModuleList(nn.Linear(channels, hidden) for _ in range(num_branches))
-        self.fc2 = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(num_branches))
-        self.act = nn.LeakyReLU()
-
-    def _reset_network(self) -> None:
-        for fc in [*self.fc1, *self.fc2]:
-            fc.reset_parameters()
-
-    def _network_scores(self, x: Tensor) -> Tensor:
-        scores = [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(x.unbind(dim=1), self.fc1, self.fc2, strict=True)]
-        return torch.cat(scores, dim=1)
-
 
 def _weighted(x: Tensor, alpha: Tensor) -> Tensor:
     return (alpha.unsqueeze(-1) * x).flatten(start_dim=1)
 
 
-class ProgressiveWeightCopying(_Fusion):
+class _NetworkFusion(_Fusion):
+    """Base of fusions with a network that scores the branches."""
+
+    def __init__(self, num_branches: int, channels: int) -> None:
+        super().__init__()
+        self.num_branches = num_branches
+        self.channels = channels
+        hidden = max(1, channels // 4)
+        self.fc1 = nn.ModuleList(nn.Linear(channels, hidden) for _ in range(num_branches))
+        self.fc2 = nn.ModuleList(nn.Linear(hidden, 1) for _ in range(num_branches))
+        self.act = nn.LeakyReLU()
+
+    def reset_parameters(self) -> None:
+        for fc in [*self.fc1, *self.fc2]:
+            fc.reset_parameters()
+
+    def _scores(self, x: Tensor) -> Tensor:
+        scores = [fc2(self.act(fc1(u))) for u, fc1, fc2 in zip(x.unbind(dim=1), self.fc1, self.fc2, strict=True)]
+        return torch.cat(scores, dim=1)
+
+
+class ProgressiveWeightCopying(_NetworkFusion):
     r"""The progressive weight copying (PWC) fusion from the `"Learning Item Representations Directly from Multimodal
     Features for Effective Recommendation" <https://arxiv.org/abs/2505.04960>`_ paper (section 4.4).
 
@@ -112,15 +119,12 @@ class ProgressiveWeightCopying(_Fusion):
         decay_base: float = 0.9,
         shards: RowShards | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(num_branches, channels)
         self.num_users = num_users
         self.shards = shards
-        self.num_branches = num_branches
-        self.channels = channels
         self.initial_network_weight = network_weight
         self.decay_base = decay_base
 
-        self._add_network(num_branches, channels)
         num_rows = num_users if shards is None else shards.num_own
         self.theta = nn.Parameter(torch.empty(num_rows, num_branches))
         # In float64, since rounding errors of the schedule compound.
@@ -131,7 +135,7 @@ class ProgressiveWeightCopying(_Fusion):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self._reset_network()
+        super().reset_parameters()
         xavier_normal_rows_(self.theta, self.shards)
         self.network_weight.fill_(self.initial_network_weight)
         self.memory_weight.fill_(1.0 - self.initial_network_weight)
@@ -173,7 +177,7 @@ class ProgressiveWeightCopying(_Fusion):
         return self._attention(x, self.theta.mean(dim=0))
 
     def _attention(self, x: Tensor, theta: Tensor) -> Tensor:
-        return (self.network_weight * self._network_scores(x) + self.memory_weight * theta).softmax(dim=1)
+        return (self.network_weight * self._scores(x) + self.memory_weight * theta).softmax(dim=1)
 
     def forward(self, x: Tensor, user_index: Users = None) -> Tensor:
         alpha = self.attention(x, user_index)
@@ -206,9 +210,6 @@ class MeanFusion(_Fusion):
 
     def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
         return x.new_full(x.shape[:2], 1 / x.size(1))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class StaticFusion(_Fusion):
@@ -253,7 +254,7 @@ class StaticFusion(_Fusion):
         return f"{type(self).__name__}({self.theta.size(0)}, num_branches={self.theta.size(1)})"
 
 
-class AttentionFusion(_Fusion):
+class AttentionFusion(_NetworkFusion):
     r"""The fusion that weights branches by a network, :math:`\boldsymbol{\alpha} = \mathrm{softmax}_b(\mathbf{s})`.
 
     .. math::
@@ -270,17 +271,8 @@ class AttentionFusion(_Fusion):
         - **output:** :math:`(|U|, B \cdot d)`
     """
 
-    def __init__(self, num_branches: int, channels: int) -> None:
-        super().__init__()
-        self.num_branches = num_branches
-        self.channels = channels
-        self._add_network(num_branches, channels)
-
-    def reset_parameters(self) -> None:
-        self._reset_network()
-
     def attention(self, x: Tensor, user_index: Users = None) -> Tensor:
-        return self._network_scores(x).softmax(dim=1)
+        return self._scores(x).softmax(dim=1)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(num_branches={self.num_branches}, channels={self.channels})"
