@@ -1,6 +1,5 @@
 """Tables with one row per user, of which each of several processes holds a part."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -67,13 +66,13 @@ class RowShards:
         Returns:
             Shape ``(N, *)``.
         """
-        request = self._request(index)
-        rows, row = request.asked.unique(return_inverse=True)
+        order, sent, received, asked = self._request(index)
+        rows, row = asked.unique(return_inverse=True)
         own = gather_rows(table, rows).flatten(1) if sparse else F.embedding(rows, table.flatten(1))
-        found = all_to_all_single_autograd(F.embedding(row, own), request.sent, request.received, self._group)
+        found = all_to_all_single_autograd(F.embedding(row, own), sent, received, self._group)
         if found.requires_grad:
             found.register_hook(lambda grad: grad / self.count)
-        return F.embedding(request.order.argsort(), found).unflatten(1, table.shape[1:])
+        return F.embedding(order.argsort(), found).unflatten(1, table.shape[1:])
 
     @torch.no_grad()
     def write(self, table: Tensor, index: Tensor, value: Tensor) -> None:
@@ -84,17 +83,20 @@ class RowShards:
             index: distinct rows, different ones in each process, int64, shape ``(N,)``.
             value: their new values, shape ``(N, F)``.
         """
-        request = self._request(index)
-        received = value.new_empty(len(request.asked), value.size(1))
-        dist.all_to_all_single(
-            received, value[request.order].contiguous(), request.received, request.sent, group=self._group
-        )
-        rows, row = request.asked.unique(return_inverse=True)
-        total = received.new_zeros(len(rows), value.size(1)).index_add_(0, row, received)
+        order, sent, received, asked = self._request(index)
+        written = value.new_empty(len(asked), value.size(1))
+        dist.all_to_all_single(written, value[order].contiguous(), received, sent, group=self._group)
+        rows, row = asked.unique(return_inverse=True)
+        total = written.new_zeros(len(rows), value.size(1)).index_add_(0, row, written)
         table[rows] = (total / row.bincount(minlength=len(rows)).unsqueeze(1)).to(table.dtype)
 
-    def _request(self, index: Tensor) -> "_Request":
-        """Ask the owner of each row for it."""
+    def _request(self, index: Tensor) -> tuple[Tensor, list[int], list[int], Tensor]:
+        """Ask the owner of each row for it.
+
+        Returns:
+            Permutation of ``index`` that puts the rows of each owner together; number of rows asked of each process;
+            number of rows that each process asks for; these rows, in the table of this process.
+        """
         owner = index // self._size
         order = owner.argsort(stable=True)
         sent = owner.bincount(minlength=self.count)
@@ -103,7 +105,7 @@ class RowShards:
         sent_sizes, received_sizes = sent.tolist(), received.tolist()
         asked = index.new_empty(sum(received_sizes))
         dist.all_to_all_single(asked, index[order], received_sizes, sent_sizes, group=self._group)
-        return _Request(order, sent_sizes, received_sizes, asked - self.start)
+        return order, sent_sizes, received_sizes, asked - self.start
 
     def distributed(self, table: Tensor) -> DTensor:
         """Return the whole table as a :class:`~torch.distributed.tensor.DTensor`, to save it."""
@@ -111,23 +113,6 @@ class RowShards:
         shape = torch.Size([self.num_rows, *table.shape[1:]])
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(table, mesh, [Shard(0)], shape=shape, stride=stride, run_check=False)
-
-
-@dataclass
-class _Request:
-    """Rows that were asked for.
-
-    Attributes:
-        order: permutation of the asked rows that puts those of each owner together.
-        sent: number of rows that each process was asked for.
-        received: number of rows that each process asked for.
-        asked: these rows, in the table of this process.
-    """
-
-    order: Tensor
-    sent: list[int]
-    received: list[int]
-    asked: Tensor
 
 
 def xavier_normal_rows_(table: Tensor, shards: RowShards | None) -> None:
