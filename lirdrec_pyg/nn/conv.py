@@ -1,5 +1,5 @@
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from torch_geometric.typing import Adj, OptPairTensor, OptTensor, SparseTensor, 
 from torch_geometric.utils import degree, is_sparse, spmm
 
 from lirdrec_pyg.nn.sparse import SparseOperator, is_half_on_cpu
+
+AnyAdj: TypeAlias = Adj | SparseOperator
 
 
 def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: float = 1e-7) -> Tensor:
@@ -57,9 +59,7 @@ class _WeightedSumConv(MessagePassing):
     def __init__(self) -> None:
         super().__init__(aggr="sum")
 
-    def _sum(
-        self, edge_index: Adj | SparseOperator, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor
-    ) -> Tensor:
+    def _sum(self, edge_index: AnyAdj, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor) -> Tensor:
         if isinstance(edge_index, SparseOperator):
             return edge_index @ x_source
         if isinstance(edge_index, (EdgeIndex, SparseTensor)) or is_sparse(edge_index):
@@ -75,9 +75,7 @@ class _WeightedSumConv(MessagePassing):
             edge_index, x=(x_source, x_target), edge_weight=edge_weight, size=(len(x_source), len(x_target))
         )
 
-    def _add_sum(
-        self, edge_index: Adj | SparseOperator, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor
-    ) -> Tensor:
+    def _add_sum(self, edge_index: AnyAdj, x_source: Tensor, x_target: Tensor, edge_weight: OptTensor) -> Tensor:
         if isinstance(edge_index, SparseOperator):
             return edge_index.add_product(x_target, x_source)
         return x_target + self._sum(edge_index, x_source, x_target, edge_weight)
@@ -93,7 +91,7 @@ class _WeightedSumConv(MessagePassing):
         return spmm(edge_index, x[0], reduce="sum")
 
 
-def reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
+def reverse(adj: AnyAdj) -> AnyAdj:
     """Return the adjacency with all edges in the opposite direction."""
     if isinstance(adj, (SparseTensor, SparseOperator)):
         return adj.t()
@@ -105,11 +103,11 @@ def reverse(adj: Adj | SparseOperator) -> Adj | SparseOperator:
 def _both_directions(
     x_user: Tensor,
     x_item: Tensor,
-    edge_index: Adj | SparseOperator,
-    rev_edge_index: Adj | SparseOperator | None,
+    edge_index: AnyAdj,
+    rev_edge_index: AnyAdj | None,
     edge_weight: OptTensor,
     rev_edge_weight: OptTensor,
-) -> tuple[tuple[Adj | SparseOperator, OptTensor], tuple[Adj | SparseOperator, OptTensor]]:
+) -> tuple[tuple[AnyAdj, OptTensor], tuple[AnyAdj, OptTensor]]:
     """Return edges and weights in the direction of the items, and in the direction of the users."""
     num_users, num_items = x_user.size(0), x_item.size(0)
     if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
@@ -159,8 +157,8 @@ class BipartiteConv(_WeightedSumConv):
         self,
         x_user: Tensor,
         x_item: Tensor,
-        edge_index: Adj | SparseOperator,
-        rev_edge_index: Adj | SparseOperator | None = None,
+        edge_index: AnyAdj,
+        rev_edge_index: AnyAdj | None = None,
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> tuple[Tensor, Tensor]:
@@ -176,8 +174,8 @@ class BipartiteConv(_WeightedSumConv):
         self,
         x_user: Tensor,
         x_item: Tensor,
-        edge_index: Adj | SparseOperator,
-        rev_edge_index: Adj | SparseOperator | None,
+        edge_index: AnyAdj,
+        rev_edge_index: AnyAdj | None,
         edge_weight: OptTensor,
         rev_edge_weight: OptTensor,
     ) -> tuple[Tensor, Tensor]:
@@ -218,8 +216,8 @@ class BipartiteConv(_WeightedSumConv):
         self,
         x_user: Tensor,
         x_item: Tensor,
-        edge_index: Adj | SparseOperator,
-        rev_edge_index: Adj | SparseOperator | None = None,
+        edge_index: AnyAdj,
+        rev_edge_index: AnyAdj | None = None,
         edge_weight: OptTensor = None,
         rev_edge_weight: OptTensor = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -255,16 +253,11 @@ class BipartiteLGConv(_WeightedSumConv):
         - **output:** target nodes :math:`(M, F)`
     """
 
-    def forward(
-        self, x: Tensor | tuple[Tensor, Tensor], edge_index: Adj | SparseOperator, edge_weight: OptTensor = None
-    ) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, Tensor], edge_index: AnyAdj, edge_weight: OptTensor = None) -> Tensor:
         source, target = (x, x) if isinstance(x, Tensor) else x
         if edge_weight is None and isinstance(edge_index, Tensor) and not is_sparse(edge_index):
             edge_weight = bipartite_norm(edge_index, source.size(0), target.size(0)).to(source.dtype)
         return self._sum(edge_index, source, target, edge_weight)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class ItemGraphConv(_WeightedSumConv):
@@ -289,13 +282,13 @@ class ItemGraphConv(_WeightedSumConv):
         super().__init__()
         self.num_layers = num_layers
 
-    def neighbors_only(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+    def neighbors_only(self, x: Tensor, edge_index: AnyAdj, edge_weight: OptTensor = None) -> Tensor:
         r"""Compute :math:`\mathbf{S}^n \mathbf{G}`, the output without the residual connection."""
         for _ in range(self.num_layers):
             x = self._sum(edge_index, x, x, edge_weight)
         return x
 
-    def forward(self, x: Tensor, edge_index: Adj | SparseOperator, edge_weight: OptTensor = None) -> Tensor:
+    def forward(self, x: Tensor, edge_index: AnyAdj, edge_weight: OptTensor = None) -> Tensor:
         if self.num_layers == 0:
             return x + x
         out = x
@@ -320,7 +313,7 @@ class ItemGraphConv(_WeightedSumConv):
         return f"{type(self).__name__}(num_layers={self.num_layers})"
 
 
-def adjacency(store: Any) -> tuple[Adj | SparseOperator, OptTensor]:
+def adjacency(store: Any) -> tuple[AnyAdj, OptTensor]:
     """Return the adjacency and the edge weights in an edge store of ``HeteroData``, as arguments of a layer.
 
     These are ``adj_t`` and None if the store has it, else ``edge_index`` and ``edge_weight``.
