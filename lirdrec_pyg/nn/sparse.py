@@ -3,6 +3,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch_geometric.utils import cumsum
 
 # torch warns in every program that creates a CSR tensor; the products used here are covered by tests.
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
@@ -94,8 +95,7 @@ def is_half_on_cpu(x: Tensor) -> bool:
 
 def _csr(row: Tensor, column: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
     order = (row * size[1] + column).argsort()
-    start = torch.zeros(size[0] + 1, dtype=torch.long, device=row.device)
-    start[1:] = torch.bincount(row, minlength=size[0]).cumsum(0)
+    start = cumsum(torch.bincount(row, minlength=size[0]))
     dtype = torch.int32 if max(len(row), *size) < 2**31 else torch.int64
     return torch.sparse_csr_tensor(start.to(dtype), column[order].to(dtype), value[order], size, check_invariants=False)
 
