@@ -144,8 +144,7 @@ def _largest(score: Tensor, k: int) -> tuple[Tensor, Tensor]:
     # Balances the number of chunks, searched in the first pass, and the number of scores in the chosen chunks.
     chunk = min(_MAX_CHUNK, math.isqrt(score.size(1) // max(1, k)))
     if chunk < _MIN_CHUNK:
-        best = score.topk(k, dim=1)
-        return best.values, best.indices
+        return score.topk(k, dim=1)
     return _largest_by_chunks(score, k, chunk)
 
 
@@ -218,8 +217,7 @@ class Scores:
     ) -> Iterator[TopK]:
         """See :class:`Ranker`."""
         block = max(1, _SCORE_BYTES // (4 * self.num_items))
-        for first in range(0, max(1, len(user_index)), block):
-            rows = slice(first, min(first + block, len(user_index)))
+        for rows in _row_blocks(len(user_index), block):
             score = self.score(user_index[rows])
             if seen is not None:
                 score[seen.pairs(user_index[rows])] = -torch.inf
