@@ -85,9 +85,6 @@ class BPRSampler:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} triples, {len(self.candidates)} candidates, alpha={self.alpha})"
 
-    def _key(self, user: Tensor, item: Tensor) -> Tensor:
-        return user * self.num_items + item
-
     def _draw(self, size: int) -> Tensor:
         device = self.candidates.device
         if self._cumulative is None:
@@ -100,7 +97,7 @@ class BPRSampler:
 
     def is_known(self, user: Tensor, item: Tensor) -> Tensor:
         """Return a mask of the pairs that are training interactions, bool, of the broadcast shape."""
-        key = self._key(user, item)
+        key = user * self.num_items + item
         position = torch.searchsorted(self._known, key).clamp_(max=len(self._known) - 1)
         return self._known[position] == key
 

@@ -15,7 +15,7 @@ from torch_geometric.sampler import NeighborSampler
 from torch_geometric.typing import EdgeType
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, modalities
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, item_features, modalities
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SparseOperator, degree_scale
 
@@ -118,7 +118,9 @@ class NeighborSampling:
         self.fanouts = tuple(fanouts)
         self.num_item_layers = num_item_layers
         self.num_workers = num_workers
-        self._features = {key: data["item"][key] for key in _item_inputs(data)}
+        self._features = {f"x_{modality}": item_features(data, modality) for modality in modalities(data)}
+        if "dct" in data["item"]:
+            self._features["dct"] = data["item"].dct
         self._dct_mode = data["item"].get("dct_mode")
         self.degree = {
             kind: degree(index, data[kind].num_nodes)
@@ -278,11 +280,6 @@ def _inclusion_probability(position: Tensor, count: Tensor, fanout: int) -> Tens
         return (fanout / count).clamp_max(1)
     is_last = position >= count - fanout
     return ((fanout - is_last.float()) / (count - 1)).where(count > fanout, 1.0)
-
-
-def _item_inputs(data: HeteroData) -> list[str]:
-    cached = ["dct"] if "dct" in data["item"] else []
-    return [*(f"x_{modality}" for modality in modalities(data)), *cached]
 
 
 def _kind(node_type: str) -> str:
