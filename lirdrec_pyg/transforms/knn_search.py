@@ -124,7 +124,7 @@ def _approximate(unit: Tensor, k: int, name: str, progress: bool) -> Tensor:
     index = _Index.of(unit.cpu())
     sample = torch.from_numpy(np.random.default_rng(0).permutation(len(unit))[:_RECALL_SAMPLE]).to(unit.device)
     floor = torch.cat([block.score[:, -1:] for block in top_k(unit, unit, sample, k)])
-    visited, recall = min(_FIRST_VISIT, index.num_cells), 0.0
+    visited = min(_FIRST_VISIT, index.num_cells)
     while True:
         index.visit(visited)
         found = index.search(sample.cpu(), k).to(unit.device)

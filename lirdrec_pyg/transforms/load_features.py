@@ -1,7 +1,6 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
@@ -20,13 +19,10 @@ class LoadFeatures(BaseTransform):
 
     def forward(self, data: HeteroData) -> HeteroData:
         for modality in modalities(data):
-            data["item"][f"x_{modality}"] = _loaded(item_features(data, modality))
+            x = item_features(data, modality)
+            if x.dtype != torch.float32 or x.data_ptr() % _ALIGNMENT:
+                data["item"][f"x_{modality}"] = x.to(torch.float32, copy=True)
         return data
-
-
-def _loaded(x: Tensor) -> Tensor:
-    in_place = x.dtype == torch.float32 and x.data_ptr() % _ALIGNMENT == 0
-    return x if in_place else x.to(torch.float32, copy=True)
 
 
 def kept_modalities(names: Sequence[str], only: str | None) -> tuple[str, ...]:

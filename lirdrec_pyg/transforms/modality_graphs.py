@@ -62,9 +62,4 @@ def edge_cosines(x: Tensor, edge_index: Tensor) -> Tensor:
     """Compute the cosine similarity of the ends of each edge, float32, shape ``(num_edges,)``, in blocks of edges."""
     unit = unit_vectors(x.float())
     block = max(1, _BLOCK_BYTES // (8 * unit.size(1)))
-    return torch.cat([_cosines(unit, part) for part in edge_index.split(block, dim=1)])
-
-
-def _cosines(unit: Tensor, edge_index: Tensor) -> Tensor:
-    source, target = edge_index
-    return (unit[source] * unit[target]).sum(dim=1)
+    return torch.cat([(unit[source] * unit[target]).sum(dim=1) for source, target in edge_index.split(block, dim=1)])
