@@ -74,7 +74,7 @@ def evaluate_cold_start(
         "all": evaluate_ranking(user, item, RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)),
         "cold among all": evaluate_ranking(user, item, RankingTask.of(among_all, seen, num_items)),
         "cold, random": evaluate_ranking(noise[0], noise[1], cold_task),
-        "cold, content": ranking_metrics(_rank_by_content(data, cold_task, max(CUTOFFS)), cold_task),
+        "cold, content": ranking_metrics(_rank_by_content(data, cold_task, seen), cold_task),
     }
 
 
@@ -97,12 +97,10 @@ def _held_out_pairs(data: HeteroData, split: Split | str) -> Tensor:
     return pairs
 
 
-def _rank_by_content(data: HeteroData, task: RankingTask, k: int) -> Iterator[TopK]:
+def _rank_by_content(data: HeteroData, task: RankingTask, history: SeenItems) -> Iterator[TopK]:
     """Rank the new items by their similarity to the most similar training item of the user."""
     new, warm = _unit_features(data, NEW_ITEM), _unit_features(data, "item")
-    edge_index = data[INTERACTS].edge_index
-    history = SeenItems.of(edge_index, data["user"].num_nodes)
-    mean_history = edge_index.size(1) / data["user"].num_nodes
+    mean_history = len(history.item) / data["user"].num_nodes
     block = max(1, int(_BLOCK_BYTES / (4 * len(new) * (1 + mean_history))))
     for first in range(0, len(task.user_index), block):
         rows = slice(first, min(first + block, len(task.user_index)))
@@ -110,8 +108,7 @@ def _rank_by_content(data: HeteroData, task: RankingTask, k: int) -> Iterator[To
         item, position = item.unique(return_inverse=True)
         similarity = warm[item] @ new.t()
         nearest = scatter(similarity[position], row, dim_size=rows.stop - rows.start, reduce="max")
-        best = nearest.topk(min(k, len(new)), dim=1)
-        yield TopK(rows, best.values, best.indices)
+        yield TopK(rows, *nearest.topk(min(max(CUTOFFS), len(new)), dim=1))
 
 
 def _unit_features(data: HeteroData, node_type: str) -> Tensor:
