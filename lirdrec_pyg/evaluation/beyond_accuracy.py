@@ -146,8 +146,8 @@ class BeyondAccuracy:
         for k, metrics in self.metrics.items():
             exposure = metrics["personalization"].exposure
             if exposure.any():
-                values = {name: float(value) for name, value in metrics.compute().items()}
-                found |= {f"{name}@{k}": value for name, value in {**values, "gini": gini(exposure)}.items()}
+                found |= {f"{name}@{k}": float(value) for name, value in metrics.compute().items()}
+                found[f"gini@{k}"] = gini(exposure)
         return {name: value for name, value in found.items() if value == value}
 
 
