@@ -8,7 +8,7 @@ from click.core import ParameterSource
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
-from lirdrec_pyg.cli.model_command import ModelCommand, model_option
+from lirdrec_pyg.cli.model_command import ModelCommand
 from lirdrec_pyg.cli.options import config_file_option, config_options, folder_option, preset_option, take
 from lirdrec_pyg.cli.output import cold_start_table, metric_table
 from lirdrec_pyg.cli.progress import Progress
@@ -53,10 +53,16 @@ _CHANGEABLE_OPTIONS = [f"--{name}" for name in _CHANGEABLE]
     help="Also write a report for people to read, OUT.html beside the run folder; needs the extra 'report'.",
 )
 @config_file_option
-@model_option
+@click.option(
+    "--model",
+    type=click.Choice(list(MODEL_CONFIGS)),
+    default=LIRDRecConfig.model,
+    show_default=True,
+    help="Model to train. Each has options of its own, see fit --model NAME --help.",
+)
 @preset_option("best")
 @click.option("--data", help=DataConfig.doc("data"))
-@config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
+@config_options(DataConfig, skip=("data",))
 @click.pass_context
 def fit(
     ctx: click.Context,

@@ -9,7 +9,7 @@ import click
 import yaml
 from click.core import ParameterSource
 
-from lirdrec_pyg.cli.options import Command, config_params, option_name
+from lirdrec_pyg.cli.options import config_params, option_name
 from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
 from lirdrec_pyg.training import TrainingConfig
@@ -23,58 +23,38 @@ _SAMPLING = (
 _OF_CLOSED_FORMS = ("seed", "device", "refit")
 
 
-def model_option(command: Command) -> Command:
-    """Add ``--model``."""
-    return click.option(
-        "--model",
-        type=click.Choice(list(MODEL_CONFIGS)),
-        default=LIRDRecConfig.model,
-        show_default=True,
-        help="Model to train. Each has options of its own, see fit --model NAME --help.",
-    )(command)
-
-
 class ModelCommand(click.Command):
     """A command with the options of the model that ``--model``, or else the file of ``--config``, names.
 
-    It is written with the options of LIRDRec and those of :class:`~lirdrec_pyg.training.TrainingConfig`.
+    It is written without these, and without those of :class:`~lirdrec_pyg.training.TrainingConfig`.
     """
-
-    config: type[ModelConfig] = LIRDRecConfig
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        for param in self.params:
-            if param.name == "sampling":  # read before --preset, whose default depends on it
-                param.is_eager = True
+        self._common = self.params
+        self._add_options(LIRDRecConfig)
+
+    def _add_options(self, config: type[ModelConfig]) -> None:
+        self.config = config
+        common = [param for param in self._common if config is LIRDRecConfig or param.name != "preset"]
+        training = config_params(TrainingConfig, config.training_defaults)
+        for param in training:
+            param.hidden = config.is_closed_form and param.name not in _OF_CLOSED_FORMS
+            param.is_eager = param.name == "sampling"  # read before --preset, whose default depends on it
+        self.params = [*common, *config_params(config), *training]
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        command = self._of(MODEL_CONFIGS.get(_model_in(args), LIRDRecConfig))
-        return super(ModelCommand, command).make_context(info_name, args, parent, **extra)
-
-    def _of(self, config: type[ModelConfig]) -> "ModelCommand":
-        """Return this command with the options of another model."""
-        if config is LIRDRecConfig:
-            return self
         command = copy.copy(self)
-        command.config = config
-        training = {param.name: param for param in config_params(TrainingConfig, config.training_defaults)}
-        if config.is_closed_form:
-            for name in training.keys() - _OF_CLOSED_FORMS:
-                training[name].hidden = True
-        replaced = {*_field_names(LIRDRecConfig), *training, "preset"}
-        kept = [param for param in self.params if param.name not in replaced]
-        command.params = [*kept, *config_params(config), *training.values()]
-        return command
+        command._add_options(MODEL_CONFIGS.get(_model_in(args), LIRDRecConfig))
+        return super(ModelCommand, command).make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by what they are about, those that most people use first."""
-        if ctx.get_parameter_source("preset") is None:  # --help was read before it
-            for param in self.params:
-                if param.name == "preset":
-                    param.handle_parse_result(ctx, {}, [])
+        for param in self.params:
+            if param.name == "preset" and ctx.get_parameter_source("preset") is None:  # --help was read before it
+                param.handle_parse_result(ctx, {}, [])
         left = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
         groups = {
             "Most used": _MOST_USED,
