@@ -2,15 +2,7 @@ from pathlib import Path
 
 import click
 
-from lirdrec_pyg.cli.options import (
-    FeatureFile,
-    choice_option,
-    device_option,
-    feature_files,
-    folder_option,
-    id_file,
-    run_argument,
-)
+from lirdrec_pyg.cli.options import choice_option, device_option, features_option, folder_option, id_file, run_argument
 from lirdrec_pyg.data import feature_widths, read_new_items
 from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.recommender import Recommender, Run
@@ -18,14 +10,10 @@ from lirdrec_pyg.recommender import Recommender, Run
 
 @click.command()
 @run_argument
-@click.option(
-    "--features",
+@features_option(
+    "MODALITY=FILE, repeatable, or a folder made by 'features': features of the new items, made like those of the "
+    "training. A modality that is left out is missing for all new items.",
     required=True,
-    multiple=True,
-    type=FeatureFile(),
-    callback=feature_files,
-    help="MODALITY=FILE, repeatable, or a folder made by 'features': features of the new items, made like those of "
-    "the training. A modality that is left out is missing for all new items.",
 )
 @click.option(
     "--ids",

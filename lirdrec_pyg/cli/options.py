@@ -50,13 +50,13 @@ def option_name(name: str) -> str:
 
 
 class Pair(click.ParamType):
-    """``NAME=VALUE``, with a value of a given type."""
+    """``NAME=VALUE``, with a value of a given type, as a dictionary."""
 
     def __init__(self, value_type: type) -> None:
         self.name = f"name={'file' if value_type is str else 'number'}"
         self._value_type = value_type
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         if isinstance(value, tuple):
             key, text = value
         else:
@@ -66,7 +66,7 @@ class Pair(click.ParamType):
         try:
             if not (key and text):
                 raise ValueError
-            return str(key), self._value_type(str(text))
+            return {str(key): self._value_type(str(text))}
         except ValueError:
             return self.fail(f"{value!r} is not of the form {self.name.upper()}.", param, ctx)
 
@@ -78,32 +78,28 @@ class FeatureFile(Pair):
         super().__init__(str)
         self.name = "modality=file|folder"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, Any]:
         if isinstance(value, str):
             if os.path.isdir(value):
-                return "", value
+                return {modality: str(file) for modality, file in find_features(Path(value)).items()}
             if "=" not in value:
                 self.fail(f"There is no folder {value!r}. Pass a folder of features, or MODALITY=FILE.", param, ctx)
         return super().convert(value, param, ctx)
 
 
-def feature_files(ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, str], ...]) -> dict[str, str]:
-    """Turn pairs and folders into a dictionary of files by modality."""
-    found: list[tuple[str, str]] = []
-    for modality, path in pairs:
-        if modality:
-            found.append((modality, path))
-        else:
-            found += [(name, str(file)) for name, file in find_features(Path(path)).items()]
-    return each_name_once(ctx, param, tuple(found))
-
-
-def each_name_once(_ctx: click.Context, param: click.Parameter, pairs: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
-    """Turn pairs into a dictionary."""
-    names = [name for name, _ in pairs]
+def each_name_once(_ctx: click.Context, param: click.Parameter, found: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Join dictionaries that have no name in common."""
+    names = [name for each in found for name in each]
     if duplicates := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{param.opts[0]} names {duplicates[0]!r} more than once.")
-    return dict(pairs)
+    return {name: value for each in found for name, value in each.items()}
+
+
+def features_option(help: str, required: bool = False) -> Callable[[Command], Command]:
+    """Add ``--features``: files by modality."""
+    return click.option(
+        "--features", required=required, multiple=True, type=FeatureFile(), callback=each_name_once, help=help
+    )
 
 
 def config_options(*configs: type, skip: tuple[str, ...] = ()) -> Callable[[Command], Command]:
@@ -137,13 +133,9 @@ def _declared(
 def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     name, doc = option_name(field.name), field.metadata["doc"]
     if get_origin(hint) is dict:
-        of_files = get_args(hint)[1] is str
-        return name, {
-            "multiple": True,
-            "type": FeatureFile() if of_files else Pair(get_args(hint)[1]),
-            "callback": feature_files if of_files else each_name_once,
-            "help": doc,
-        }
+        value_type = get_args(hint)[1]
+        pair = FeatureFile() if value_type is str else Pair(value_type)
+        return name, {"multiple": True, "type": pair, "callback": each_name_once, "help": doc}
     default = defaults.get(field.name, field.default)
     attributes = {"default": default, "show_default": True, "help": doc}
     if hint is bool:  # both forms, as a preset or a configuration file may set either
@@ -194,17 +186,17 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path} must hold 'option: value' lines.")
-    options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option)}
-    known = options.keys() - {"config", "help"}
+    options = {str(param.name): param for param in ctx.command.params if isinstance(param, click.Option)}
+    del options["config"]
     defaults: dict[str, Any] = {}
     for key, value in settings.items():
         name = str(key).replace("-", "_")
-        if name == "model" and name not in known:
+        if name == "model" and name not in options:
             if value != LIRDRecConfig.model:
                 raise ConfigError(f"--config {path} is for --model {value}. This command is for {LIRDRecConfig.model}.")
             continue
-        if name not in known:
-            close = difflib.get_close_matches(name, [str(k) for k in known], 1)
+        if name not in options:
+            close = difflib.get_close_matches(name, options, 1)
             hint = f", did you mean {close[0]!r}?" if close else "."
             raise ConfigError(f"--config {path} has an unknown option {key!r}{hint}")
         if value is None:

@@ -9,15 +9,7 @@ from click.core import ParameterSource
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
-from lirdrec_pyg.cli.options import (
-    FeatureFile,
-    config_options,
-    feature_files,
-    folder_option,
-    id_file,
-    run_argument,
-    take,
-)
+from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.data import feature_widths, read_new_items
@@ -39,13 +31,9 @@ _SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
     type=id_file,
     help="Table of the new interactions. Those that are known already count once.",
 )
-@click.option(
-    "--features",
-    multiple=True,
-    type=FeatureFile(),
-    callback=feature_files,
-    help="MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know; known "
-    "items in them are left out.",
+@features_option(
+    "MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know; known items "
+    "in them are left out.",
 )
 @click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
 @click.option(
