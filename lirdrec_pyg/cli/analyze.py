@@ -1,6 +1,7 @@
 import logging
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def gradient_bias(out: Path, overwrite: bool, **values: Any) -> None:
     bias.check_before(model_config, training_config)
     _check_before(out, ("gradient_bias.csv", "verdict.txt", "gradient_bias.png"), overwrite)
     dataset = Dataset.from_path(data_config, seed=training_config.seed)
-    with Interrupt() as interrupt, Progress() as progress:
+    with Interrupt() as interrupt, closing(Progress()) as progress:
         callback = CallbackList((interrupt, _Titles(), progress))
         table = bias.measure_gradient_bias(dataset, model_config, training_config, callback)
     if len(table):

@@ -1,13 +1,15 @@
 import time
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.cli.options import config_file_option, config_options, take
+from lirdrec_pyg.cli.progress import BarCallback
+from lirdrec_pyg.features import encode_catalog
 from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig
 
 
@@ -55,27 +57,21 @@ def features(catalog: Path, out: Path, overwrite: bool, update: bool, **values: 
       provenance.json         how they were made: model, revision, preprocessing, pooling, versions, date, checksums
       report.csv              items without a vector or caption, and the reasons
     """
-    from lirdrec_pyg.features import encode_catalog
-
     config, captions = take(FeaturesConfig, values), take(CaptionConfig, values)
-    progress = RowProgress()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # damaged images are in the report
-        try:
+    try:
+        with warnings.catch_warnings(), closing(RowProgress()) as progress:
+            warnings.filterwarnings("ignore", module="PIL")  # damaged images are in the report
             records = encode_catalog(catalog, out, config, captions, overwrite, update, progress)
-        except KeyboardInterrupt:
-            progress.close()
-            click.echo("Finished work is saved. The same command resumes.", err=True)
-            raise
-        finally:
-            progress.close()
+    except KeyboardInterrupt:
+        click.echo("Finished work is saved. The same command resumes.", err=True)
+        raise
     if records:
         click.echo(f"\nFeatures: {out}. Next: lirdrec-pyg fit --data CLICKS --features {out} --out RUN")
     if captions.caption and not captions.embed_captions:
         click.echo(f"\nCaptions: {out / 'captions.jsonl'}. Pass --embed-captions to encode them.")
 
 
-class RowProgress(Callback):
+class RowProgress(BarCallback):
     """Progress bar per task on a terminal, else a line every 10 seconds; prints the result of each task."""
 
     _SECONDS = 10.0
@@ -83,7 +79,6 @@ class RowProgress(Callback):
     _DELAY = 2.0
 
     def __init__(self) -> None:
-        self._bar: tqdm | None = None
         self._name, self._total, self._done, self._before = "", 0, 0, 0
         self._started = self._shown = 0.0
 
@@ -115,11 +110,6 @@ class RowProgress(Callback):
         missing = f"; {record['missing']:,} items have none, see report.csv" if record["missing"] else ""
         kept = f", {record['taken_over']:,} of them unchanged" if record.get("taken_over") else ""
         click.echo(f"{name}: {record['rows']:,} vectors of width {record['width']}{kept}{missing}")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def _print_captions(report: dict[str, Any]) -> None:

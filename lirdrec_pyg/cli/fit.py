@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, get_args
 
@@ -110,7 +111,7 @@ def fit(
     keep_freed_memory()
     if logger_dir is not None and logger is None:
         raise click.UsageError("--logger-dir needs --logger.")
-    with Interrupt() as interrupt, Progress() as progress:
+    with Interrupt() as interrupt, closing(Progress()) as progress:
         run = resume or out
         if with_report:
             check_packages()

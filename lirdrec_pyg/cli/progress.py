@@ -11,26 +11,27 @@ from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.training import MONITOR, EpochResult, Trainer
 
 
-class Progress(Callback):
-    """Shows the progress of a training: a bar on a terminal, else one line per epoch."""
+class BarCallback(Callback):
+    """Base of callbacks with a progress bar."""
 
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
+    _bar: tqdm | None = None
 
-    def __enter__(self) -> "Progress":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def close(self) -> None:
+        """Remove the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
+
+
+class Progress(BarCallback):
+    """Shows the progress of a training: a bar on a terminal, else one line per epoch."""
 
     def on_fit_start(self, trainer: Trainer) -> None:
         if not is_first_process():
             return
         self._trainer = proxy(trainer)  # its memory is free for the refit when it has ended
         done = trainer.result.history
-        if self._bar is not None:  # of an earlier training
-            self._bar.close()
+        self.close()  # the bar of an earlier training
         if trainer.num_restored:
             click.echo(f"resuming after epoch {len(done)}{self._best()}")
         parameters = sum(p.numel() for p in trainer.model.parameters())

@@ -1,15 +1,17 @@
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 from tqdm import tqdm
 
-from lirdrec_pyg.callback import Callback, CallbackList
+from lirdrec_pyg.callback import CallbackList
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
+from lirdrec_pyg.cli.progress import BarCallback
 from lirdrec_pyg.data import DataConfig, Dataset
 from lirdrec_pyg.experiments import Space, TrialResult
 from lirdrec_pyg.experiments import tune as search
@@ -64,7 +66,7 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     check_before(model_config, training_config)
     settings = None if space is None else Space.read(space, model_config)
     dataset = Dataset.from_path(data_config, seed=training_config.seed)
-    with Interrupt() as interrupt, _Progress(trials) as progress:
+    with Interrupt() as interrupt, closing(_Progress(trials)) as progress:
         callback = CallbackList((interrupt, progress))
         study = search(dataset, out, model_config, training_config, trials, settings, callback)
     finished, best = len(study.finished()), study.best()
@@ -84,26 +86,14 @@ def _format(settings: dict[str, Any]) -> str:
     )
 
 
-class _Progress(Callback):
+class _Progress(BarCallback):
     """Prints a line per trial, and shows a bar of the epochs of the current one on a terminal."""
 
     def __init__(self, trials: int) -> None:
         self._trials = trials
         self._number = 0
-        self._bar: tqdm | None = None
         self._start = time.monotonic()
         self._done = 0
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
     def on_trial_start(self, number: int, settings: dict[str, Any]) -> None:
         self._number = number
@@ -120,7 +110,7 @@ class _Progress(Callback):
         self._bar.set_postfix_str(f"{MONITOR} {result.valid[MONITOR]:.4f}")
 
     def on_trial_end(self, result: TrialResult, is_best: bool) -> None:
-        self._close()
+        self.close()
         if result.state == "interrupted":
             return
         self._done += 1

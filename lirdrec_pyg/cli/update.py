@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ def update(
     if features:
         facts, widths = recommender.dataset.facts, feature_widths(recommender.graph)
         new = read_new_items(features, widths, ids, item_column=columns.item_column, facts=facts)
-    with Interrupt() as interrupt, Progress() as progress:
+    with Interrupt() as interrupt, closing(Progress()) as progress:
         updated = recommender.update(
             data,
             new,
