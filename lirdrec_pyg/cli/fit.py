@@ -181,15 +181,12 @@ def _training(metrics: Mapping[str, Any]) -> str:
 
 def _changes(ctx: click.Context, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings given beside ``--resume``."""
-    given = [
-        param
-        for param in ctx.command.params
-        if param.name not in ("resume", "logger", "logger_dir", "with_report")
-        and ctx.get_parameter_source(param.name or "") is ParameterSource.COMMANDLINE
-    ]
-    if wrong := [param.opts[0] for param in given if param.name not in _CHANGEABLE]:
+    options = {str(param.name): param.opts[0] for param in ctx.command.params}
+    given = [name for name in options if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    allowed = ("resume", "logger", "logger_dir", "with_report", *_CHANGEABLE)
+    if wrong := [options[name] for name in given if name not in allowed]:
         raise click.UsageError(
             f"{wrong[0]} cannot be combined with --resume, which uses the settings of the run. Only "
             f"{', '.join(_CHANGEABLE_OPTIONS)} can be changed."
         )
-    return {name: values[name] for name in (param.name for param in given) if name is not None}
+    return {name: values[name] for name in given if name in _CHANGEABLE}
