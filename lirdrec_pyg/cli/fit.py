@@ -111,49 +111,45 @@ def fit(
     keep_freed_memory()
     if logger_dir is not None and logger is None:
         raise click.UsageError("--logger-dir needs --logger.")
+    folder = resume or out
+    if folder is None:
+        raise click.UsageError("Missing option '--out'.")
+    if resume is None and values["data"] is None:
+        raise click.UsageError("Missing option '--data'.")
+    if with_report:
+        check_packages()
     with Interrupt() as interrupt, closing(Progress()) as progress:
-        run = resume or out
-        if with_report:
-            check_packages()
-        log = () if logger is None or run is None else (training_log(logger, run, logger_dir, resume is not None),)
+        log = () if logger is None else (training_log(logger, folder, logger_dir, resume is not None),)
         callbacks = interrupt, progress, *log
         if resume is not None:
-            folder, recommender = resume, resume_training(resume, _changes(ctx, values), callbacks=callbacks)
+            recommender = resume_training(resume, _changes(ctx, values), callbacks=callbacks)
         else:
-            for name, value in (("out", out), ("data", values["data"])):
-                if value is None:
-                    raise click.UsageError(f"Missing option '--{name}'.")
-            assert out is not None
             configs = take(DataConfig, values), take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
-            folder, recommender = out, fit_model(*configs, out, callbacks=callbacks, overwrite=overwrite)
+            recommender = fit_model(*configs, folder, callbacks=callbacks, overwrite=overwrite)
     if is_first_process():
         click.echo(_account(recommender, folder))
-    if interrupt.signal is not None:
-        if is_first_process():
+        if interrupt.signal is not None:
             click.echo(f"Resume with: lirdrec-pyg fit --resume {folder}")
-        sys.exit(128 + interrupt.signal)
-    if is_first_process():
-        if with_report:
+        elif with_report:
             write_report([recommender], page := report_path(folder))
             click.echo(f"The report is in {page}")
         else:
             click.echo(f"See it: lirdrec-pyg report {folder}")
+    if interrupt.signal is not None:
+        sys.exit(128 + interrupt.signal)
 
 
 def _account(recommender: Recommender, run: Path) -> str:
     metrics = recommender.metrics
     assert metrics is not None
-    best = (
-        f"{'Best' if 'valid' in metrics else 'Last'} epoch {metrics['best_epoch']} of {metrics['epochs']}"
-        if metrics["epochs"]
-        else "No epoch was finished"
-    )
+    best = "No epoch was finished"
     if recommender.model_config.is_closed_form:
         best = f"It took {metrics['seconds']:.1f} s"
-    lines = [f"\nStopped: {metrics['stopped']}. {best}"]
+    elif metrics["epochs"]:
+        best = f"{'Best' if 'valid' in metrics else 'Last'} epoch {metrics['best_epoch']} of {metrics['epochs']}"
     if "valid" in metrics:
-        lines[0] += f", validation {metrics['monitor']} {metrics['valid'][metrics['monitor']]:.4f}"
-    lines[0] += "."
+        best += f", validation {metrics['monitor']} {metrics['valid'][metrics['monitor']]:.4f}"
+    lines = [f"\nStopped: {metrics['stopped']}. {best}."]
     if "test" in metrics:
         lines.append(f"Test metrics, all items ranked:\n{metric_table(metrics['test'])}")
     if "cold_start" in metrics:
