@@ -81,11 +81,6 @@ class _Stored:
         names = self._present("vectors.safetensors", "new_vectors.safetensors")
         return np.concatenate([self.tensors(name).get_tensor("item") for name in names])
 
-    def user_vector(self, user: int) -> np.ndarray:
-        """Return the vector of a user."""
-        vector: np.ndarray = self.tensors("vectors.safetensors").get_slice("user")[user]
-        return vector
-
     def interactions(self) -> Iterator[np.ndarray]:
         """Yield all known interactions (user, item), those for training first."""
         first = {"user/interacts/item": 0, "new_item": self._num_trained}
@@ -108,8 +103,8 @@ class _Stored:
         order = json.loads(self.tensors("graph.safetensors").metadata()["order"])
         return [name.removeprefix(_FEATURES) for name in order if name.startswith(_FEATURES)]
 
-    def nearest(self, modality: str, item: int, others: np.ndarray, k: int = 3) -> pl.DataFrame:
-        """Return the ``k`` others with the largest cosines to the item by raw features."""
+    def nearest(self, modality: str, item: int, others: np.ndarray) -> pl.DataFrame:
+        """Return the three others with the largest cosines to the item by raw features."""
         graph, mask = self.tensors("graph.safetensors"), f"item:mask_{modality}"
         stored = graph.get_slice(_FEATURES + modality)
         rows = np.stack([stored[i] for i in (item, *others)]).astype(np.float32)
@@ -117,7 +112,7 @@ class _Stored:
         if mask in [*graph.keys()]:
             real = graph.get_tensor(mask)
             cosine[~(real[others] & real[item])] = -np.inf
-        best = _largest(cosine, k)
+        best = _largest(cosine, 3)
         names = pl.Series([modality] * len(best), dtype=pl.String)
         return pl.DataFrame({"modality": names, "item": self.items.gather(others[best]), "cosine": cosine[best]})
 
@@ -180,12 +175,13 @@ def _position(ids: pl.Series, name: str) -> int:
 
 def _recommended(run: _Stored, users: str, k: int) -> Answer:
     interactions, item, frames = [*run.interactions()], run.item_vectors(), []
+    vectors = run.tensors("vectors.safetensors").get_slice("user")
     for name in dict.fromkeys(map(str.strip, users.split(","))):
         user = _position(run.users, name)
         seen = [pairs[1, pairs[0] == user] for pairs in interactions]
         if not len(seen[0]):
             raise _UnusualError
-        score = item @ run.user_vector(user)
+        score = item @ vectors[user]
         score[np.concatenate(seen)] = -np.inf
         best = run.best(score, k, "score")
         frames.append(best.insert_column(0, run.users.gather([user] * len(best)).alias("user")))
