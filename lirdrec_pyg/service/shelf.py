@@ -2,7 +2,7 @@
 
 import math
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,13 +22,6 @@ _ROWS, _VALUES, _LENGTH = 100_000, 30, 40
 _COMMA, _MANY = ", ", 0.2
 
 
-class _Texts(NamedTuple):
-    """Users or items, in the order in which they are listed: ``position``, and the ``text`` to search in."""
-
-    known: Vocabulary
-    frame: pl.DataFrame
-
-
 class Shelf:
     """Users, items and images of a run, prepared when they are first asked for.
 
@@ -45,17 +38,17 @@ class Shelf:
         self.image = lru_cache(_IMAGES)(ItemImages(recommender, image_root).get)
 
     @cached_property
-    def _items(self) -> _Texts:
-        known, popularity = self._recommender.items, self._recommender.popularity.numpy()
-        catalog, text = self._recommender.dataset.catalog, known.ids.cast(pl.String)
+    def _items(self) -> pl.DataFrame:
+        ids, popularity = self._recommender.items.ids, self._recommender.popularity.numpy()
+        catalog, text = self._recommender.dataset.catalog, ids.cast(pl.String)
         if catalog is not None:
-            text = catalog.titles(known.ids).fill_null("") + " " + text
-        return _texts(known, text, np.argsort(-popularity, kind="stable"))
+            text = catalog.titles(ids).fill_null("") + " " + text
+        return _texts(text, np.argsort(-popularity, kind="stable"))
 
     @cached_property
-    def _users(self) -> _Texts:
-        known = self._recommender.users
-        return _texts(known, known.ids.cast(pl.String), np.arange(len(known)))
+    def _users(self) -> pl.DataFrame:
+        ids = self._recommender.users.ids
+        return _texts(ids.cast(pl.String), np.arange(len(ids)))
 
     def items(self, text: str, user: str | None, start: int, count: int, columns: list[str]) -> pl.DataFrame:
         """Return items whose ID is ``text``, or whose title and ID contain all of its words, the most popular first.
@@ -74,19 +67,19 @@ class Shelf:
             DataError: if the user is unknown.
             ConfigError: if the catalog has no such column.
         """
-        recommender, within = self._recommender, None
+        recommender, texts = self._recommender, self._items
         columns = checked_columns(recommender, columns, ("item", "interactions"))
         if user is not None:
             _, item = recommender.seen.pairs(recommender.user_positions([user]).to(recommender.device))
-            within = pl.col("position").is_in(item.unique().cpu().numpy())
-        position = _found(self._items, text, within, start, count)
+            texts = texts.filter(pl.col("position").is_in(item.unique().cpu().numpy()))
+        position = _found(recommender.items, texts, text).slice(start, count).to_numpy()
         ids = recommender.items.ids.gather(position).alias("item")
         interactions = pl.Series("interactions", recommender.popularity.numpy()[position])
         return with_columns(recommender, pl.DataFrame([ids, interactions]), columns)
 
     def users(self, text: str, start: int, count: int) -> pl.DataFrame:
         """Return users whose ID contains all words of ``text``, and how many known ``interactions`` they have."""
-        position = _found(self._users, text, None, start, count)
+        position = _found(self._recommender.users, self._users, text).slice(start, count).to_numpy()
         interactions = np.diff(self._recommender.seen.start.cpu().numpy())
         user = self._recommender.users.ids.gather(position).alias("user")
         return pl.DataFrame([user, pl.Series("interactions", interactions[position])])
@@ -109,19 +102,18 @@ class Shelf:
         ]
 
 
-def _texts(known: Vocabulary, text: pl.Series, order: np.ndarray) -> _Texts:
-    return _Texts(known, pl.DataFrame({"position": order, "text": text.gather(order).str.to_lowercase()}))
+def _texts(text: pl.Series, order: np.ndarray) -> pl.DataFrame:
+    """Return each ``position`` in the order in which users or items are listed, and the ``text`` to search in."""
+    return pl.DataFrame({"position": order, "text": text.gather(order).str.to_lowercase()})
 
 
-def _found(texts: _Texts, text: str, within: pl.Expr | None, start: int, count: int) -> np.ndarray:
+def _found(known: Vocabulary, texts: pl.DataFrame, text: str) -> pl.Series:
     """Return positions of the matches, the ID itself first."""
-    exact = pl.col("position") == int(texts.known.find(pl.Series([text]))[0])
-    frame = texts.frame if within is None else texts.frame.filter(within)
-    others = frame.filter(~exact)
+    exact = pl.col("position") == int(known.find(pl.Series([text]))[0])
+    others = texts.filter(~exact)
     for word in text.lower().split():  # one after another, so that only what has the first is searched for the second
         others = others.filter(pl.col("text").str.contains(word, literal=True))
-    matches = pl.concat([frame.filter(exact), others])
-    return matches["position"].slice(start, count).to_numpy()
+    return pl.concat([texts.filter(exact), others])["position"]
 
 
 def _described(column: pl.Series) -> dict[str, Any]:
