@@ -1,14 +1,11 @@
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from lirdrec_pyg.cli.output import table
-
-if TYPE_CHECKING:
-    from lirdrec_pyg.data import FeatureTable
-    from lirdrec_pyg.features.check import FeatureCheck
+from lirdrec_pyg.data import FeatureTable, find_features, read_features
+from lirdrec_pyg.features.check import FeatureCheck, check_table
 
 
 @click.command()
@@ -26,9 +23,6 @@ def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
     \b
       lirdrec-pyg check-features image.npy text.parquet
     """
-    from lirdrec_pyg.data import find_features, read_features
-    from lirdrec_pyg.features.check import check_table
-
     paths = [file for path in files for file in (find_features(path).values() if path.is_dir() else [path])]
     checks = []
     notes = []
@@ -44,13 +38,13 @@ def check_features(files: tuple[Path, ...], item_column: str | None) -> None:
         sys.exit(1)
 
 
-def _row(check: "FeatureCheck") -> list[str]:
+def _row(check: FeatureCheck) -> list[str]:
     counts = (len(found) for found in (check.not_finite, check.zero, check.duplicate, check.constant))
     ids = "in the file" if check.has_ids else "by position"
     return [check.source, f"{check.rows:,}", f"{check.width:,}", check.dtype, ids, *(f"{count:,}" for count in counts)]
 
 
-def _notes(check: "FeatureCheck", features: "FeatureTable") -> list[str]:
+def _notes(check: FeatureCheck, features: FeatureTable) -> list[str]:
     """Return a line per kind of problem, naming the first row that has it."""
     kinds = {
         "has NaN or infinite values": check.not_finite,
