@@ -26,8 +26,7 @@ def _cells(column: pl.Series) -> list[str]:
     texts = [printable(" ".join(text.split())) for text in (column.name, *column.fill_null(""))]
     if column.name not in ("user", "item", "similar_item"):
         texts = [text if _width(text) <= _WIDEST else f"{_cut(text)}..." for text in texts]
-    width = max(map(_width, texts))
-    return [text + " " * (width - _width(text)) for text in texts]
+    return _aligned(texts, to_left=True)
 
 
 def _cut(text: str) -> str:
@@ -53,17 +52,15 @@ def cold_start_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align columns, the first to the left and the others to the right."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [
-                row[0] + " " * (widths[0] - _width(row[0])),
-                *(" " * (width - _width(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        for row in rows
-    )
+    columns = ([printable(cell) for cell in column] for column in zip(*rows, strict=True))
+    aligned = [_aligned(column, to_left=n == 0) for n, column in enumerate(columns)]
+    return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+
+
+def _aligned(cells: Sequence[str], to_left: bool) -> list[str]:
+    width = max(map(_width, cells))
+    spaces = (" " * (width - _width(cell)) for cell in cells)
+    return [cell + space if to_left else space + cell for cell, space in zip(cells, spaces, strict=True)]
 
 
 def printable(text: str) -> str:
