@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 from click.core import ParameterSource
 
-from lirdrec_pyg.cli.options import config_params, option_name
+from lirdrec_pyg.cli.options import config_params, option_name, read_settings
 from lirdrec_pyg.data import DataConfig
+from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
 from lirdrec_pyg.training import TrainingConfig
 
@@ -100,10 +100,9 @@ def _model_in(args: list[str]) -> str:
     if found["model"] is not None or found["config"] is None:
         return str(found["model"])
     try:
-        settings = yaml.safe_load(Path(found["config"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
-        return ""  # reported when the file is read
-    return str(settings.get("model")) if isinstance(settings, dict) else ""
+        return str(read_settings(Path(found["config"])).get("model"))
+    except ConfigError:
+        return ""  # reported when the file is read again
 
 
 def _field_names(config: type) -> list[str]:

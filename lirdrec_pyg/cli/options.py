@@ -169,15 +169,14 @@ def config_file_option(command: Command) -> Command:
         type=click.Path(dir_okay=False, path_type=Path),
         is_eager=True,
         expose_value=False,
-        callback=_read_config_file,
+        callback=_use_config_file,
         help="YAML file with any of these options, such as config.yaml of a run. Options on the command line win. "
         "Paths are relative to the working directory.",
     )(command)
 
 
-def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
-    if path is None:
-        return
+def read_settings(path: Path) -> dict[Any, Any]:
+    """Read the YAML file of ``--config``."""
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
@@ -186,10 +185,16 @@ def _read_config_file(ctx: click.Context, _param: click.Parameter, path: Path | 
         raise ConfigError(f"--config {path} is not YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"--config {path} must hold 'option: value' lines.")
+    return settings
+
+
+def _use_config_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
     options = {str(param.name): param for param in ctx.command.params if isinstance(param, click.Option)}
     del options["config"]
     defaults: dict[str, Any] = {}
-    for key, value in settings.items():
+    for key, value in read_settings(path).items():
         name = str(key).replace("-", "_")
         if name == "model" and name not in options:
             if value != LIRDRecConfig.model:
