@@ -76,8 +76,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module = _imported(f"lirdrec_pyg.cli.{name.replace('-', '_')}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        module = name.replace("-", "_")
+        command: click.Command = getattr(_imported(f"lirdrec_pyg.cli.{module}"), module)
         return command
 
     def resolve_command(

@@ -60,7 +60,7 @@ def evaluate(run: Path, split: str, buckets: bool, category: str | None, device:
         found[name] = metrics[name]
         lists = found.setdefault("beyond_accuracy", {})[name] = metrics["beyond_accuracy"][name]
         show(f"{name}, all items ranked:\n{metric_table(found[name])}")
-        show(_agreement(found[name], saved.get(name)))
+        show(f"{_agreement(found[name], saved.get(name))}\n")
         show(f"{name}, the recommendations themselves:\n{metric_table(lists)}\n")
         if new_item_edges(evaluator.data, name) is not None:
             cold = found.setdefault("cold_start", {})[name] = evaluator.cold_start(name)
@@ -75,13 +75,11 @@ def evaluate(run: Path, split: str, buckets: bool, category: str | None, device:
 
 def _agreement(metrics: Mapping[str, float], recorded: object) -> str:
     if not isinstance(recorded, dict) or recorded.keys() != metrics.keys():
-        return "the run was interrupted before it wrote these metrics to metrics.json\n"
+        return "the run was interrupted before it wrote these metrics to metrics.json"
     gap = max(abs(value - recorded[key]) for key, value in metrics.items())
-    return (
-        "same as in metrics.json, to the last digit\n"
-        if gap == 0
-        else f"differs from metrics.json by up to {gap:.2e}\n"
-    )
+    if gap == 0:
+        return "same as in metrics.json, to the last digit"
+    return f"differs from metrics.json by up to {gap:.2e}"
 
 
 def _bucket_table(buckets: Sequence[Bucket]) -> str:

@@ -66,7 +66,7 @@ def export(
     if scheme == "lance":
         place, rows = folder, export_lance(recommender, Path(folder), overwrite)
     else:
-        place, schema = f"schema {schema or 'lirdrec'}", schema or "lirdrec"
-        rows = export_postgres(recommender, to, schema, index is not False, overwrite)
+        schema = schema or "lirdrec"
+        place, rows = f"schema {schema}", export_postgres(recommender, to, schema, index is not False, overwrite)
     for name, number in rows.items():
         click.echo(f"{place}  {name}  {number:,} rows")
