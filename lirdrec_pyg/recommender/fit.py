@@ -95,21 +95,19 @@ def fit(
         model_config, training_config = preset("best")
     model_config = model_config or LIRDRecConfig()
     training_config = training_config or TrainingConfig(**model_config.training_defaults)
+    out = None if out is None else Path(out)
     if out is not None and is_first_process():
-        Run.check_free(Path(out), overwrite)
+        Run.check_free(out, overwrite)
     check_settings(model_config, training_config)
     callback = CallbackList(callbacks)
     if training_config.is_sharded:
-        place = None if out is None else Path(out)
         read = partial(_checked, data, model_config, training_config)
-        fabric, recommender = fit_sharded(read, model_config, training_config, place, overwrite, callback)
-        callback.on_fit_end(recommender)
-        leave(fabric)
-        return recommender
-    data = _checked(data, model_config, training_config)
-    fabric = make_fabric(training_config)
-    folder = Path(out) if out is not None and fabric.is_global_zero else None
-    recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, callback)
+        fabric, recommender = fit_sharded(read, model_config, training_config, out, overwrite, callback)
+    else:
+        data = _checked(data, model_config, training_config)
+        fabric = make_fabric(training_config)
+        folder = out if fabric.is_global_zero else None
+        recommender = _fit_on(fabric, data, model_config, training_config, folder, overwrite, callback)
     callback.on_fit_end(recommender)
     leave(fabric)
     return recommender
@@ -130,13 +128,18 @@ def _checked(
         model_config.require("new_items")
     if training_config.refit:
         _check_refit(data.graph)
-    elif training_config.race and not _validates(data.graph):
-        raise ConfigError(
-            "`race=True` compares by validation, but no interactions are held out for it. Pass another `split`, or "
-            "`race=False`."
-        )
-    elif not (_validates(data.graph) or model_config.is_closed_form):
-        _check_epochs(training_config)
+    elif not _validates(data.graph):
+        if training_config.race:
+            raise ConfigError(
+                "`race=True` compares by validation, but no interactions are held out for it. Pass another `split`, or "
+                "`race=False`."
+            )
+        if training_config.epochs == TrainingConfig.epochs and not model_config.is_closed_form:
+            raise ConfigError(
+                f"No interactions are held out for validation, so nothing would end the training before the default of "
+                f"`epochs={training_config.epochs}`. Pass another number, such as the best epoch of a run with a "
+                "validation split; or use such a split with `refit=True`, which finds the number."
+            )
     return data
 
 
@@ -155,16 +158,6 @@ def _check_refit(graph: HeteroData) -> None:
         raise ConfigError(
             "`refit=True` finds the number of epochs by validation, but no interactions are held out for it. Pass "
             "another `split`, or the number of `epochs` without `refit`."
-        )
-
-
-def _check_epochs(training_config: TrainingConfig) -> None:
-    """Raise :class:`ConfigError` unless a number of epochs was chosen, for a training that nothing else ends."""
-    if training_config.epochs == TrainingConfig.epochs:
-        raise ConfigError(
-            f"No interactions are held out for validation, so nothing would end the training before the default of "
-            f"`epochs={training_config.epochs}`. Pass another number, such as the best epoch of a run with a "
-            "validation split; or use such a split with `refit=True`, which finds the number."
         )
 
 
@@ -250,10 +243,7 @@ def resume(
             if written is not None:
                 written.reopen(dataset.config, model_config, training_config)
             recommender = train_sharded(run, fabric, model_config, training_config, callback, checkpoint)
-            callback.on_fit_end(recommender)
-            leave(fabric)
-            return recommender
-        if selection is None:
+        elif selection is None:
             assert checkpoint is not None
             seed_everything(training_config.seed, verbose=False)
             graph = copy.copy(dataset.graph).to(graph_device(fabric, training_config))
@@ -266,12 +256,12 @@ def resume(
             recommender = trained(written, dataset, trainer, tasks, model_config, callback)
             del graph, trainer, tasks
             recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})
-            recommender = _refit_if_wanted(written, recommender, fabric, callback)
+            recommender = finished(written, _refit_if_wanted(written, recommender, fabric, callback))
         else:
             recommender = _refitted(
                 written, dataset, model_config, training_config, selection, fabric, callback, checkpoint
             )
-        recommender = finished(written, recommender)
+            recommender = finished(written, recommender)
         callback.on_fit_end(recommender)
     leave(fabric)
     return recommender
