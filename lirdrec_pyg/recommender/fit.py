@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric, seed_everything
+from lightning_fabric import Fabric
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback, CallbackList
@@ -35,14 +35,13 @@ from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.recommender.sharded import fit_sharded, train_sharded
 from lirdrec_pyg.recommender.train import (
     finished,
-    graph_device,
-    make_trainer,
     peak_memory,
     prepared,
     ranking_tasks,
-    to_evaluate,
+    restored_trainer,
     trained,
     transformed_graph,
+    with_item_graphs,
 )
 from lirdrec_pyg.training import (
     MONITOR,
@@ -183,15 +182,14 @@ def _fit_on(
     if training_config.race:
         winner, record["race"] = race(dataset, model_config, training_config, fabric, callback)
         model_config, trainer = winner.model_config, winner.trainer
-        dataset, tasks = to_evaluate(dataset, winner.graph, trainer)
+        dataset, tasks = with_item_graphs(dataset, winner.graph), ranking_tasks(trainer.data, trainer.task)
         del winner
         gc.collect()  # a trainer refers to itself
     else:
         trainer, dataset, tasks = prepared(dataset, model_config, training_config, fabric)
     with _created(folder, dataset, model_config, trainer.config, overwrite) as run:
-        recommender = trained(run, dataset, trainer, tasks, model_config, callback)
+        recommender = trained(run, dataset, trainer, tasks, model_config, callback, record)
         del trainer, tasks  # the refit needs the memory
-        recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})
         return finished(run, _refit_if_wanted(run, recommender, fabric, callback))
 
 
@@ -244,18 +242,13 @@ def resume(
                 written.reopen(dataset.config, model_config, training_config)
             recommender = train_sharded(run, fabric, model_config, training_config, callback, checkpoint)
         elif selection is None:
-            assert checkpoint is not None
-            seed_everything(training_config.seed, verbose=False)
-            graph = copy.copy(dataset.graph).to(graph_device(fabric, training_config))
-            trainer = make_trainer(graph, model_config, training_config, fabric)
-            trainer.restore(checkpoint)
+            trainer = restored_trainer(dataset, model_config, training_config, fabric, checkpoint)
             trainer.model.module.prepare(trainer.data)  # an update has the components of an earlier graph
             tasks = ranking_tasks(trainer.data, trainer.task)
             if written is not None:
                 written.reopen(dataset.config, model_config, training_config)
-            recommender = trained(written, dataset, trainer, tasks, model_config, callback)
-            del graph, trainer, tasks
-            recommender = replace(recommender, metrics={**(recommender.metrics or {}), **record})
+            recommender = trained(written, dataset, trainer, tasks, model_config, callback, record)
+            del trainer, tasks
             recommender = finished(written, _refit_if_wanted(written, recommender, fabric, callback))
         else:
             recommender = _refitted(
@@ -291,10 +284,7 @@ def _refitted(
     """Train on all interactions, from scratch or from ``checkpoint``, for as many epochs as ``selection`` found."""
     dataset = replace(dataset, graph=_with_all_for_training(dataset.graph))
     config = replace(training_config, epochs=selection["best_epoch"], minutes=None)
-    seed_everything(config.seed, verbose=False)
-    trainer = make_trainer(copy.copy(dataset.graph).to(graph_device(fabric, config)), model_config, config, fabric)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
+    trainer = restored_trainer(dataset, model_config, config, fabric, checkpoint)
     if run is not None:
         run.reopen(dataset.config, model_config, training_config)
         if checkpoint is None:

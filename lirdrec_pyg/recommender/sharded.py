@@ -3,10 +3,9 @@
 import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 
-from lightning_fabric import Fabric, seed_everything
+from lightning_fabric import Fabric
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.callback import Callback
@@ -19,8 +18,8 @@ from lirdrec_pyg.recommender.run import DERIVED, REGRESSION, VECTORS, Run
 from lirdrec_pyg.recommender.train import (
     account,
     fitted,
-    make_trainer,
     ranking_tasks,
+    restored_trainer,
     transformed_graph,
     with_item_graphs,
 )
@@ -61,8 +60,7 @@ def _prepared(dataset: Dataset, model_config: ModelConfig, training_config: Trai
     if has_new_items(dataset.graph):
         raise ConfigError("`user_table='sharded'` cannot be combined with `split='cold-items'`. Pass another `split`.")
     ranking_tasks(dataset.graph)
-    graph = transformed_graph(dataset, model_config, training_config, fabric)
-    return replace(dataset, graph=with_item_graphs(dataset.graph, graph))
+    return with_item_graphs(dataset, transformed_graph(dataset, model_config, training_config, fabric))
 
 
 def share_interactions(data: HeteroData, folder: Path, fabric: Fabric) -> None:
@@ -91,11 +89,7 @@ def train_sharded(
     fabric.barrier()  # until the first process has written the folder
     dataset = run.dataset()
     share_interactions(dataset.graph, run.path, fabric)
-    seed_everything(training_config.seed, verbose=False)
-    trainer = make_trainer(dataset.graph, model_config, training_config, fabric)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        del checkpoint
+    trainer = restored_trainer(dataset, model_config, training_config, fabric, checkpoint)
     tasks = {Split.VALID: trainer.task, Split.TEST: trainer.ranking_task(Split.TEST)}
     fitted(trainer, Journal(run.path), callback)
     model = trainer.model.module

@@ -24,6 +24,7 @@ from lirdrec_pyg.training import (
     DEFAULT_BATCH,
     MAX_STEPS,
     MONITOR,
+    Checkpoint,
     FitResult,
     Journal,
     Trainer,
@@ -35,28 +36,29 @@ from lirdrec_pyg.training import (
 _log = logging.getLogger(__name__)
 
 
-def with_item_graphs(data: HeteroData, source: HeteroData) -> HeteroData:
-    """Return ``data`` with the item graphs of ``source``, which may be on another device."""
-    data = copy.copy(data)
+def with_item_graphs(dataset: Dataset, source: HeteroData) -> Dataset:
+    """Return ``dataset`` with the item graphs of ``source``, which may be on another device."""
+    data = copy.copy(dataset.graph)
     for edge_type in set(source.edge_types) - {INTERACTS, INTERACTED_BY}:
         for key, value in source[edge_type].items():
             data[edge_type][key] = value.cpu()
-    return data
+    return replace(dataset, graph=data)
 
 
-def graph_device(fabric: Fabric, training_config: TrainingConfig) -> torch.device:
-    """Return the device of the graph: one that is sampled from may be too large for a GPU."""
-    return torch.device("cpu") if training_config.sampling == "neighbors" else fabric.device
+def _stored_graph(dataset: Dataset, training_config: TrainingConfig, fabric: Fabric) -> HeteroData:
+    """Seed all random generators, and return a copy of the graph where it is trained."""
+    seed_everything(training_config.seed, verbose=False)
+    # A graph that is sampled from may be too large for a GPU.
+    device = "cpu" if training_config.sampling == "neighbors" else fabric.device
+    return copy.copy(dataset.graph).to(device)
 
 
 def transformed_graph(
     dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
 ) -> HeteroData:
     """Seed all random generators, and return the graph with what the model needs, where it is trained."""
-    seed_everything(training_config.seed, verbose=False)
     transform = model_class(model_config).graph_transform(model_config, progress=True)
-    graph: HeteroData = transform(copy.copy(dataset.graph).to(graph_device(fabric, training_config)))
-    return graph
+    return transform(_stored_graph(dataset, training_config, fabric))
 
 
 def prepared(
@@ -64,7 +66,7 @@ def prepared(
 ) -> tuple[Trainer, Dataset, dict[str, RankingTask]]:
     """Return a trainer of a new model, the data with the item graphs, and what to evaluate in the end."""
     graph, trainer = new_trainer(dataset, model_config, training_config, fabric)
-    return trainer, *to_evaluate(dataset, graph, trainer)
+    return trainer, with_item_graphs(dataset, graph), ranking_tasks(trainer.data, trainer.task)
 
 
 def new_trainer(
@@ -75,10 +77,18 @@ def new_trainer(
     return graph, make_trainer(graph, model_config, training_config, fabric)
 
 
-def to_evaluate(dataset: Dataset, graph: HeteroData, trainer: Trainer) -> tuple[Dataset, dict[str, RankingTask]]:
-    """Return the data with the item graphs of ``graph``, and what to evaluate in the end."""
-    dataset = replace(dataset, graph=with_item_graphs(dataset.graph, graph))
-    return dataset, ranking_tasks(trainer.data, trainer.task)
+def restored_trainer(
+    dataset: Dataset,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    fabric: Fabric,
+    checkpoint: Checkpoint | None,
+) -> Trainer:
+    """Return a trainer on data that have the item graphs, at ``checkpoint`` or at the start of the training."""
+    trainer = make_trainer(_stored_graph(dataset, training_config, fabric), model_config, training_config, fabric)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
 
 
 def make_trainer(
@@ -112,8 +122,9 @@ def trained(
     tasks: Mapping[str, RankingTask],
     model_config: ModelConfig,
     callback: Callback,
+    record: Mapping[str, Any] = {},
 ) -> Recommender:
-    """Train to the end, and write the progress into the run, but not the result."""
+    """Train to the end, and write the progress into the run, but not the result; ``record`` joins the metrics."""
     result = fitted(trainer, None if run is None else Journal(run.path), callback)
     model = trainer.model.module
     is_finished = result.stopped != "interrupted"  # else the settings would stay when the training is resumed
@@ -141,7 +152,7 @@ def trained(
         trainer.config,
         vectors.to("cpu"),
         regression and ItemRegression(**{name: x.cpu() for name, x in vars(regression).items()}),
-        account(trainer, dataset, metrics),
+        {**account(trainer, dataset, metrics), **record},
     )
 
 
