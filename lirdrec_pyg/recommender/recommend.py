@@ -14,7 +14,7 @@ from lirdrec_pyg.config import check_choice
 from lirdrec_pyg.data import Vocabulary
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.models import fold_in_users
-from lirdrec_pyg.nn import DotProducts, Ranker, Scores, SeenItems, TopK
+from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, TopK
 from lirdrec_pyg.recommender.columns import checked_columns
 from lirdrec_pyg.recommender.history import History, history_pairs
 from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
@@ -53,7 +53,22 @@ def recommend_blocks(
     allowed = allowed_items(recommender, rules, candidates, exclude)
     ranker = ruled(recommender, recommender.ranker, rules)
     index = torch.from_numpy(position[position >= 0])
-    return _blocks(recommender, ranker, index, k, exclude_seen, allowed, others, fallback, columns, rules)
+    ids = recommender.users.ids
+    if ids.dtype != others.dtype:
+        # As text, all fit into one column.
+        ids, others = ids.cast(pl.String), others.cast(pl.String)
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        if len(index):
+            seen = recommender.seen if exclude_seen else None
+            for block in ranker.top_k(index.to(recommender.device), k, seen, allowed):
+                yield _table(recommender, ids.gather(index[block.rows].numpy()), block, columns)
+        if fallback == "popular" and len(others):
+            for block in _popular(recommender, others, k, exclude_seen, allowed, rules):
+                frame = _table(recommender, others[block.rows], block, columns)
+                yield frame.with_columns(score=pl.lit(None, pl.Float32))
+
+    return blocks()
 
 
 def _report(users: Vocabulary, others: pl.Series, num_asked: int, fallback: Fallback) -> None:
@@ -67,43 +82,15 @@ def _report(users: Vocabulary, others: pl.Series, num_asked: int, fallback: Fall
     warnings.warn(f"{text} They {'are skipped' if fallback == 'skip' else 'get popular items'}.{hint}", stacklevel=4)
 
 
-def _blocks(
-    recommender: "Recommender",
-    ranker: Ranker,
-    index: Tensor,
-    k: int,
-    exclude_seen: bool,
-    allowed: Tensor | None,
-    others: pl.Series,
-    fallback: Fallback,
-    columns: list[str],
-    rules: Rules,
-) -> Iterator[pl.DataFrame]:
-    ids = recommender.users.ids
-    if ids.dtype != others.dtype:
-        # As text, all fit into one column.
-        ids, others = ids.cast(pl.String), others.cast(pl.String)
-    if len(index):
-        seen = recommender.seen if exclude_seen else None
-        for block in ranker.top_k(index.to(recommender.device), k, seen, allowed):
-            yield _table(recommender, ids.gather(index[block.rows].numpy()), block, columns)
-    if fallback == "popular" and len(others):
-        for block in _popular(recommender, others, k, exclude_seen, allowed, rules):
-            frame = _table(recommender, others[block.rows], block, columns)
-            yield frame.with_columns(score=pl.lit(None, pl.Float32))
-
-
 def _popular(
     recommender: "Recommender", users: pl.Series, k: int, exclude_seen: bool, allowed: Tensor | None, rules: Rules
 ) -> Iterator[TopK]:
     """Rank items by their number of training interactions, ties by position, for users without a vector."""
-    num_items = len(recommender.items)
-    score = torch.empty(num_items, device=recommender.device)
-    order = recommender.popularity.argsort(descending=True, stable=True).to(recommender.device)
-    score[order] = -torch.arange(num_items, dtype=score.dtype, device=recommender.device)
+    order = recommender.popularity.argsort(descending=True, stable=True)
+    score = -order.argsort().to(recommender.device, torch.float)  # minus the place of each item
     # Such users can have interactions that were held out.
     seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), users) if exclude_seen else None
-    ranker = Scores(lambda index: score.repeat(len(index), 1), num_items)
+    ranker = Scores(lambda index: score.repeat(len(index), 1), len(score))
     limited = ruled(recommender, ranker, replace(rules, popularity_penalty=0.0, diversity=0.0))
     return limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
 
