@@ -37,35 +37,35 @@ def write_table(frames: Iterable[pl.DataFrame], path: Path) -> int:
     check_table_path(path)
     write = _write_parquet if path.suffix == ".parquet" else _write_text
     with whole_file(path) as unfinished:
-        num_rows = write(frames, unfinished, path.suffix)
-        if num_rows is None:
+        lengths = write(frames, unfinished, path.suffix)
+        if not lengths:
             raise RunError(f"There is nothing to write to {path}.")
-        return num_rows
+        return sum(lengths)
 
 
-def _write_text(frames: Iterable[pl.DataFrame], path: Path, suffix: str) -> int | None:
-    num_rows = None
+def _write_text(frames: Iterable[pl.DataFrame], path: Path, suffix: str) -> list[int]:
+    """Write ``frames``, and return their lengths."""
+    lengths: list[int] = []
     with path.open("wb") as file:
         for frame in frames:
             if suffix == ".csv":
-                frame.write_csv(file, include_header=num_rows is None)
+                frame.write_csv(file, include_header=not lengths)
             else:
                 frame.write_ndjson(file)
-            num_rows = (num_rows or 0) + len(frame)
-    return num_rows
+            lengths.append(len(frame))
+    return lengths
 
 
-def _write_parquet(frames: Iterable[pl.DataFrame], path: Path, _suffix: str) -> int | None:
+def _write_parquet(frames: Iterable[pl.DataFrame], path: Path, _suffix: str) -> list[int]:
     # Polars cannot append to a Parquet file: parts are written, then streamed into one.
+    lengths: list[int] = []
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.parts.") as parts:
-        num_rows = None
-        for number, frame in enumerate(_gathered(frames)):
-            frame.write_parquet(Path(parts) / f"{number:08}.parquet")
-            num_rows = (num_rows or 0) + len(frame)
-        if num_rows is None:
-            return None
-        pl.scan_parquet(f"{glob.escape(parts)}/*.parquet").sink_parquet(path)
-    return num_rows
+        for frame in _gathered(frames):
+            frame.write_parquet(Path(parts) / f"{len(lengths):08}.parquet")
+            lengths.append(len(frame))
+        if lengths:
+            pl.scan_parquet(f"{glob.escape(parts)}/*.parquet").sink_parquet(path)
+    return lengths
 
 
 def _gathered(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
