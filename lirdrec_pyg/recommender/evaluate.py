@@ -47,11 +47,11 @@ class Evaluator:
         self._category = None
         if category is not None:
             self._category = numbered(recommender, [category], "category")[0, : recommender.num_trained_items]
-        self.config = recommender.model_config
-        self._sampled = recommender.training_config.sampling == "neighbors"
+        config = recommender.training_config
+        self._sampled = config.sampling == "neighbors"
         place = "cpu" if self._sampled else resolve_device(device)
         self.model = recommender.model_on(place)
-        self.data = input_transform(self.config, recommender.training_config)(copy.copy(recommender.graph).to(place))
+        self.data = input_transform(recommender.model_config, config)(copy.copy(recommender.graph).to(place))
 
     @cached_property
     def vectors(self) -> Vectors | None:
@@ -62,8 +62,7 @@ class Evaluator:
     def ranker(self) -> Ranker:
         """Ranking function of the model."""
         if self.vectors is None:
-            ranker: Ranker = self.model.ranker(self.data)
-            return ranker
+            return self.model.ranker(self.data)
         return DotProducts(self.vectors.user, self.vectors.item)
 
     @cached_property

@@ -31,13 +31,9 @@ GIVEN = "as given"
 
 @dataclass
 class Contender:
-    """A variant in a race.
+    """A variant in a race, with the data and its item graphs.
 
-    Attributes:
-        model_config: its configuration.
-        graph: the data with its item graphs.
-        trainer: its training.
-        random: state of torch's global generator on the CPU, which the contenders take turns to use.
+    The contenders take turns to use torch's global generator on the CPU, of which each has its own state, ``random``.
     """
 
     model_config: ModelConfig
@@ -128,8 +124,7 @@ def _in_words(name: str) -> str:
 
 def _ends(deadline: float, fabric: Fabric, callback: Callback) -> bool:
     """Return whether the race is over, by the clock and the callback of the first process."""
-    over: bool = fabric.broadcast(time.monotonic() >= deadline or callback.should_stop())
-    return over
+    return fabric.broadcast(time.monotonic() >= deadline or callback.should_stop())
 
 
 def _best(trainer: Trainer, epochs: int) -> float:

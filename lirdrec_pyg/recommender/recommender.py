@@ -196,8 +196,7 @@ class Recommender:
         """Ranking function of the model."""
         if self.model_config.has_vectors:
             return DotProducts(self.vectors.user.to(self.device), self.ranked_items)
-        ranker: Scores = self.model_on(self.device).ranker(copy.copy(self.graph).to(self.device))
-        return ranker
+        return self.model_on(self.device).ranker(copy.copy(self.graph).to(self.device))
 
     def model_on(self, device: str) -> Any:
         """Return the model, or a copy of it on another device."""
@@ -235,8 +234,7 @@ class Recommender:
     def attribution(self) -> Attribution:
         """Function that splits scores by the training items of a user."""
         self.model_config.require("explanations")
-        attribution: Attribution = self.model.attribution(self.graph, self.vectors)
-        return attribution
+        return self.model.attribution(self.graph, self.vectors)
 
     @_Once
     def popularity(self) -> Tensor:
@@ -521,14 +519,9 @@ class Recommender:
         attached = attach_items(self.model, added, known, regression)
         ids = self.items.extended(new.ids.ids).ids[first:]
         dataset = replace(self.dataset, graph=append_new_items(self.graph, added), new_items=Vocabulary(ids, "item"))
-        return replace(
-            self,
-            dataset=dataset,
-            vectors=self.vectors.append_items(
-                attached.item[first:], attached.item_layers[:, first:], attached.linear[first:]
-            ),
-            regression=regression,
-        )
+        more = attached.items_from(first)
+        vectors = self.vectors.append_items(more.item, more.item_layers, more.linear)
+        return replace(self, dataset=dataset, vectors=vectors, regression=regression)
 
     def update(
         self,
@@ -588,7 +581,7 @@ def _computed_vectors(config: ModelConfig, model: Any, graph: HeteroData) -> Vec
     """Return the vectors of a run that has none: it is unfinished, or the model has none."""
     if not config.has_vectors:
         return Vectors.of(torch.empty(graph["user"].num_nodes, 0), torch.empty(graph["item"].num_nodes, 0))
-    prepared = model_class(config).input_transform(config)(copy.copy(graph))
+    prepared = model_class(config).input_transform(config)(graph)
     vectors: Vectors = model.vectors(prepared)
     if has_new_items(prepared) or config.attaches_unclicked_items:
         regression = ItemRegression.of(model, prepared, vectors)
