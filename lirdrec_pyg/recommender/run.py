@@ -45,18 +45,15 @@ RUN_FORMAT = 2
 
 Config = TypeVar("Config", DataConfig, ModelConfig, TrainingConfig)
 
-# The first file identifies a folder as a run: it is written first and removed last.
-_START = ("versions.json", "config.yaml", "graph.safetensors", "users.parquet", "items.parquet")
 VECTORS, REGRESSION = "vectors", "regression"
 _VECTORS, _REGRESSION = f"{VECTORS}.safetensors", f"{REGRESSION}.safetensors"
-_OF_ITEMS = ("item", "item_layers", "linear")
 _MODEL = f"{WEIGHTS}.safetensors"
-# All that a trained model needs. Models whose scores are not dot products have no vectors.
-_NEEDED = (*_START, _MODEL, _VECTORS)
+# All that a trained model needs. The first file identifies a folder as a run: it is written first and removed last.
+_NEEDED = ("versions.json", "config.yaml", "graph.safetensors", "users.parquet", "items.parquet", _MODEL)
 # What earlier versions attached new items by.
 _EARLIER = ("neighborhood.safetensors", "neighbourhood.safetensors")
 _OPTIONAL = (
-    *(_REGRESSION, *_EARLIER),
+    *(_VECTORS, _REGRESSION, *_EARLIER),
     "new_items.safetensors",
     "new_items.parquet",
     "new_vectors.safetensors",
@@ -225,22 +222,16 @@ class Run:
             self.finish(recommender, linked)
 
     def finish(self, recommender: "Recommender", linked: Mapping[str, str] = {}) -> None:
-        """Write the model and its vectors, and seal the run with checksums.
-
-        Args:
-            recommender: trained on the data of this run.
-            linked: checksums of files that are there already.
-        """
+        """Write the model and its vectors, and seal the run; ``linked`` holds checksums of files that exist already."""
         if _MODEL not in linked:
             save_state(self.path, WEIGHTS, recommender.model.state_dict())
-        num_items = recommender.num_trained_items
-        vectors, known = recommender.vectors, recommender.vectors.items_until(num_items)
+        vectors, num_items = recommender.vectors, recommender.num_trained_items
         if recommender.model_config.has_vectors:
             if len(vectors.item) > num_items:  # first, since vectors() expects it where the other file is
-                new = vectors.items_from(num_items)
-                save_state(self.path, "new_vectors", {name: vars(new)[name] for name in _OF_ITEMS})
+                new = vars(vectors.items_from(num_items))
+                save_state(self.path, "new_vectors", {name: new[name] for name in ("item", "item_layers", "linear")})
             if _VECTORS not in linked:
-                save_state(self.path, VECTORS, vars(known))
+                save_state(self.path, VECTORS, vars(vectors.items_until(num_items)))
         if recommender.regression is not None and _REGRESSION not in linked:
             save_state(self.path, REGRESSION, vars(recommender.regression))
         self.seal(recommender.metrics, linked)
@@ -383,10 +374,8 @@ class Run:
             if (self.path / "metrics.json").is_file():
                 raise RunError(f"{self.path} has no {CHECKSUMS}. Copy the run folder as a whole.")
             return None
-        # If the list names vectors, they are needed.
-        needed = {*_NEEDED} - {_VECTORS}
-        present = [name for name in (*_NEEDED, *_OPTIONAL) if name in needed or (self.path / name).exists()]
-        return files.verify_checksums(self.path, present)
+        present = [name for name in _OPTIONAL if (self.path / name).exists()]
+        return files.verify_checksums(self.path, [*_NEEDED, *present])
 
     def check(self) -> dict[str, str] | None:
         """Verify the run, see :meth:`verify`, and warn if it is unfinished."""
@@ -475,7 +464,7 @@ def _unchanged_files(recommender: "Recommender") -> dict[str, str]:
         return {}
     with suppress(RunError):
         if files.read_checksums(recommender.path) == recommender.checksums:
-            shared = (*_NEEDED, _REGRESSION)  # the catalog may be another one
+            shared = (*_NEEDED, _VECTORS, _REGRESSION)  # the catalog may be another one
             return {name: value for name, value in recommender.checksums.items() if name in shared}
     return {}  # replaced since it was loaded
 
