@@ -69,12 +69,12 @@ def export_vectors(recommender: Recommender, out: Path, format: ExportFormat, ov
                 frame = frame.with_columns(seen_lists(recommender))
             writers[f"{name}s.parquet"] = frame.write_parquet
         else:
-            writers[f"{name}_ids.npy"] = _npy_writer(_plain_array(ids))
+            writers[f"{name}_ids.npy"] = partial(_write_npy, _plain_array(ids))
         if format in ("npy", "onnx"):
-            writers[f"{name}_vectors.npy"] = _npy_writer(vectors)
+            writers[f"{name}_vectors.npy"] = partial(_write_npy, vectors)
     if format == "safetensors":
         tensors = {f"{name}_vectors": torch.tensor(vectors) for name, (_, vectors) in sides.items()}
-        writers["vectors.safetensors"] = lambda path: save_tensors(tensors, path)
+        writers["vectors.safetensors"] = partial(save_tensors, tensors)
 
     check_export_folder(out)
     with locked(out, _NAMES), tempfile.TemporaryDirectory() as encoders, ExitStack() as files:
@@ -111,13 +111,9 @@ def _plain_array(ids: pl.Series) -> np.ndarray:
     return ids.to_numpy() if ids.dtype.is_integer() else np.array(ids.to_list(), dtype=np.str_)
 
 
-def _npy_writer(array: np.ndarray) -> Callable[[Path], None]:
+def _write_npy(array: np.ndarray, path: Path) -> None:
     array = np.ascontiguousarray(array)
-
-    def write(path: Path) -> None:
-        # np.save does not notice that the disk was full at the end of an array.
-        with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(array.data)
-
-    return write
+    # np.save does not notice that the disk was full at the end of an array.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
