@@ -48,19 +48,18 @@ def fit_sharded(
     fabric = make_fabric(training_config)
     started: AbstractContextManager[Run] = nullcontext(Run(out))
     if fabric.is_global_zero:
-        dataset = _prepared(read(), model_config, training_config, fabric)
+        dataset = read()
+        if has_new_items(dataset.graph):
+            raise ConfigError(
+                "`user_table='sharded'` cannot be combined with `split='cold-items'`. Pass another `split`."
+            )
+        ranking_tasks(dataset.graph)
+        dataset = with_item_graphs(dataset, transformed_graph(dataset, model_config, training_config, fabric))
         started = Run.created(out, dataset, model_config, training_config, overwrite)
         del dataset
     with started as run:
         gc.collect()
         return fabric, train_sharded(run, fabric, model_config, training_config, callback)
-
-
-def _prepared(dataset: Dataset, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric) -> Dataset:
-    if has_new_items(dataset.graph):
-        raise ConfigError("`user_table='sharded'` cannot be combined with `split='cold-items'`. Pass another `split`.")
-    ranking_tasks(dataset.graph)
-    return with_item_graphs(dataset, transformed_graph(dataset, model_config, training_config, fabric))
 
 
 def share_interactions(data: HeteroData, folder: Path, fabric: Fabric) -> None:
