@@ -48,7 +48,7 @@ def history_pairs(items: Vocabulary, history: History) -> tuple[pl.Series, Tenso
     return users, torch.from_numpy(np.stack([row, position[known.to_numpy()]]))
 
 
-def _history_frame(history: Mapping[Any, IDs] | IDs | Table) -> pl.DataFrame:
+def _history_frame(history: History) -> pl.DataFrame:
     """Return users and items of a history; the item of a user with an empty one is null."""
     if is_table(history):
         frame = to_polars(history)

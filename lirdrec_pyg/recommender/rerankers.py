@@ -196,15 +196,7 @@ class Diverse:
 
 
 def pyversity(method: DiversityMethod, diversity: float) -> Callable[..., Any]:
-    """Return pyversity's function for :class:`Diverse`.
-
-    Args:
-        method: its strategy.
-        diversity: weight of the variety, from 0 to 1.
-
-    Raises:
-        ConfigError: if it is not installed.
-    """
+    """Return pyversity's function for :class:`Diverse`, or raise :class:`ConfigError` if it is not installed."""
     check_extra("rerank", "pyversity", purpose="Re-ranking")
     from pyversity import diversify
 

@@ -91,21 +91,16 @@ def _blocks(recommender: "Recommender", k: int, by: str, columns: list[str]) -> 
     if num_alike + num_missing == len(ids):
         raise DataError(f"By {by}, no item is more similar to an item than others. Pass another `by`.")
     if num_alike + num_missing:
-        reasons = [
-            *([f"{num_missing} have no features in {by}"] if num_missing else []),
-            *([f"{num_alike} are equally similar to all others"] if num_alike else []),
-        ]
-        text = f"{num_alike + num_missing} of {len(ids)} items are skipped: {', and '.join(reasons)}."
+        reasons = {f"have no features in {by}": num_missing, "are equally similar to all others": num_alike}
+        counted = ", and ".join(f"{count} {reason}" for reason, count in reasons.items() if count)
+        text = f"{num_alike + num_missing} of {len(ids)} items are skipped: {counted}."
         warnings.warn(text, stacklevel=2)
 
 
 def _equally_similar(unit: Tensor, rows: Tensor, best: Tensor) -> Tensor:
     """Return to which of ``rows`` all other items are equally similar, bool, shape ``(N,)``.
 
-    Args:
-        unit: unit vectors of the items, shape ``(|I|, F)``.
-        rows: items, shape ``(N,)``.
-        best: the largest cosines with others, in descending order, minus infinity where there is no other.
+    ``best`` holds the largest cosines with others, in descending order, minus infinity where there is no other.
     """
     alike = best[:, 0] - best.masked_fill(best == -torch.inf, torch.inf).amin(dim=1) < _SAME_COSINE
     if len(unit) < 3 or not alike.any():
