@@ -55,8 +55,9 @@ def explain(
 
 
 def _branches(recommender: "Recommender", row: Tensor, column: Tensor) -> pl.DataFrame:
+    schema = {"branch": pl.String, "weight": pl.Float32, "part": pl.Float64}
     if not recommender.model_config.supports_fusion_weights:
-        return pl.DataFrame(schema={"branch": pl.String, "weight": pl.Float32, "part": pl.Float64})
+        return pl.DataFrame(schema=schema)
     model, vectors = recommender.model, recommender.vectors
     product, learned = vectors.user[row[0]].double() * vectors.item[column[0]].double(), vectors.width
     part = model.split_branches(product[:learned]).sum(dim=-1)[0].tolist()
@@ -64,10 +65,7 @@ def _branches(recommender: "Recommender", row: Tensor, column: Tensor) -> pl.Dat
     branches = list(model.branches)
     if vectors.linear.size(1):  # no fusion weights it
         branches, weight, part = [*branches, "linear"], [*weight, None], [*part, float(product[learned:].sum())]
-    return pl.DataFrame(
-        {"branch": branches, "weight": weight, "part": part},
-        schema_overrides={"weight": pl.Float32, "part": pl.Float64},
-    )
+    return pl.DataFrame({"branch": branches, "weight": weight, "part": part}, schema=schema)
 
 
 def because(recommender: "Recommender", table: Table, count: int, history: History | None) -> pl.DataFrame:
