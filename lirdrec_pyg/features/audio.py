@@ -111,7 +111,7 @@ class AudioEncoder(PretrainedEncoder):
             # No window is longer than the model expects; the extractor marks one at random.
             longer = torch.zeros(len(features), 1, dtype=torch.bool, device=self._device)
             output = self._model.get_audio_features(input_features=features, is_longer=longer)
-            return (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
+            return output.pooler_output.float().cpu()
         states = self._model(features).last_hidden_state.float().cpu()
         # Number of states that begin before the padding.
         valid = (samples * states.size(1) / self._window).ceil().clamp(1, states.size(1)).unsqueeze(1)

@@ -125,8 +125,7 @@ class ImageEncoder(PretrainedEncoder):
 
     def _pool(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self._pooling == "projection":
-            output = self._model.get_image_features(**inputs)
-            return output if isinstance(output, Tensor) else output.pooler_output
+            return self._model.get_image_features(**inputs).pooler_output
         output = self._run(inputs)
         if self._pooling == "pooled":
             pooled = getattr(output, "pooler_output", None)

@@ -114,7 +114,7 @@ class Pretrained:
                 f"The model {self.name} has no weights for this use, such as {missing[0]}. Pass a model that has them."
             )
 
-    def revision(self, config: Any = None) -> str | None:
+    def revision(self, config: Any) -> str | None:
         """Return the commit on the hub, or the checksum of a local folder.
 
         The ``config`` of the loaded model knows the commit of an earlier download.
