@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def encode_catalog(
         postprocessing = Postprocessing(config.pca, config.whiten, config.normalize)
         tasks = [EncodingTask.plan(folder, source, postprocessing, overwrite, update) for source in sources]
         if captions.caption is not None:
-            job.describe_images(captions.caption, callback)
+            job.describe_images(callback)
         records = {task.source.modality: task.run(callback) for task in tasks}
         if captions.embed_captions is not None:
             source = Source(CAPTION, caption_entries(table.ids, job.file), job.load_encoder())
@@ -153,25 +153,28 @@ class _CaptionJob:
     def __init__(
         self, catalog: Catalog, config: FeaturesConfig, captions: CaptionConfig, folder: FeatureFolder, device: str
     ) -> None:
-        self._config, self._captions, self._folder, self._device = config, captions, folder, device
+        self._captions, self._folder = captions, folder
         self._prompt = Prompt.read(Path(captions.prompt)) if captions.prompt else Prompt()
-        self._client: OpenAIClient | None = None
-        self._embed_client: OpenAIClient | None = None
         self._failures: dict[str, str] = {}
-        if captions.caption is not None:
+        self._load_captioner: Callable[[], Captioner]
+        self.load_encoder: Callable[[], Encoder]
+        if (model := captions.caption) is not None:
             assert config.image_col is not None
             self._images = catalog.files(config.image_col, config.root)
             self._texts = self._prompt.texts(catalog)
-            is_local = captions.caption_url is None and os.path.isdir(captions.caption)
-            if captions.caption_url is not None or (os.environ.get(URL_VARIABLE) and not is_local):
-                self._client = self._connect(captions.caption_url)
+            if captions.caption_url is not None or (os.environ.get(URL_VARIABLE) and not os.path.isdir(model)):
+                self._load_captioner = partial(ServerCaptioner, self._connect(captions.caption_url), model)
             else:
-                Pretrained.find(captions.caption)
-        if captions.embed_captions is not None:
+                Pretrained.find(model)
+                size = captions.caption_concurrency
+                self._load_captioner = partial(LocalCaptioner, model, size, device, config.dtype)
+        if (model := captions.embed_captions) is not None:
             if captions.embed_captions_by == "endpoint":
-                self._embed_client = self._connect(captions.embed_url or captions.caption_url)
+                client = self._connect(captions.embed_url or captions.caption_url)
+                self.load_encoder = partial(EndpointEncoder, client, model, config.batch_size)
             else:
-                Pretrained.find(captions.embed_captions)
+                Pretrained.find(model)
+                self.load_encoder = partial(_text_encoder, model, captions.embed_captions_by, config, device)
 
     @cached_property
     def file(self) -> CaptionFile:
@@ -182,17 +185,12 @@ class _CaptionJob:
         config = self._captions
         return OpenAIClient(url, config.api_key_env, config.caption_concurrency, config.caption_timeout)
 
-    def describe_images(self, model: str, callback: Callback) -> None:
+    def describe_images(self, callback: Callback) -> None:
         """Make missing captions; raise :class:`DataError` if there are none at all."""
-        captions = self._captions
-        captioner: Captioner
-        if self._client is not None:
-            captioner = ServerCaptioner(self._client, model)
-        else:
-            captioner = LocalCaptioner(model, captions.caption_concurrency, self._device, self._config.dtype)
+        captioner, recaption = self._load_captioner(), self._captions.recaption
         # Written before the first caption, so that a kill leaves none of unknown origin.
         report = make_captions(
-            *(self._images, self._texts, self._prompt, captioner, self.file, captions.recaption, callback),
+            *(self._images, self._texts, self._prompt, captioner, self.file, recaption, callback),
             on_first=lambda: self._write_provenance(captioner),
         )
         self._failures = {str(item): f"{_NO_CAPTION}: {reason}" for item, reason in report.failures.items()}
@@ -205,14 +203,6 @@ class _CaptionJob:
                 f"None of the {len(self._images):,} images could be described. Reason for item {shown(item)}: "
                 f"{report.failures[item]}."
             )
-
-    def load_encoder(self) -> Encoder:
-        """Load the encoder of captions."""
-        model, method = str(self._captions.embed_captions), self._captions.embed_captions_by
-        if method == "endpoint":
-            assert self._embed_client is not None
-            return EndpointEncoder(self._embed_client, model, self._config.batch_size)
-        return _text_encoder(model, method, self._config, self._device)
 
     def write_report(self) -> None:
         """Report why items have no caption; the encoder only knows that they have none."""
