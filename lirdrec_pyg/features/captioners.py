@@ -250,7 +250,7 @@ class LocalCaptioner(Captioner):
         texts = [text.removeprefix(prompt) for text, prompt in zip(texts, prompts, strict=True)]
         ends = self._model.generation_config.eos_token_id
         ends = torch.tensor(ends if isinstance(ends, list) else [] if ends is None else [ends], device=tokens.device)
-        complete = torch.isin(tokens, ends).any(1) | torch.tensor(tokens.size(1) < self._max_new_tokens)
+        complete = torch.isin(tokens, ends).any(1) | (tokens.size(1) < self._max_new_tokens)
         return list(zip(texts, (~complete.cpu()).tolist(), strict=True))
 
     def _format_prompt(self, prompt: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,7 @@ def make_captions(
 
     Args:
         images: paths of the images.
-        texts: texts by item, for each placeholder of the prompt.
+        texts: see :meth:`Prompt.texts`.
         prompt: prompt of the model.
         captioner: model that describes the images.
         file: file of the captions.
@@ -195,27 +195,24 @@ def make_captions(
     model_works = any(_model(line) == _model(made_by) for line in file)
     failures_in_a_row = 0
 
-    def filled_prompt(item: int | str) -> str:
-        return prompt.fill({column: values.get(item) for column, values in texts.items()})
-
     pending = []
     callback.on_task_start("images, compared", len(images))
     for item, path in images.frame.select("item_id", "entry").iter_rows():
         callback.on_task_advance(1)
-        if (line := file.get(item)) is not None:
-            changes = [] if by_hand(line) else _changes(line, made_by, filled_prompt(item), Path(path))
-            if not (recaption and changes and os.path.isfile(path)):
-                if in_one_line(line["caption"]):
-                    report.kept += 1
-                else:
-                    report.failures[item] = "its line in the file is empty"
-                report.changed.update(changes)
-                continue
-        pending.append((item, path))
+        line = file.get(item)
+        changes = [] if line is None or by_hand(line) else _changes(line, made_by, prompt.fill(item, texts), Path(path))
+        if line is None or (recaption and changes and os.path.isfile(path)):
+            pending.append((item, path))
+            continue
+        report.changed.update(changes)
+        if in_one_line(line["caption"]):
+            report.kept += 1
+        else:
+            report.failures[item] = "its line in the file is empty"
 
     def tasks() -> Iterator[Task]:
         for item, path in pending:
-            words = filled_prompt(item)
+            words = prompt.fill(item, texts)
             try:
                 stamp, image_hash = _stamp(Path(path)), checksum(Path(path))
             except OSError:
@@ -288,4 +285,4 @@ def caption_entries(ids: pl.Series, file: CaptionFile) -> Entries:
         raise DataError(f"{file.path} has no caption of any item of the catalog, such as {listed(ids[:3])}.")
     captions = pl.Series("caption", [by_item.get(key) for key in ids.cast(pl.String)], dtype=pl.String)
     entries = Entries.of(ids, captions, file.path, ["caption"])
-    return Entries(entries.frame, entries.missing, {**entries.facts, "captions": dict(sorted(models.items()))})
+    return replace(entries, facts={**entries.facts, "captions": dict(sorted(models.items()))})

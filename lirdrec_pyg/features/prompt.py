@@ -56,8 +56,9 @@ class Prompt:
         except DataError as error:
             raise ConfigError(f"The `prompt` has a placeholder without texts. {error}") from error
 
-    def fill(self, values: Mapping[str, str | None]) -> str:
-        """Fill in the placeholders for one item; missing texts are left empty, and long ones shortened."""
+    def fill(self, item: int | str, texts: Mapping[str, Mapping[int | str, str]]) -> str:
+        """Fill in the :meth:`texts` of one item; missing ones are left empty, and long ones shortened."""
         return "".join(
-            text + ("" if name is None else shortened(values.get(name) or "", _MAX_VALUE)) for text, name in self._parts
+            text + ("" if name is None else shortened(texts[name].get(item, ""), _MAX_VALUE))
+            for text, name in self._parts
         )

@@ -10,9 +10,10 @@ from lirdrec_pyg.features.prompt import DEFAULT_PROMPT, Prompt
 def test_placeholders_are_filled_in() -> None:
     prompt = Prompt("Describe {title} by {brand name}, {{so}}: {title}!")
     assert prompt.columns == ["title", "brand name"]
-    assert prompt.fill({"title": "a {chair}", "brand name": None}) == "Describe a {chair} by , {so}: a {chair}!"
-    assert len(Prompt("{title}").fill({"title": "x" * 100_000})) < 2100
-    assert Prompt().fill({}) == DEFAULT_PROMPT
+    texts = {"title": {1: "a {chair}", 2: "x" * 100_000}, "brand name": {2: "x"}}
+    assert prompt.fill(1, texts) == "Describe a {chair} by , {so}: a {chair}!"
+    assert len(Prompt("{title}").fill(2, texts)) < 2100
+    assert Prompt().fill(1, {}) == DEFAULT_PROMPT
 
 
 def test_invalid_prompts_are_named(tmp_path: Path) -> None:
