@@ -223,7 +223,7 @@ class EncodingTask:
                 f"{reason}."
             )
         record = self.kept
-        if record is None or not self._is_unchanged(encoded):
+        if record is None or not self._is_unchanged(record, encoded):
             x = torch.from_numpy(np.stack([one for one in found if not isinstance(one, str)]))
             record = self._write_features(encoded, x, len(failures), num_kept)
         nothing = f"there is nothing in {' and '.join(entries.facts['columns'])}"
@@ -232,13 +232,12 @@ class EncodingTask:
         partial.clear()
         return record
 
-    def _is_unchanged(self, encoded: pl.DataFrame) -> bool:
+    def _is_unchanged(self, kept: Mapping[str, Any], encoded: pl.DataFrame) -> bool:
         """Return whether an update found no changes."""
         file = self.folder.file(self.source.modality)
         return (
-            self.kept is not None
-            and not _difference(self.kept, self.settings, "versions")
-            and checksum(file) == self.kept["sha256"]
+            not _difference(kept, self.settings, "versions")
+            and checksum(file) == kept["sha256"]
             and encoded.equals(pl.read_parquet(file, columns=encoded.columns))
         )
 
@@ -261,16 +260,15 @@ class EncodingTask:
             "dtype": "float32",
             "missing": len(self.source.entries.missing) + num_failures,
             **self.settings,
-            **(self._origin(num_kept) if self.kept and num_kept else {}),
+            **(self._origin(self.kept, num_kept) if self.kept and num_kept else {}),
             "date": now(),
         }
         write_provenance(self.folder.path, modality, record)
         return record
 
-    def _origin(self, num_kept: int) -> dict[str, Any]:
+    def _origin(self, kept: Mapping[str, Any], num_kept: int) -> dict[str, Any]:
         """Return how the kept vectors were made, if by other versions of the libraries."""
-        assert self.kept is not None
-        made = [*self.kept.get("earlier", ()), {key: self.kept.get(key) for key in ("date", "versions")}]
+        made = [*kept.get("earlier", ()), {key: kept.get(key) for key in ("date", "versions")}]
         others = [one for one in made if one["versions"] != self.settings["versions"]]
         return {"taken_over": num_kept, **({"earlier": others} if others else {})}
 
