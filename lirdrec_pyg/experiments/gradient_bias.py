@@ -183,10 +183,8 @@ def _measured(
 def _with_shuffled_features(graph: HeteroData, seed: int) -> HeteroData:
     """Return ``graph`` with the items' features permuted; all modalities of an item stay together."""
     graph = copy.copy(graph)
-    names = modalities(graph)
     order = torch.randperm(graph["item"].num_nodes, generator=torch.Generator().manual_seed(seed))
-    order = order.to(item_features(graph, names[0]).device)
-    for name in names:
+    for name in modalities(graph):
         graph["item"][f"x_{name}"] = item_features(graph, name)[order]
         if (mask := feature_mask(graph, name)) is not None:
             graph["item"][f"mask_{name}"] = mask[order]
