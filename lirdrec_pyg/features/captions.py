@@ -116,7 +116,6 @@ class CaptionFile:
         if self._has_duplicates:
             with whole_file(self.path) as unfinished:
                 unfinished.write_bytes(b"".join(line.rstrip(b"\r") + b"\n" for line in self._lines.values()))
-            self._read()
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -178,9 +177,6 @@ def make_captions(
     Args:
         images: paths of the images.
         texts: see :meth:`Prompt.texts`.
-        prompt: prompt of the model.
-        captioner: model that describes the images.
-        file: file of the captions.
         recaption: whether to replace captions whose image, prompt or model has changed.
         callback: follows the tasks ``"images, compared"`` and ``"captions"``.
         on_first: called before the first new caption is written.
