@@ -13,11 +13,7 @@ class FeatureCheck:
     """Result of :func:`check_table`.
 
     Attributes:
-        source: origin of the features.
-        rows: number of items.
-        width: number of columns.
         dtype: data type in memory: half precision as in the file, everything else as float32.
-        has_ids: whether the file holds item IDs.
         not_finite: rows with NaN or infinite values.
         zero: rows of zeros.
         duplicate: rows that equal an earlier row.
