@@ -36,12 +36,16 @@ class ModelConfig(Config):
         training_defaults: fields of :class:`~lirdrec_pyg.training.TrainingConfig` whose defaults differ for this model.
         is_closed_form: the model is computed in closed form, without training steps.
         has_vectors: scores are dot products of user and item vectors.
+        supports_explanations: a score is a sum over the items of the user, see :meth:`Model.attribution`.
+        supports_fusion_weights: a score is a sum over branches, each with a weight per user.
     """
 
     model: ClassVar[str]
     training_defaults: ClassVar[Mapping[str, Any]] = {}
     is_closed_form: ClassVar[bool] = False
     has_vectors: ClassVar[bool] = True
+    supports_explanations: ClassVar[bool] = False
+    supports_fusion_weights: ClassVar[bool] = False
 
     @property
     def supports_new_items(self) -> bool:
@@ -62,16 +66,6 @@ class ModelConfig(Config):
     def supports_updates(self) -> bool:
         """``True`` if the model can be trained further with new users and new items."""
         return self.supports_new_items and self.supports_new_users
-
-    @property
-    def supports_explanations(self) -> bool:
-        """``True`` if a score is a sum over the items of the user, see :meth:`Model.attribution`."""
-        return False
-
-    @property
-    def supports_fusion_weights(self) -> bool:
-        """``True`` if a score is a sum over branches, each with a weight per user."""
-        return False
 
     @property
     def supports_neighbor_sampling(self) -> bool:

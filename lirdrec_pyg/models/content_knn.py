@@ -22,13 +22,10 @@ class ContentKNNConfig(ModelConfig):
     model: ClassVar[str] = "content-knn"
     is_closed_form: ClassVar[bool] = True
     has_vectors: ClassVar[bool] = False
+    supports_explanations: ClassVar[bool] = True
 
     knn_k: int = field(20, "Neighbors of each item by its features.", min=1)
     knn_search: NeighborSearch = knn_search_field()
-
-    @property
-    def supports_explanations(self) -> bool:
-        return True
 
 
 class ContentKNN(NeighborModel):

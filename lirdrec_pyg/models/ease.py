@@ -20,12 +20,9 @@ class EASEConfig(ModelConfig):
     model: ClassVar[str] = "ease"
     is_closed_form: ClassVar[bool] = True
     has_vectors: ClassVar[bool] = False
+    supports_explanations: ClassVar[bool] = True
 
     l2: float = field(20.0, "Weight lambda of the squared norm of the item-item weights.", min=0, min_open=True)
-
-    @property
-    def supports_explanations(self) -> bool:
-        return True
 
 
 class EASE(DenseItemModel):

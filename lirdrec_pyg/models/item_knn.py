@@ -23,6 +23,7 @@ class ItemKNNConfig(ModelConfig):
     model: ClassVar[str] = "item-knn"
     is_closed_form: ClassVar[bool] = True
     has_vectors: ClassVar[bool] = False
+    supports_explanations: ClassVar[bool] = True
 
     num_neighbors: int = field(100, "Neighbors of each item by common users.", min=1)
     user_power: float = field(
@@ -35,10 +36,6 @@ class ItemKNNConfig(ModelConfig):
     item_power: float = field(
         0.25, "Exponent p of a neighbor's weight, (number of its users)^-p: weakens popular items.", min=0, max=4
     )
-
-    @property
-    def supports_explanations(self) -> bool:
-        return True
 
 
 class ItemKNN(NeighborModel):

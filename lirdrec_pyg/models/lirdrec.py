@@ -76,6 +76,8 @@ class LIRDRecConfig(ModelConfig):
     """Hyperparameters of LIRDRec (paper, section 4) and its ablations."""
 
     model: ClassVar[str] = "lirdrec"
+    supports_explanations: ClassVar[bool] = True
+    supports_fusion_weights: ClassVar[bool] = True
 
     embedding_dim: int = field(64, "Width d of each branch.", min=1)
     num_layers: int = field(2, "Layers L of user-item propagation; the paper tries 2, 3, 4.", min=0)
@@ -161,14 +163,6 @@ class LIRDRecConfig(ModelConfig):
     @property
     def supports_new_users(self) -> bool:
         return self.num_layers > 0
-
-    @property
-    def supports_explanations(self) -> bool:
-        return True
-
-    @property
-    def supports_fusion_weights(self) -> bool:
-        return True
 
     @property
     def supports_neighbor_sampling(self) -> bool:

@@ -27,6 +27,7 @@ class MMGFConfig(ModelConfig):
     model: ClassVar[str] = "mm-gf"
     is_closed_form: ClassVar[bool] = True
     has_vectors: ClassVar[bool] = False
+    supports_explanations: ClassVar[bool] = True
 
     alpha: float = field(
         0.5,
@@ -46,10 +47,6 @@ class MMGFConfig(ModelConfig):
         1.0, "Weight of the item graph of the features; that of the interactions has 1.", min=0
     )
     graph_weights: dict[str, float] = graph_weights_field()
-
-    @property
-    def supports_explanations(self) -> bool:
-        return True
 
 
 class MMGF(DenseItemModel):
