@@ -128,22 +128,18 @@ class Model(nn.Module):
         return True
 
     @classmethod
-    def from_config(cls, config: Any, data: HeteroData) -> Any:
+    def from_config(cls, config: Any, data: HeteroData, **others: Any) -> Any:
         """Build the model for the users, items and modalities of ``data``, as :meth:`graph_transform` leaves it.
 
-        By default, arguments of the constructor are those of :meth:`sizes` and fields of ``config``.
+        By default, arguments of the constructor are fields of ``config``, those of :meth:`sizes`, and ``others``.
         """
-        return cls._built(config, cls.sizes(config, data))
-
-    @classmethod
-    def _built(cls, config: Any, sizes: Mapping[str, Any]) -> Any:
-        names = inspect.signature(cls).parameters
-        return cls(**{name: sizes[name] if name in sizes else getattr(config, name) for name in names})
+        arguments = {**vars(config), **cls.sizes(config, data), **others}
+        return cls(**{name: arguments[name] for name in inspect.signature(cls).parameters})
 
     @classmethod
     def sizes(cls, config: Any, data: HeteroData) -> dict[str, Any]:
-        """Return the arguments of the constructor that depend on ``data``: by default ``num_users``, ``num_items``, and
-        ``in_channels``, the feature width of each modality."""
+        """Return the arguments of the constructor that are not fields of ``config``: by default ``num_users``,
+        ``num_items``, and ``in_channels``, the feature width of each modality."""
         return {
             "num_users": data["user"].num_nodes,
             "num_items": data["item"].num_nodes,

@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -54,8 +54,8 @@ class ContentKNN(NeighborModel):
         self.search = search
 
     @classmethod
-    def from_config(cls, config: ContentKNNConfig, data: HeteroData) -> "ContentKNN":
-        return cls(data["item"].num_nodes, config.knn_k, config.knn_search)
+    def sizes(cls, config: ContentKNNConfig, data: HeteroData) -> dict[str, Any]:
+        return {**super().sizes(config, data), "k": config.knn_k, "search": config.knn_search}
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
         x = joined_features(data)

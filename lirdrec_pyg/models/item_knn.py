@@ -1,5 +1,5 @@
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,8 +68,8 @@ class ItemKNN(NeighborModel):
         self.item_power = item_power
 
     @classmethod
-    def from_config(cls, config: ItemKNNConfig, data: HeteroData) -> "ItemKNN":
-        return cls(data["item"].num_nodes, config.num_neighbors, config.user_power, config.item_power)
+    def sizes(cls, config: ItemKNNConfig, data: HeteroData) -> dict[str, Any]:
+        return {**super().sizes(config, data), "k": config.num_neighbors}
 
     def operator(self) -> SparseOperator:
         r"""Return :math:`\mathbf{S}^\top`: neighbors are those of the items in the user's history."""

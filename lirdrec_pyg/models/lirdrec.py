@@ -313,11 +313,8 @@ class LIRDRec(Model):
             **super().sizes(config, data),
             "in_channels": {modality: widths[modality] for modality in used_modalities(config, modalities(data))},
             "num_id_items": data["item"].num_nodes if config.id_branch else 0,
+            "shards": None,
         }
-
-    @classmethod
-    def from_config(cls, config: LIRDRecConfig, data: HeteroData, shards: RowShards | None = None) -> Any:
-        return cls._built(config, {**cls.sizes(config, data), "shards": shards})
 
     @property
     def is_capturable(self) -> bool:

@@ -77,15 +77,8 @@ class VBPR(Model):
         self.reset_parameters()
 
     @classmethod
-    def from_config(cls, config: VBPRConfig, data: HeteroData) -> "VBPR":
-        return cls(
-            data["user"].num_nodes,
-            data["item"].num_nodes,
-            sum(feature_widths(data).values()),
-            config.embedding_dim,
-            config.reg_weight,
-            config.projection_reg_weight,
-        )
+    def sizes(cls, config: VBPRConfig, data: HeteroData) -> dict[str, Any]:
+        return {**super().sizes(config, data), "in_channels": sum(feature_widths(data).values())}
 
     def reset_parameters(self) -> None:
         for x in (self.user_gamma, self.user_theta, self.item_gamma, self.projection.weight):
