@@ -1,4 +1,4 @@
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,11 +39,10 @@ class Vectors:
 
     def to(self, device: torch.device | str) -> "Vectors":
         """Return these vectors on ``device``."""
-        return Vectors(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return Vectors(**{name: x.to(device) for name, x in vars(self).items()})
 
     def _of_items(self, rows: slice) -> "Vectors":
-        item, layers, linear = self.item[rows], self.item_layers[:, rows], self.linear[rows]
-        return Vectors(self.user, self.user_weight, item, layers, linear)
+        return replace(self, item=self.item[rows], item_layers=self.item_layers[:, rows], linear=self.linear[rows])
 
     def items_from(self, first: int) -> "Vectors":
         """Return these vectors without the items before ``first``."""
@@ -55,10 +54,9 @@ class Vectors:
 
     def append_items(self, item: Tensor, item_layers: Tensor, linear: Tensor) -> "Vectors":
         """Return these vectors with further items at the end."""
-        return Vectors(
-            self.user,
-            self.user_weight,
-            torch.cat([self.item, item]),
-            torch.cat([self.item_layers, item_layers], dim=1),
-            torch.cat([self.linear, linear]),
+        return replace(
+            self,
+            item=torch.cat([self.item, item]),
+            item_layers=torch.cat([self.item_layers, item_layers], dim=1),
+            linear=torch.cat([self.linear, linear]),
         )
