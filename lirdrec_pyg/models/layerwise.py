@@ -2,31 +2,27 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.transforms import Compose
-from torch_geometric.typing import EdgeType
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR
 from lirdrec_pyg.models.base import eval_mode
 from lirdrec_pyg.models.vectors import Vectors
-from lirdrec_pyg.nn import BipartiteConv, adjacency, unit_vectors
+from lirdrec_pyg.nn import BipartiteConv, unit_vectors
 from lirdrec_pyg.transforms import CacheAdjacency, NormalizeBipartite
 
 if TYPE_CHECKING:
     from lirdrec_pyg.models.lirdrec import LIRDRec
-
-_BLOCK_ROWS = 65_536
 
 
 @torch.no_grad()
 def layerwise_vectors(
     model: "LIRDRec",
     data: HeteroData,
-    block_rows: int = _BLOCK_ROWS,
+    block_rows: int = 65_536,
     total: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Vectors:
     """Compute :meth:`LIRDRec.vectors`, up to rounding, for graphs for which one pass needs too much memory.
@@ -43,7 +39,8 @@ def layerwise_vectors(
             its users only, with their weights in the whole graph, and the result has the vectors of these users.
     """
     if "adj_t" not in data[INTERACTS]:
-        data = Compose([NormalizeBipartite(), CacheAdjacency()])(data)
+        data = NormalizeBipartite()(data)
+    data = CacheAdjacency()(data)
     place = data[INTERACTS].edge_index.device
     num_items, num_branches = data["item"].num_nodes, len(model.branches)
     new = partial(torch.empty, dtype=model.user.dtype, device=place)
@@ -67,23 +64,18 @@ def _propagated(
 ) -> tuple[Tensor, Tensor]:
     """Return users before the fusion and items of one branch; fill all but the first of ``item_layers``."""
     device = model.user.device
-    to_item, to_user = (_adjacency_on(device, data, edges) for edges in (INTERACTS, INTERACTED_BY))
+    to_item, to_user = (data[edges].adj_t.to(device) for edges in (INTERACTS, INTERACTED_BY))
     x_user, x_item = unit_vectors(model.user[:, branch]), item_layers[0].to(device, copy=True)
     user, item = x_user.clone(), x_item.clone()
     one_layer = BipartiteConv(1)
     for layer in range(1, len(item_layers)):
-        *_, (user, item) = one_layer.layers(user, item, to_item[0], to_user[0], to_item[1], to_user[1])
+        *_, (user, item) = one_layer.layers(user, item, to_item, to_user)
         item_layers[layer] = item = total(item)
         x_user += user
         x_item += item
     if model.item_conv is not None:
-        x_item = model.item_conv(x_item, *_adjacency_on(device, data, SIMILAR))
+        x_item = model.item_conv(x_item, data[SIMILAR].adj_t.to(device))
     return x_user, x_item
-
-
-def _adjacency_on(device: torch.device, data: HeteroData, edge_type: EdgeType) -> tuple[Any, Any]:
-    adj, weight = adjacency(data[edge_type])
-    return adj.to(device), None if weight is None else weight.to(device)
 
 
 def _blocks(stop: int, size: int) -> Iterator[slice]:
