@@ -5,7 +5,7 @@ All other representations stay the same, so the cost is that of the new items or
 
 import logging
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cache, reduce
 from typing import Any
 
 import torch
@@ -115,15 +115,13 @@ def _regression(kernel: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _strengths(kernels: list[Tensor], target: Tensor) -> tuple[float, ...]:
     """Choose one strength after the other, twice."""
     held = max(1, len(target) // 5)
-    found: dict[tuple[float, ...], float] = {}
 
+    @cache
     def error(strengths: tuple[float, ...]) -> float:
-        if strengths not in found:
-            parts = (strength * each[:, held:] for strength, each in zip(strengths, kernels, strict=True))
-            kernel = sum(parts, start=target.new_zeros(()))
-            mean, weight = _regression(kernel[held:], target[held:])
-            found[strengths] = float((target[:held] - mean - kernel[:held] @ weight).square().sum())
-        return found[strengths]
+        parts = (strength * each[:, held:] for strength, each in zip(strengths, kernels, strict=True))
+        kernel = sum(parts, start=target.new_zeros(()))
+        mean, weight = _regression(kernel[held:], target[held:])
+        return float((target[:held] - mean - kernel[:held] @ weight).square().sum())
 
     best = (3.0,) * len(kernels)
     for place in [*range(len(kernels))] * 2:
@@ -254,14 +252,12 @@ def scale_new_items(
         known = _shuffled(_clicked(data))
         rows, others = known.tensor_split([max(1, len(known) // 5)])
         attached = _predicted(model, data, vectors, ItemRegression.of(model, data, vectors, others), rows)
-        found: dict[tuple[float, float], float] = {}
 
+        @cache
         def value(scales: tuple[float, float]) -> float:
-            if scales not in found:
-                scaled = [scale * x for scale, x in zip(scales, attached.tensor_split([vectors.width], dim=1))]
-                item = vectors.item.index_copy(0, rows, torch.cat(scaled, dim=1))
-                found[scales] = measure(DotProducts(vectors.user, item))
-            return found[scales]
+            scaled = [scale * x for scale, x in zip(scales, attached.tensor_split([vectors.width], dim=1))]
+            item = vectors.item.index_copy(0, rows, torch.cat(scaled, dim=1))
+            return measure(DotProducts(vectors.user, item))
 
         for _ in range(2):
             scales = max(((scale, scales[1]) for scale in _SCALES), key=value)
