@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.data import HeteroData
-from torch_geometric.utils import coalesce, cumsum, degree, scatter
+from torch_geometric.utils import coalesce, degree, scatter
 
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, has_new_items
 from lirdrec_pyg.models.attribution import PropagatedUsers
@@ -164,7 +164,8 @@ def attach_items(model: LIRDRec, data: HeteroData, vectors: Vectors, regression:
         model, data, NEW_ITEM, torch.arange(len(encoded), device=data[INTERACTS].edge_index.device)
     )
     item, layers, linear = split_predictions(found, vectors.width, vectors.linear.size(1))
-    return vectors.append_items(_scaled(model, vectors, item), torch.cat([encoded.unsqueeze(0), layers]), linear)
+    item = scaled(item, vectors.width, model.new_item_scale, model.new_linear_scale)
+    return vectors.append_items(item, torch.cat([encoded.unsqueeze(0), layers]), linear)
 
 
 @torch.no_grad()
@@ -190,10 +191,7 @@ def attach_unclicked(model: LIRDRec, data: HeteroData, vectors: Vectors, regress
 def _predicted(model: LIRDRec, data: HeteroData, vectors: Vectors, regression: ItemRegression, rows: Tensor) -> Tensor:
     """Return the vectors that some items of the training would have as new ones."""
     found = regression.predict(model, data, "item", rows)
-    return _scaled(model, vectors, split_predictions(found, vectors.width, vectors.linear.size(1))[0])
-
-
-def _scaled(model: LIRDRec, vectors: Vectors, item: Tensor) -> Tensor:
+    item, _, _ = split_predictions(found, vectors.width, vectors.linear.size(1))
     return scaled(item, vectors.width, model.new_item_scale, model.new_linear_scale)
 
 
@@ -362,9 +360,9 @@ def attribution_of_history(
     """Return the attribution for the users of :func:`fold_in_users`, whose arguments are the same."""
     user, item, weight = _fold_in_edges(trained, popularity, history, position)
     folded = _folded(model, vectors, user, item, weight, position)
-    start = cumsum(degree(user, len(position), dtype=torch.long))
     known = (position >= 0).view(-1, 1, 1)
-    return PropagatedUsers(SeenItems(start, item), weight, model.user[position].where(known, 0), folded)
+    items = SeenItems.of(torch.stack([user, item]), len(position))
+    return PropagatedUsers(items, weight, model.user[position].where(known, 0), folded)
 
 
 def _fold_in_edges(
