@@ -11,7 +11,7 @@ from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import NeighborModel
-from lirdrec_pyg.nn import SparseOperator
+from lirdrec_pyg.nn import SeenItems, SparseOperator
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -84,8 +84,7 @@ class ItemKNN(NeighborModel):
         popularity = degree(item, num_items).clamp_min(1).pow(self.item_power)
         weight = degree(user, num_users)[user].pow(-self.user_power)
         takes = torch.sparse_coo_tensor(torch.stack([user, item]), weight, (num_users, num_items)).coalesce()
-        order = item.argsort(stable=True)
-        takers, start = user[order], torch.searchsorted(item[order], torch.arange(num_items + 1, device=user.device))
+        takers = SeenItems.of(torch.stack([item, user]), num_items)  # the other way round: users of each item
         neighbors, similarities = [], []
         block = max(1, _BLOCK_BYTES // (4 * num_items))
         for rows in tqdm(
@@ -94,9 +93,8 @@ class ItemKNN(NeighborModel):
             unit=" blocks",
             disable=not progress or num_items < 20_000,
         ):
-            first, stop = int(start[rows[0]]), int(start[rows[-1] + 1])
-            index = torch.stack([item[order[first:stop]] - rows[0], takers[first:stop]])
-            part = torch.sparse_coo_tensor(index, torch.ones_like(weight[first:stop]), (len(rows), num_users))
+            index = torch.stack(takers.pairs(rows))
+            part = torch.sparse_coo_tensor(index, weight.new_ones(index.size(1)), (len(rows), num_users))
             bond = torch.sparse.mm(part, takes).to_dense() / popularity
             bond[torch.arange(len(rows), device=user.device), rows] = -1  # the item itself
             best = bond.topk(self.k, dim=1)
