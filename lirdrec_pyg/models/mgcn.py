@@ -9,7 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import item_features
+from lirdrec_pyg.data import INTERACTED_BY, item_features
 from lirdrec_pyg.models.base import (
     PEER_TRAINING,
     Model,
@@ -19,8 +19,8 @@ from lirdrec_pyg.models.base import (
     knn_search_field,
     num_layers_field,
 )
-from lirdrec_pyg.models.embedding import bipartite_edges, bpr, gathered, mean_of_layers, squared_norms
-from lirdrec_pyg.nn import BipartiteConv, ItemGraphConv, adjacency, unit_vectors
+from lirdrec_pyg.models.embedding import bpr, gathered, mean_of_layers, squared_norms
+from lirdrec_pyg.nn import BipartiteConv, BipartiteLGConv, ItemGraphConv, adjacency, unit_vectors
 from lirdrec_pyg.transforms import AddModalityKNN, NeighborSearch, similar_by
 
 
@@ -109,7 +109,7 @@ class MGCN(Model):
         self.query = nn.Sequential(affine(), nn.Tanh(), nn.Linear(embedding_dim, 1, bias=False))
         self.bipartite_conv = BipartiteConv(num_layers)
         self.item_conv = ItemGraphConv(num_item_layers)
-        self.to_users = BipartiteConv(1)
+        self.to_users = BipartiteLGConv()
         self.contrast_weight = contrast_weight
         self.temperature = temperature
         self.reg_weight = reg_weight
@@ -126,24 +126,19 @@ class MGCN(Model):
         for module in (*self.projections, *self.purifiers, *self.preferences, self.query[0], self.query[2]):
             module.reset_parameters()
 
-    def _behavior(self, data: HeteroData) -> Tensor:
-        r"""Return :math:`\mathbf{E}_{id}`, users first."""
-        return torch.cat(mean_of_layers(self.bipartite_conv, self.user, self.item, data))
-
     def _content(self, data: HeteroData) -> list[Tensor]:
         r"""Return :math:`\mathbf{E}_m` of each modality, users first."""
-        edges = bipartite_edges(data)
         found = []
         for modality, projection, purifier in zip(self.modalities, self.projections, self.purifiers, strict=True):
             gate = purifier(projection(item_features(data, modality).to(self.item.dtype))).sigmoid()
             x = self.item_conv.neighbors_only(self.item * gate, *adjacency(data[similar_by(modality)]))
-            # Users start at zero, so they get the propagated vectors of their items, and items keep theirs.
-            found.append(torch.cat(self.to_users(x.new_zeros(self.user.shape), x, *edges)))
+            found.append(torch.cat([self.to_users((x, self.user), *adjacency(data[INTERACTED_BY])), x]))
         return found
 
     def _views(self, data: HeteroData) -> tuple[Tensor, Tensor]:
         r"""Return :math:`\mathbf{E}_{id}` and :math:`\mathbf{E}_f`, users first."""
-        behavior, content = self._behavior(data), self._content(data)
+        behavior = torch.cat(mean_of_layers(self.bipartite_conv, self.user, self.item, data))
+        content = self._content(data)
         alpha = torch.cat([self.query(x) for x in content], dim=1).softmax(dim=1)
         shared = (alpha.unsqueeze(-1) * torch.stack(content, dim=1)).sum(dim=1)
         own = [
