@@ -80,6 +80,13 @@ def item_gram(data: HeteroData, value: Tensor) -> Tensor:
     return torch.sparse.mm(takes.t(), takes).to_dense()
 
 
+def autoencoder_weights(gram: Tensor) -> Tensor:
+    r"""Return EASE's :math:`B_{ij} = -P_{ij} / P_{jj}`, 0 for :math:`i = j`, for the inverse :math:`\mathbf{P}` of
+    ``gram``."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    return inverse.div_(-inverse.diagonal()).fill_diagonal_(0)
+
+
 def history_sums(history: SeenItems, weight: Tensor, user_index: Tensor) -> Tensor:
     """Return the sum of the rows of ``weight`` for the items of each user in ``user_index``."""
     count = history.start[user_index + 1] - history.start[user_index]

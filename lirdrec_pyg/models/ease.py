@@ -8,7 +8,7 @@ from torch_geometric.data import HeteroData
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
 from lirdrec_pyg.models.base import ModelConfig
-from lirdrec_pyg.models.closed_form import DenseItemModel, item_gram
+from lirdrec_pyg.models.closed_form import DenseItemModel, autoencoder_weights, item_gram
 
 _log = logging.getLogger(__name__)
 
@@ -58,10 +58,7 @@ class EASE(DenseItemModel):
         gram.diagonal().add_(self.l2)
         if progress:
             _log.info("Inverting a matrix of %s x %s items", f"{len(gram):,}", f"{len(gram):,}")
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        weight = inverse.div_(-inverse.diagonal().clone())
-        weight.fill_diagonal_(0)
-        self.weight = weight.float()
+        self.weight = autoencoder_weights(gram).float()
 
     def extra_repr(self) -> str:
         return f"num_items={len(self.weight)}, l2={self.l2}"

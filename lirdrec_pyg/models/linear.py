@@ -16,7 +16,7 @@ from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
 from lirdrec_pyg.data.features import mean_row
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.base import Measure
-from lirdrec_pyg.models.closed_form import MAX_ITEMS, history_sums, item_gram
+from lirdrec_pyg.models.closed_form import MAX_ITEMS, autoencoder_weights, history_sums, item_gram
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, unit_vectors
 
@@ -100,9 +100,7 @@ def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) ->
             x = unit_features(data, modality, feature_mean(data, modality))
             gram.addmm_(x, x.t(), alpha=float(weight * mean))
     gram.diagonal().add_(l2 * mean * clicked.sum() / len(user))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weights = inverse / -inverse.diagonal()
-    return weights.fill_diagonal_(0)
+    return autoencoder_weights(gram)
 
 
 def damping(data: HeteroData) -> Tensor:
@@ -225,9 +223,10 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
                 bar.update()
             return found[key]
 
+        weights = tuple(content.get(name, 0.0) for name in names)
         if not config.linear_content:
-            alone = [tuple(float(name == other) for other in names) for name in names] if len(names) > 1 else []
-            start = [tuple(1.0 for _ in names), tuple(0.0 for _ in names), *alone]
+            alone = [tuple(float(name == other) for other in names) for name in names]
+            start = [weights, tuple(0.0 for _ in names), *alone]
             weights = max(start, key=lambda weights: value(l2, weights))
             for factor in (10 / 3, 0.3):
                 while any(weights) and 0.05 < max(weights) < 30:
@@ -235,8 +234,6 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
                     if value(l2, changed) <= value(l2, weights):
                         break
                     weights = changed
-        else:
-            weights = tuple(content.get(name, 0.0) for name in names)
         if config.linear_l2 is None:
             l2 = max((300.0, 100.0, 1000.0), key=lambda l2: value(l2, weights))
     return l2, dict(zip(names, weights))
@@ -256,12 +253,10 @@ def _weight(learned: Vectors, data: HeteroData, linear: LinearItems, measure: Me
     deviation = float(spread[learned.user.any(dim=1)].clamp(min=0).sqrt().mean())
     if measure is None:
         return float(f"{deviation:.3g}"), ""
-    weights = [float(f"{factor * deviation:.3g}") for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8)]
-
-    def value(weight: float) -> float:
+    values: dict[float, float] = {}
+    for factor in (0, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2.5, 4, 8):
+        weight = float(f"{factor * deviation:.3g}")
         vectors = with_linear(learned, data, linear.scaled(weight))
-        return measure(DotProducts(vectors.user, vectors.item))
-
-    values = {weight: value(weight) for weight in weights}
+        values[weight] = measure(DotProducts(vectors.user, vectors.item))
     best = max(values, key=lambda weight: values[weight])
     return best, f"; validation Recall@20 {values[0.0]:.4f} without it, {values[best]:.4f} with it"
