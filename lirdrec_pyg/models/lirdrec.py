@@ -293,7 +293,18 @@ class LIRDRec(Model):
         self.user = nn.Parameter(torch.empty(num_rows, num_branches, embedding_dim))
         self.bipartite_conv = BipartiteConv(num_layers)
         self.item_conv = ItemGraphConv(num_item_layers) if item_graph else None
-        self.fusion = _fusion(fusion, num_users, num_branches, embedding_dim, network_weight, decay_base, shards)
+        self.fusion: ProgressiveWeightCopying | StaticFusion | AttentionFusion | MeanFusion
+        match fusion:
+            case "pwc":
+                self.fusion = ProgressiveWeightCopying(
+                    num_users, num_branches, embedding_dim, network_weight, decay_base, shards
+                )
+            case "static":
+                self.fusion = StaticFusion(num_users, num_branches, shards)
+            case "attention":
+                self.fusion = AttentionFusion(num_branches, embedding_dim)
+            case _:
+                self.fusion = MeanFusion()
         self.item_id = nn.Parameter(torch.empty(num_id_items, embedding_dim)) if num_id_items else None
         self.bpr_loss = BPRLoss(reg_weight)
         self.softmax_loss = SoftmaxLoss(temperature) if loss == "softmax" else None
@@ -616,8 +627,7 @@ class LIRDRec(Model):
         return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])
 
     def extra_repr(self) -> str:
-        widths: dict[str, Any] = self.in_channels
-        return f"num_users={self.num_users}, in_channels={widths}, embedding_dim={self.embedding_dim}"
+        return f"num_users={self.num_users}, in_channels={self.in_channels}, embedding_dim={self.embedding_dim}"
 
 
 def used_modalities(config: LIRDRecConfig, names: Sequence[str]) -> tuple[str, ...]:
@@ -654,23 +664,3 @@ def _user_positions(users: Tensor | Sequence[int], num_users: int) -> Tensor:
 
 def _kept_modality(config: LIRDRecConfig) -> list[BaseTransform]:
     return [] if config.only_modality is None else [KeepModality(config.only_modality)]
-
-
-def _fusion(
-    fusion: Fusion,
-    num_users: int,
-    num_branches: int,
-    channels: int,
-    network_weight: float,
-    decay_base: float,
-    shards: RowShards | None,
-) -> ProgressiveWeightCopying | MeanFusion | StaticFusion | AttentionFusion:
-    match fusion:
-        case "pwc":
-            return ProgressiveWeightCopying(num_users, num_branches, channels, network_weight, decay_base, shards)
-        case "static":
-            return StaticFusion(num_users, num_branches, shards)
-        case "attention":
-            return AttentionFusion(num_branches, channels)
-        case _:
-            return MeanFusion()
