@@ -1,7 +1,7 @@
 """A linear branch in closed form beside the branches that are learned."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
 from lirdrec_pyg.data.features import mean_row
-from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models.base import Measure
 from lirdrec_pyg.models.closed_form import MAX_ITEMS, autoencoder_weights, history_sums, item_gram
 from lirdrec_pyg.models.vectors import Vectors
@@ -153,15 +152,6 @@ def with_linear(vectors: Vectors, data: HeteroData, linear: LinearItems) -> Vect
     takes = torch.sparse_coo_tensor(edge_index, given.new_ones(edge_index.size(1)), (len(vectors.user), len(item)))
     user = torch.cat([vectors.user, linear_part(vectors.user, torch.sparse.mm(takes, given))], dim=1)
     return replace(vectors, user=user, item=torch.cat([vectors.item, item], dim=1), linear=given)
-
-
-def check_content(content: Mapping[str, float], names: Sequence[str]) -> None:
-    """Raise :class:`ConfigError` if weights of features are not of the modalities ``names``, or below 0."""
-    for name, weight in content.items():
-        if name not in names:
-            raise ConfigError(f"Unknown modality {name!r} in `linear_content`. Choose from {', '.join(names)}.")
-        if not 0 <= weight < float("inf"):
-            raise ConfigError(f"The weight of {name!r} in `linear_content` is {weight}. It must be at least 0.")
 
 
 def completed(

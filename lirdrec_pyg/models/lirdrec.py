@@ -25,7 +25,7 @@ from lirdrec_pyg.models.base import (
 )
 from lirdrec_pyg.models.embedding import bipartite_edges
 from lirdrec_pyg.models.layerwise import layerwise_vectors
-from lirdrec_pyg.models.linear import LinearItems, check_content, completed, linear_items, with_linear
+from lirdrec_pyg.models.linear import LinearItems, completed, linear_items, with_linear
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import (
     AttentionFusion,
@@ -58,9 +58,10 @@ from lirdrec_pyg.transforms import (
     LoadFeatures,
     NeighborSearch,
     NormalizeBipartite,
+    SparseBackend,
     kept_modalities,
 )
-from lirdrec_pyg.transforms.bipartite import SparseBackend
+from lirdrec_pyg.transforms.item_graph import check_weights
 
 Transformation = Literal["feature", "2d", "none"]
 Fusion = Literal["pwc", "mean", "static", "attention"]
@@ -432,7 +433,7 @@ class LIRDRec(Model):
     def prepare(self, data: HeteroData) -> None:
         """Find the principal components of the features, unless they are known, and keep the reduced features in
         ``data``."""
-        check_content(self.linear_content, [*self.in_channels])
+        check_weights(self.linear_content, [*self.in_channels], "linear_content")
         if not any(isinstance(components, PrincipalComponents) for components in self.components):
             return
         reduced = []

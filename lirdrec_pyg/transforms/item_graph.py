@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch_geometric.data import HeteroData
@@ -84,10 +84,7 @@ def modality_weights(names: tuple[str, ...], given: Mapping[str, float]) -> dict
     Raises:
         ConfigError: if a name is unknown, a weight is negative, or the weights cannot sum to 1.
     """
-    if unknown := [m for m in given if m not in names]:
-        raise ConfigError(f"Unknown modality {unknown[0]!r} in `graph_weights`. Choose from {', '.join(names)}.")
-    if wrong := [m for m, w in given.items() if not 0 <= w < float("inf")]:
-        raise ConfigError(f"The weight of {wrong[0]!r} in `graph_weights` is {given[wrong[0]]}. It must be at least 0.")
+    check_weights(given, names, "graph_weights")
     if not given and "image" in names and len(names) > 1:
         given = {"image": _IMAGE_SHARE}
     total = sum(given.values())
@@ -102,3 +99,11 @@ def modality_weights(names: tuple[str, ...], given: Mapping[str, float]) -> dict
             "weights of all modalities, or smaller ones."
         )
     return {m: given.get(m, (1 - total) / len(open_names)) for m in names}
+
+
+def check_weights(weights: Mapping[str, float], names: Sequence[str], setting: str) -> None:
+    """Raise :class:`ConfigError` if ``weights`` in a setting are not of the modalities ``names``, or below 0."""
+    if unknown := [m for m in weights if m not in names]:
+        raise ConfigError(f"Unknown modality {unknown[0]!r} in `{setting}`. Choose from {', '.join(names)}.")
+    if wrong := [m for m, w in weights.items() if not 0 <= w < float("inf")]:
+        raise ConfigError(f"The weight of {wrong[0]!r} in `{setting}` is {weights[wrong[0]]}. It must be at least 0.")
