@@ -15,7 +15,7 @@ from lirdrec_pyg.models.attribution import WeightedItems
 from lirdrec_pyg.models.base import Model
 from lirdrec_pyg.models.vectors import Vectors
 from lirdrec_pyg.nn import Scores, SeenItems, SparseOperator
-from lirdrec_pyg.transforms.bipartite import SparseBackend
+from lirdrec_pyg.transforms import SparseBackend
 
 # A dense item-item matrix takes 1.6 GB in float32 at this size, and fit() needs several.
 MAX_ITEMS = 20_000
@@ -67,9 +67,8 @@ class ItemToItemModel(ClosedFormModel):
         """Return ``None``: users have no vectors."""
 
     def ranker(self, data: HeteroData) -> Scores:
-        num_items = data["item"].num_nodes
         history = SeenItems.of(data[INTERACTS].edge_index, data["user"].num_nodes)
-        return Scores(lambda user_index: self.scores(history, user_index), num_items)
+        return Scores(lambda user_index: self.scores(history, user_index), data["item"].num_nodes)
 
 
 def item_gram(data: HeteroData, value: Tensor) -> Tensor:

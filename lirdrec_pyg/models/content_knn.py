@@ -11,8 +11,7 @@ from lirdrec_pyg.data import feature_mask, item_features, modalities
 from lirdrec_pyg.models.base import ModelConfig, knn_search_field
 from lirdrec_pyg.models.closed_form import NeighborModel
 from lirdrec_pyg.nn import unit_vectors
-from lirdrec_pyg.transforms import check_search, edge_cosines, knn_edges
-from lirdrec_pyg.transforms.knn_search import NeighborSearch
+from lirdrec_pyg.transforms import NeighborSearch, check_search, edge_cosines, knn_edges
 
 
 @dataclass(frozen=True)

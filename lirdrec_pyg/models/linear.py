@@ -108,14 +108,7 @@ def damping(data: HeteroData) -> Tensor:
 
 
 def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, float]) -> LinearItems:
-    """Compute the branch.
-
-    Args:
-        data: graph with training interactions and features.
-        dim: :math:`r`, limited to the number of items.
-        l2: :math:`\\lambda`.
-        content: :math:`\\gamma_m` by modality.
-    """
+    """Compute the branch with ``dim`` columns, or one per item if there are fewer; see :func:`linear_weights`."""
     weights = linear_weights(data, l2, content)
     dim, factor = min(dim, len(weights)), damping(data)
     edge_index = data[INTERACTS].edge_index.as_subclass(Tensor)

@@ -12,7 +12,7 @@ from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
 from lirdrec_pyg.models.base import ModelConfig, graph_weights_field
 from lirdrec_pyg.models.closed_form import DenseItemModel, item_gram
-from lirdrec_pyg.transforms.item_graph import modality_weights
+from lirdrec_pyg.transforms import modality_weights
 
 _log = logging.getLogger(__name__)
 
