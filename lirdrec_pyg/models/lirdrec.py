@@ -44,7 +44,6 @@ from lirdrec_pyg.nn import (
     adjacency,
     bipartite_norm,
     gather_rows,
-    top_k,
     unit_vectors,
     xavier_normal_rows_,
 )
@@ -52,12 +51,9 @@ from lirdrec_pyg.sampler import SampledGraph, SampledLevels
 from lirdrec_pyg.transforms import (
     AddDCT,
     AddItemKNN,
-    CacheAdjacency,
     KeepHistory,
     KeepModality,
-    LoadFeatures,
     NeighborSearch,
-    NormalizeBipartite,
     SparseBackend,
     kept_modalities,
 )
@@ -356,16 +352,7 @@ class LIRDRec(Model):
     def input_transform(config: LIRDRecConfig, backend: SparseBackend = "torch") -> BaseTransform:
         add_dct = [] if config.dct == "none" or config.feature_dim else [AddDCT(config.dct)]
         keep_history = [KeepHistory()] if config.loss == "softmax" else []
-        return Compose(
-            [
-                *_kept_modality(config),
-                LoadFeatures(),
-                *add_dct,
-                *keep_history,
-                NormalizeBipartite(),
-                CacheAdjacency(backend),
-            ]
-        )
+        return Compose([*_kept_modality(config), Model.input_transform(config, backend), *add_dct, *keep_history])
 
     @staticmethod
     def sampling_transform(config: LIRDRecConfig) -> BaseTransform:
@@ -621,10 +608,8 @@ class LIRDRec(Model):
         if k < 1:
             raise DataError(f"`k` is {k}. It must be at least 1.")
         index = _user_positions(torch.arange(self.num_users) if user_index is None else user_index, self.num_users)
-        vectors = self.vectors(data)
-        user, item = vectors.user, vectors.item
         seen = SeenItems.of(data[INTERACTS].edge_index, self.num_users) if exclude_seen else None
-        blocks = list(top_k(user, item, index.to(user.device), k, seen))
+        blocks = list(self.ranker(data).top_k(index.to(self.user.device), k, seen))
         return torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks])
 
     def extra_repr(self) -> str:
