@@ -48,6 +48,8 @@ class ModelCommand(click.Command):
     ) -> click.Context:
         command = copy.copy(self)
         command._add_options(MODEL_CONFIGS.get(_model_in(args), LIRDRecConfig))
+        if parent is not None:
+            parent.obj = command  # whose options the messages name
         return super(ModelCommand, command).make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -115,18 +115,18 @@ def update(
             callbacks=(interrupt, progress),
             overwrite=overwrite,
         )
-    if not is_first_process():
-        return
     assert updated.metrics is not None
-    _report(updated.dataset.facts, updated.metrics)
-    click.echo(f"The run is in {out}")
+    if is_first_process():
+        _report(updated.dataset.facts, updated.metrics)
+        click.echo(f"The run is in {out}")
     if interrupt.signal is not None:
         sys.exit(128 + interrupt.signal)
     drop = updated.metrics["update"]["drop"] if "update" in updated.metrics else 0
     if drop > max_drop:
-        click.echo(f"Recall@20 fell by {drop:.1%}, more than --max-drop {max_drop:g}: not promoted.", err=True)
+        if is_first_process():
+            click.echo(f"Recall@20 fell by {drop:.1%}, more than --max-drop {max_drop:g}: not promoted.", err=True)
         sys.exit(3)
-    if promote is not None:
+    if promote is not None and is_first_process():
         promote_run(out, promote)
         click.echo(f"{promote} points to {out}")
 

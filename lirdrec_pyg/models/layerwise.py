@@ -29,7 +29,7 @@ def layerwise_vectors(
 
     Items are encoded in blocks, directly from features that may be memory-mapped. Every layer then propagates all
     nodes, one branch at a time, and users are fused in blocks. Besides the result, which is on the device of the graph,
-    only one block of features and a few columns of one branch are held.
+    only one block of features and a few columns of one branch are held. The linear branch is left out.
 
     Args:
         model: model on any device.
@@ -56,7 +56,8 @@ def layerwise_vectors(
             x = user[rows].to(model.user.device)
             user_weight[rows] = model.fusion.attention(x, rows)
             user[rows] = model.split_branches(model.fusion(x, rows))
-    return Vectors(user.flatten(1), user_weight, item.flatten(1), item_layers.flatten(2), new(num_items, 0))
+    item = model.as_output(item.flatten(1))
+    return Vectors(user.flatten(1), user_weight, item, item_layers.flatten(2), new(num_items, 0))
 
 
 def _propagated(

@@ -464,10 +464,10 @@ class LIRDRec(Model):
         x_item = self.encode_items(sample.data).flatten(start_dim=1)
         out_user, out_item = self._propagate_sampled(x_user, x_item, sample.own)
         user = self.fusion(self.split_branches(out_user), user_index[sample.own.user[0]])
-        if self.item_conv is None:
-            return user, out_item
-        near = self._propagate_sampled(x_user, x_item, sample.near)[1] if sample.similar else out_item
-        return user, self.item_conv.forward_levels(out_item, near, sample.similar)
+        if self.item_conv is not None:
+            near = self._propagate_sampled(x_user, x_item, sample.near)[1] if sample.similar else out_item
+            out_item = self.item_conv.forward_levels(out_item, near, sample.similar)
+        return user, self.as_output(out_item)
 
     def _propagate_sampled(self, x_user: Tensor, x_item: Tensor, levels: SampledLevels) -> tuple[Tensor, Tensor]:
         return self.bipartite_conv.forward_levels(

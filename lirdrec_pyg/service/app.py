@@ -122,9 +122,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        metrics.loaded(live.current)
+        lives = live, *([compared] if compared else [])
+        for each in lives:
+            metrics.loaded(each.current)
         with _warnings_sorted():
-            lives = live, *([compared] if compared else [])
             watching = asyncio.gather(*(_watch(each, config.poll_seconds, metrics) for each in lives))
             yield
             watching.cancel()

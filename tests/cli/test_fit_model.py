@@ -136,6 +136,7 @@ def test_options_of_another_model_are_refused(shared_shop: Path, tmp_path: Path)
         (["--model", "ease", "--epochs", 3], ["--epochs", "ease"]),
         (["--model=bpr-mf", "--preset", "fast"], ["--preset", "bpr-mf"]),
         (["--model", "ease", "--l2", 0], ["--l2"]),
+        (["--model", "ease", "--l2", "inf"], ["--l2 is inf"]),
         (["--model", "vbpr", "--nonsense"], ["--nonsense"]),
         (["--model", "bpr-mf", "--negatives", 4], ["negatives", "bpr-mf", "lirdrec"]),
     ):

@@ -42,6 +42,7 @@ def test_layers_and_weights_are_those_of_the_propagation() -> None:
         {"num_layers": 0, "num_item_layers": 0},
         {"dct": "2d"},
         {"dct": "none", "item_graph": False},
+        {"loss": "softmax"},
     ],
     ids=str,
 )
