@@ -107,19 +107,15 @@ def _column(frame: pl.DataFrame, name: str, strategy: SplitStrategy) -> pl.Serie
     return frame[name]
 
 
-def _ranks(user: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rank of each interaction within its user, and the user's count; ``order`` sorts by user first."""
-    _, start, inverse, count = np.unique(user[order], return_index=True, return_inverse=True, return_counts=True)
-    rank = np.empty(len(user), dtype=np.int64)
-    size = np.empty(len(user), dtype=np.int64)
-    rank[order] = np.arange(len(user)) - start[inverse]
-    size[order] = count[inverse]
-    return rank, size
+def _ranks(frame: pl.DataFrame, key: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rank of each interaction by ``key`` within its user, from 0, and the user's count."""
+    keys = frame.select("user", pl.Series("key", key))
+    rank, size = keys.select(pl.col("key").rank("ordinal").over("user") - 1, pl.len().over("user"))
+    return rank.to_numpy(), size.to_numpy()
 
 
 def _random_labels(frame: pl.DataFrame, rng: np.random.Generator) -> np.ndarray:
-    user = frame["user"].rank("dense").to_numpy()
-    rank, size = _ranks(user, np.lexsort((rng.random(len(user)), user)))
+    rank, size = _ranks(frame, rng.random(len(frame)))
     held_out = np.where(size >= 3, np.maximum(1, np.rint(size / 10)), 0)
     return np.where(rank < held_out, TEST, np.where(rank < 2 * held_out, VAL, TRAIN))
 
@@ -142,8 +138,7 @@ def _cold_labels(frame: pl.DataFrame, fraction: float, rng: np.random.Generator)
 
 
 def _last_out_labels(frame: pl.DataFrame, time: np.ndarray) -> np.ndarray:
-    user = frame["user"].rank("dense").to_numpy()
-    rank, size = _ranks(user, np.lexsort((time, user)))
+    rank, size = _ranks(frame, time)
     from_end = size - rank
     return np.where(size < 3, TRAIN, np.select([from_end == 1, from_end == 2], [TEST, VAL], TRAIN))
 
