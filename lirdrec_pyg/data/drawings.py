@@ -22,26 +22,12 @@ _COLORS = {
 }
 _MATERIALS = ("wood", "paper", "glass", "silk", "steel", "wool")
 _SIZES = ("tiny", "small", "large", "huge")
-
-
-def _polygon(corners: int, inner: float = 1.0) -> str:
-    """Return a regular polygon, or with ``inner`` below 1 a star."""
-    radii = (42.0,) if inner == 1.0 else (42.0, 42.0 * inner)
-    count = corners * len(radii)
-    angles = (math.pi * (2 * n / count - 0.5) for n in range(count))
-    points = (
-        f"{50 + radii[n % len(radii)] * math.cos(angle):.0f},{50 + radii[n % len(radii)] * math.sin(angle):.0f}"
-        for n, angle in enumerate(angles)
-    )
-    return f"<polygon points='{' '.join(points)}'"
-
-
 _SHAPES = {
     "circle": "<circle cx='50' cy='50' r='40'",
     "square": "<rect x='15' y='15' width='70' height='70'",
-    "triangle": _polygon(3),
-    "star": _polygon(5, 0.45),
-    "hexagon": _polygon(6),
+    "triangle": "<polygon points='50,8 86,71 14,71'",
+    "star": "<polygon points='50,8 61,35 90,37 68,56 75,84 50,69 25,84 32,56 10,37 39,35'",
+    "hexagon": "<polygon points='50,8 86,29 86,71 50,92 14,71 14,29'",
     "cross": "<path d='M35 10h30v25h25v30h-25v25h-30v-25h-25v-30h25z'",
 }
 _PATTERNS = {
