@@ -1,6 +1,5 @@
 """Later interactions join a data set, with their new users and items."""
 
-import copy
 import warnings
 from dataclasses import fields, replace
 
@@ -15,10 +14,9 @@ from lirdrec_pyg.data.graph import (
     INTERACTS,
     NEW_ITEM,
     SIMILAR,
-    feature_mask,
     has_new_items,
     held_out_edges,
-    item_features,
+    joined_nodes,
     known_interactions,
     modalities,
     set_interactions,
@@ -103,19 +101,11 @@ def extend(
 
 def _with_all_items(data: HeteroData) -> HeteroData:
     """Return a copy of ``data`` without item graph, whose new items are items like all others."""
-    graph = copy.copy(without_new_items(data))
+    graph = without_new_items(data)
     if SIMILAR in graph.edge_types:
         del graph[SIMILAR]
-    if not has_new_items(data):
-        return graph
-    for modality in modalities(data):
-        parts = [item_features(data, modality, node_type) for node_type in ("item", NEW_ITEM)]
-        graph["item"][f"x_{modality}"] = torch.cat([x.to(parts[0].dtype) for x in parts])
-        masks = [feature_mask(data, modality, node_type) for node_type in ("item", NEW_ITEM)]
-        if any(mask is not None for mask in masks):
-            known = [torch.ones(len(x), dtype=torch.bool) if mask is None else mask for x, mask in zip(parts, masks)]
-            graph["item"][f"mask_{modality}"] = torch.cat(known)
-    graph["item"].num_nodes = data["item"].num_nodes + data[NEW_ITEM].num_nodes
+    if has_new_items(data):
+        graph["item"].update(joined_nodes(data["item"], data[NEW_ITEM], modalities(data)))
     return graph
 
 

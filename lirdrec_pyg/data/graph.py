@@ -21,14 +21,16 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch_geometric.data import HeteroData
+from torch_geometric.data.storage import NodeStorage
 from torch_geometric.utils import coalesce
 
 from lirdrec_pyg.data.features import check_matrix, check_rows, described, fill_missing_rows, mean_row, scan_rows
@@ -142,8 +144,7 @@ def build_graph(
     """
     if not features:
         raise DataError("The graph has no item features. Pass at least one modality, such as `features={'image': x}`.")
-    names = (split.title for split in Split)
-    edges = {name: _as_edges(name, pairs) for name, pairs in zip(names, (train, val, test))}
+    edges = {split: _as_edges(split.title, pairs) for split, pairs in zip(Split, (train, val, test))}
     matrices = {modality: _as_tensor(values, f"x_{modality}") for modality, values in features.items()}
     for modality, x in matrices.items():
         check_matrix(x, source=f"x_{modality}")
@@ -151,9 +152,9 @@ def build_graph(
     check_catalog(num_items)
     if num_users is None:
         num_users = 1 + max(int(e[0].max()) if e.numel() else -1 for e in edges.values())
-    for name, pairs in edges.items():
-        _check_range(name, pairs, num_users, num_items)
-    _check_training(edges[Split.TRAIN.title])
+    for split, pairs in edges.items():
+        _check_range(split.title, pairs, num_users, num_items)
+    _check_training(edges[Split.TRAIN])
     tensors = _as_masks(masks, matrices, num_items)
     for modality, x in matrices.items():
         source = f"x_{modality}"
@@ -250,27 +251,27 @@ def append_new_items(data: HeteroData, more: HeteroData) -> HeteroData:
     """
     if not has_new_items(data):
         return more
-    data = copy.copy(data)
-    own, other = data[NEW_ITEM], more[NEW_ITEM]
-    joined: dict[str, Tensor] = {}
-    for modality in modalities(data):
+    joined = joined_nodes(data[NEW_ITEM], more[NEW_ITEM], modalities(data))
+    data = without_new_items(data)
+    data[NEW_ITEM].update(joined)
+    return data
+
+
+def joined_nodes(own: NodeStorage, other: NodeStorage, names: Iterable[str]) -> dict[str, Any]:
+    """Return the number, features and masks of items and of others after them."""
+    joined = {"num_nodes": own.num_nodes + other.num_nodes}
+    for modality in names:
         key, mask = f"{_FEATURE_PREFIX}{modality}", f"mask_{modality}"
         joined[key] = torch.cat([own[key], other[key].to(own[key].dtype)])
         if mask in own or mask in other:
             joined[mask] = torch.cat(
                 [s.get(mask, torch.ones(s.num_nodes, dtype=torch.bool, device=own[key].device)) for s in (own, other)]
             )
-    num_nodes = own.num_nodes + other.num_nodes
-    del data[NEW_ITEM]
-    data[NEW_ITEM].num_nodes = num_nodes
-    data[NEW_ITEM].update(joined)
-    return data
+    return joined
 
 
 def _as_edges(name: str, pairs: Tensor | np.ndarray | None) -> Tensor:
-    if pairs is None:
-        return torch.empty(2, 0, dtype=torch.long)
-    edges = _as_tensor(pairs, f"The array of {name} pairs")
+    edges = torch.empty(0) if pairs is None else _as_tensor(pairs, f"The array of {name} pairs")
     if not edges.numel():
         return torch.empty(2, 0, dtype=torch.long)
     if edges.dtype not in _INDEX_TYPES or edges.dim() != 2 or edges.size(0) != 2:
