@@ -311,16 +311,10 @@ def scan_rows(x: Tensor, find_duplicates: bool = False) -> RowScan:
         row = (total == 0).nonzero().flatten()
         zero[start + row] = ~rows[row].any(dim=1)
         if find_duplicates:
-            hashes += _hashes(rows)
-    return RowScan(finite, zero, nan, _repeated(hashes) if find_duplicates else duplicate)
-
-
-def _hashes(rows: Tensor) -> list[int]:
-    return [hash(row.tobytes()) for row in (rows + 0.0).numpy()]  # -0.0 becomes 0.0
-
-
-def _repeated(hashes: list[int]) -> Tensor:
-    return torch.from_numpy(~pl.Series(hashes, dtype=pl.Int64).is_first_distinct().to_numpy())
+            hashes += [hash(row.tobytes()) for row in (rows + 0.0).numpy()]  # -0.0 becomes 0.0
+    if find_duplicates:
+        duplicate = torch.from_numpy(~pl.Series(hashes, dtype=pl.Int64).is_first_distinct().to_numpy())
+    return RowScan(finite, zero, nan, duplicate)
 
 
 def check_matrix(x: Tensor, source: str) -> None:
