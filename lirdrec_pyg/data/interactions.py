@@ -73,11 +73,6 @@ class ColumnConfig(Config):
     )
 
 
-def is_table(path: Path) -> bool:
-    """Return whether ``path`` has the suffix of an interaction table (``.gz`` may follow it)."""
-    return table_suffix(path) in TABLE_SUFFIXES
-
-
 def read_interactions(
     path: Path, columns: ColumnConfig | None = None, split: SplitStrategy = "auto", facts: Facts | None = None
 ) -> pl.DataFrame:

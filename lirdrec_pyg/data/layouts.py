@@ -14,7 +14,6 @@ from lirdrec_pyg.data.interactions import (
     TABLE_SUFFIXES,
     ColumnConfig,
     Facts,
-    is_table,
     parse_interactions,
     read_interactions,
 )
@@ -32,9 +31,7 @@ _LABELS = {"train": TRAIN, "training": TRAIN, "valid": VAL, "validation": VAL, "
 _PART = re.compile(rf"(.*?[._-])?({'|'.join(_LABELS)})([._-].*)?")
 
 
-def read_layout(
-    path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None = None
-) -> tuple[pl.DataFrame, Path]:
+def read_layout(path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts) -> tuple[pl.DataFrame, Path]:
     """Read the interactions of a folder or file in any layout.
 
     A new layout needs a function that recognizes its folder, one that reads it, and a branch here.
@@ -59,24 +56,20 @@ def read_layout(
     return _read_file(source, columns, split, facts), source
 
 
-def _read_file(path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None) -> pl.DataFrame:
+def _read_file(path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts) -> pl.DataFrame:
     if columns.user_column is None and holds_user_lists(path):
         return _parse(read_user_lists(path), path, columns, split, facts)
     return read_interactions(path, columns, split, facts)
 
 
-def _parse(
-    frame: pl.DataFrame, path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts | None
-) -> pl.DataFrame:
+def _parse(frame: pl.DataFrame, path: Path, columns: ColumnConfig, split: SplitStrategy, facts: Facts) -> pl.DataFrame:
     """Parse a table of ``user``, ``item`` and, if present, ``label``."""
     # The column of items may be one of the features.
     columns = replace(columns, item_column=None, separator=None, header=True)
     return parse_interactions(frame.rename({"label": "x_label"}, strict=False), columns, split, str(path), facts)
 
 
-def _read_parts(
-    parts: dict[int, Path], columns: ColumnConfig, split: SplitStrategy, facts: Facts | None
-) -> pl.DataFrame:
+def _read_parts(parts: dict[int, Path], columns: ColumnConfig, split: SplitStrategy, facts: Facts) -> pl.DataFrame:
     """Read one file per split."""
     frames = []
     for label, path in parts.items():
@@ -104,7 +97,7 @@ def find_parts(folder: Path) -> dict[int, Path]:
         if found := _PART.fullmatch(path.name.lower().removesuffix(".gz").removesuffix(suffix)):
             others = f"{found[1] or ''}*{found[3] or ''}"
             # A text such as train_users.txt beside a table is a list of IDs.
-            if suffix != ".txt" or others == "*" or not any(map(is_table, tables)):
+            if suffix != ".txt" or others == "*" or not any(table_suffix(table) in TABLE_SUFFIXES for table in tables):
                 groups.setdefault(others, []).append((_LABELS[found[2]], path))
     parts = {others: dict(sorted(group)) for others, group in groups.items() if len(dict(group)) == len(group) > 1}
     parts = {others: group for others, group in parts.items() if TRAIN in group}
