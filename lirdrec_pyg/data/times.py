@@ -65,11 +65,9 @@ def _check_numbers(times: pl.Series, source: str) -> None:
 def _dates(text: pl.Series, source: str) -> pl.Series:
     """Read dates that all have the form of the first one."""
     found = _DATE.fullmatch(next(iter(text.drop_nulls().head(1)), ""))
-    orders = []
-    if found is not None:
-        orders = ["Ymd"] if len(found["first"]) == 4 else ["dmY", "mdY"] if len(found["last"]) == 4 else []
-    if found is None or not orders:
+    if found is None or 4 not in (len(found["first"]), len(found["last"])):
         return text.cast(pl.Int64, strict=False)
+    orders = ["Ymd"] if len(found["first"]) == 4 else ["dmY", "mdY"]
     gap, seconds, half, zone = (found[name] or "" for name in ("gap", "seconds", "half", "zone"))
     # Polars reads fractions slowly.
     seconds = seconds and (":%S%.f" if text.str.contains(r":\d\d\.").any() else ":%S")
