@@ -74,8 +74,7 @@ def read_user_lists(path: Path) -> pl.DataFrame:
         ):
             raise ValueError("it holds something else")
         pairs = [(user, str(item)) for user, items in content.items() for item in items]
-        user, item = zip(*pairs) if pairs else ((), ())
-        frame = pl.DataFrame({"user": user, "item": item}, {"user": pl.String, "item": pl.String})
+        frame = pl.DataFrame(pairs, {"user": pl.String, "item": pl.String}, orient="row")
         if any(missing_ids(frame[role]).any() for role in ("user", "item")):
             raise ValueError("an ID is empty")
     except (OSError, ValueError, RecursionError) as error:
