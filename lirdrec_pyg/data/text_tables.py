@@ -56,12 +56,7 @@ class TextTable:
     def open(cls, path: Path, source: Path | bytes, separator: str | None, default: str, header: bool) -> "TextTable":
         """Find the header and the separator, and whether quotes enclose entries.
 
-        Args:
-            path: the file.
-            source: the file, or its decompressed content.
-            separator: text between entries, or ``None`` to detect it.
-            default: separator to use if the header has it.
-            header: whether the table has a header.
+        A ``separator`` of ``None`` is detected: it is the ``default`` one if the header has it.
 
         Raises:
             DataError: if the first line is not a header, or two columns have one name.
@@ -144,7 +139,7 @@ class TextTable:
         text, separator = _bytes(self.source), self.separator[0]
         irregular, broken, carriage = _find_faults(text, separator)
         # Two lone quotes look like an entry of several lines, but then each line has the entries of a row.
-        is_even = (irregular or broken is not None) and _is_even(text, separator)
+        is_even = (irregular or broken) and _is_even(text, separator)
         source, lone = self.source, None
         if irregular or is_even:
             source, lone = _regular_quotes(text.tobytes(), self.separator, several_lines=not is_even)
@@ -272,16 +267,16 @@ def _check_header(path: Path, head: bytes, separator: str) -> None:
         )
 
 
-def _find_faults(text: np.ndarray, separator: int) -> tuple[bool, int | None, int | None]:
+def _find_faults(text: np.ndarray, separator: int) -> tuple[bool, bool, int | None]:
     """Examine quotes and line ends.
 
     Returns:
-        Whether a quote neither opens nor closes an entry, the position of the first line feed within an entry, and that
-        of the first carriage return that is neither within an entry nor before a line feed.
+        Whether a quote neither opens nor closes an entry, whether an entry has a line feed, and the position of the
+        first carriage return that is neither within an entry nor before a line feed.
     """
     borders = np.zeros(256, dtype=bool)
     borders[[separator, _LF, _CR, _QUOTE]] = True
-    within, broken, carriage = 0, None, None
+    within, broken, carriage = 0, False, None
     for start in range(0, len(text), _BLOCK):
         end = start + _BLOCK
         # With the bytes before and after.
@@ -291,11 +286,10 @@ def _find_faults(text: np.ndarray, separator: int) -> tuple[bool, int | None, in
         quotes = np.flatnonzero(inner == _QUOTE)
         opening, closing = quotes[within::2], quotes[1 - within :: 2]
         if not (borders[block[opening]].all() and borders[block[closing + 2]].all()):
-            return True, None, None
-        if broken is None and (len(quotes) or within):
+            return True, False, None
+        if not broken and (len(quotes) or within):
             feeds = np.flatnonzero(inner == _LF)
-            feeds = feeds[(np.searchsorted(quotes, feeds) + within) % 2 == 1]
-            broken = start + int(feeds[0]) if len(feeds) else None
+            broken = bool(((np.searchsorted(quotes, feeds) + within) % 2 == 1).any())
         if carriage is None:
             returns = np.flatnonzero(inner == _CR)
             returns = returns[block[returns + 2] != _LF]
@@ -306,12 +300,7 @@ def _find_faults(text: np.ndarray, separator: int) -> tuple[bool, int | None, in
 
 
 def _regular_quotes(content: bytes, separator: bytes, several_lines: bool) -> tuple[bytes, int | None]:
-    """Enclose the entries in which quotes are text.
-
-    Args:
-        content: the text.
-        separator: byte between entries.
-        several_lines: whether an entry between quotes may have several lines.
+    """Enclose the entries in which quotes are text; an entry between quotes may have ``several_lines``.
 
     Returns:
         The text, and the position of the first entry that begins with a quote but does not end with one.
