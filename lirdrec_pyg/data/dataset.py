@@ -338,8 +338,7 @@ def assemble(frame: pl.DataFrame, features: Mapping[str, FeatureTable], config: 
     item, *by_row = same_type([frame["item"], *row_ids.values()])
     frame, row_ids = frame.with_columns(item), dict(zip(row_ids, by_row))
     users = Vocabulary(frame["user"].unique().sort(), "user")
-    ids = [frame["item"].rename("id"), *(() if config.k_core else (s.rename("id") for s in row_ids.values()))]
-    catalog = pl.concat(ids).unique().sort()
+    catalog = pl.concat([frame["item"], *([] if config.k_core else by_row)]).unique().sort()
     if config.missing_ids != "keep" and len(words := catalog.filter(missing_ids(catalog, words=True))):
         if config.missing_ids == "error":
             raise DataError(

@@ -84,7 +84,7 @@ class ItemCatalog:
         check_no_header(ids, id_column, source="The item catalog")
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
-        others = frame.drop(id_column, *({"id"} & set(frame.columns)))
+        others = frame.drop(id_column, "id", strict=False)
         title, picture = ("id" if name == id_column else name for name in (title, picture))
         return cls(others.insert_column(0, ids.alias("id")), title, picture, image_root)
 

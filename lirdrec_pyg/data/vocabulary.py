@@ -92,7 +92,7 @@ class Vocabulary:
 
     def extended(self, ids: pl.Series) -> "Vocabulary":
         """Return a vocabulary with ``ids`` appended; all as text unless both are integers."""
-        return Vocabulary(pl.concat(same_type([self.ids, ids.rename("id")])), self.kind)
+        return Vocabulary(pl.concat(same_type([self.ids, ids])), self.kind)
 
     def save(self, path: Path) -> None:
         """Write the IDs to a Parquet file of one column."""
