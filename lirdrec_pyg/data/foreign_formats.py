@@ -42,13 +42,7 @@ _MEMBERS = {
 
 
 def check_is_text(path: Path, head: bytes, is_json: bool) -> None:
-    """Raise :class:`DataError` if the first bytes of a table show that it is neither text nor gzipped text.
-
-    Args:
-        path: the file.
-        head: its first bytes, decompressed.
-        is_json: whether it has the suffix of JSON Lines.
-    """
+    """Raise :class:`DataError` if ``head``, the first decompressed bytes of a table, shows that it is not text."""
     found = next(((kind, advice) for magic, kind, advice in _FORMATS if head.startswith(magic)), None)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if found and found[0] == "a zip archive":

@@ -76,12 +76,7 @@ def read_report(folder: Path) -> pl.DataFrame:
 
 
 def write_report(folder: Path, modality: str, missing: pl.DataFrame) -> None:
-    """Write the report of one modality, replacing its earlier lines.
-
-    Args:
-        folder: folder of the features.
-        modality: name of the modality.
-        missing: ``item_id`` and ``reason`` of the items without a vector.
+    """Write ``item_id`` and ``reason`` of the items without a vector, replacing earlier lines of the modality.
 
     Raises:
         RunError: if the file cannot be written.
@@ -108,12 +103,9 @@ def now() -> str:
 
 
 def provenance_facts(files: Mapping[str, Path]) -> dict[str, str]:
-    """Summarize how each file was made that has a record beside it.
+    """Summarize by modality how each feature file was made that has a record beside it.
 
     A file that was changed since its record was written gets a warning instead.
-
-    Args:
-        files: feature file of each modality.
     """
     facts = {}
     for modality, file in files.items():
@@ -137,9 +129,7 @@ def provenance_facts(files: Mapping[str, Path]) -> dict[str, str]:
 def check_same_origin(trained: Mapping[str, Any], new: Mapping[str, str]) -> None:
     """Raise :class:`DataError` if features of new items were made by another model or setting than in the training.
 
-    Args:
-        trained: :func:`provenance_facts` of the training.
-        new: those of the new items.
+    Both arguments are results of :func:`provenance_facts`.
     """
     for name, after in new.items():
         if before := trained.get(name):

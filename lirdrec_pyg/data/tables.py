@@ -94,13 +94,9 @@ def read_table(path: Path, separator: str | None = None, header: bool = True) ->
 
 
 def line_of(path: Path, row: int, separator: str | None = None, header: bool = True) -> int | None:
-    """Return the line in which a row begins, counted from 1; ``None`` if the format has no lines.
+    """Return the line in which a row of :func:`read_table` begins; ``None`` if the format has no lines.
 
-    Args:
-        path: a file that :func:`read_table` could read.
-        row: row of its frame, counted from 0.
-        separator: as it was read with.
-        header: as it was read with.
+    Rows count from 0, lines from 1. The other arguments are those that the file was read with.
     """
     if path.suffix.lower() == ".parquet":
         return None
