@@ -1,8 +1,4 @@
-"""Interaction tables: reading, merging duplicates and k-core filtering.
-
-Tables are polars frames with the columns ``user``, ``item`` and, if present, ``label``
-(0 training, 1 validation, 2 test) and ``time``. IDs keep the type they have in the file.
-"""
+"""Interaction tables: reading, merging duplicates and k-core filtering."""
 
 import re
 import warnings
@@ -141,7 +137,8 @@ def parse_interactions(
 
     Returns:
         A frame with ``user`` and ``item`` (int64 if all IDs are canonical integers, else strings) and,
-        if the table has them, ``label`` (int8) and ``time`` (int64, float64 or datetime).
+        if the table has them, ``label`` (int8: 0 training, 1 validation, 2 test) and ``time`` (int64, float64 or
+        datetime).
 
     Raises:
         DataError: naming the column or row that is wrong.
