@@ -134,13 +134,11 @@ def replaced(path: Path, ours: tuple[str, ...]) -> Iterator[None]:
     soon as, and as long as, its first file is.
 
     Args:
-        path: folder, created if necessary.
+        path: folder that is :func:`locked`.
         ours: files of such a folder, the one that identifies it first.
     """
     earlier = path / _EARLIER
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        _put_back(path, ours)
         earlier.mkdir()
         _move_files(path, earlier, reversed(ours))
     except BaseException as error:
@@ -154,11 +152,8 @@ def replaced(path: Path, ours: tuple[str, ...]) -> Iterator[None]:
     except BaseException:
         _remove_files(path, ours)
         _put_back(path, ours)
-        if not any(path.iterdir()):
-            path.rmdir()
         raise
     # In one move, so that a part of it is never put back.
-    shutil.rmtree(path / UNFINISHED, ignore_errors=True)
     os.replace(earlier, path / UNFINISHED)
     shutil.rmtree(path / UNFINISHED, ignore_errors=True)
 
@@ -183,7 +178,6 @@ def _move_files(source: Path, target: Path, names: Iterable[str]) -> None:
 def _remove_files(folder: Path, ours: tuple[str, ...]) -> None:
     for name in reversed(ours):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
 
 
 def checksum(path: Path) -> str:
@@ -281,23 +275,23 @@ def save_state(folder: Path, name: str, state: Mapping[str, "Tensor"]) -> None:
     write_file(folder, f"{name}.safetensors", lambda path: save_tensors(tensors, path, {"format": "lirdrec-pyg 1"}))
 
 
-def read_tensors(file: Any, keys: Iterable[str] | None = None) -> dict[str, "Tensor"]:
-    """Read tensors of an open safetensors file; by default all of them."""
-    found = {key: file.get_tensor(key) for key in keys or file.keys()}
+def read_tensors(file: Any) -> dict[str, "Tensor"]:
+    """Read the tensors of an open safetensors file."""
+    found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if num_processes() > 1:  # they share the memory of the file
         return found
     # Clones are aligned in memory as trained weights are, so that sums round equally.
     return {key: value.clone() for key, value in found.items()}
 
 
-def load_state(path: Path, keys: Iterable[str] | None = None) -> dict[str, "Tensor"]:
-    """Read tensors that :func:`save_state` wrote; by default all of them.
+def load_state(path: Path) -> dict[str, "Tensor"]:
+    """Read what :func:`save_state` wrote.
 
     Raises:
-        RunError: if the file is missing, damaged, or has no such tensor.
+        RunError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return read_tensors(file, keys)
+            return read_tensors(file)
     except (OSError, SafetensorError) as error:
         raise RunError(f"Cannot read {path} ({first_line(error)}).") from error
