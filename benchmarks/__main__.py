@@ -134,8 +134,7 @@ def _measured(name: str, options: Sequence[str], place: Path, json_file: Path) -
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise click.ClickException(f"{name} failed with the package in {place}:\n{done.stderr.strip()}")
-    rows: list[Row] = json.loads(json_file.read_text(encoding="utf-8"))["rows"]
-    return rows
+    return json.loads(json_file.read_text(encoding="utf-8"))["rows"]
 
 
 def merged(old: list[list[Row]], new: list[list[Row]]) -> list[Row]:

@@ -180,8 +180,7 @@ class Comparison:
             f"{data:16s} {name:26s} {text(settings):50s} seed {seed}  valid {found['valid'][MONITOR]:.4f}  "
             f"{found['epochs']:4d} epochs  {found['seconds']:7.1f} s"
         )
-        seconds: float = found["seconds"]
-        return seconds
+        return found["seconds"]
 
     def _path(self, data: str, name: str, settings: Settings, seed: int) -> Path:
         # Runs of other data, another protocol or a changed preset are other runs; places and machines do not matter.
@@ -197,8 +196,7 @@ class Comparison:
         if not path.is_file():
             return None
         try:
-            content: Run = json.loads(path.read_text(encoding="utf-8"))
-            return content
+            return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise click.ClickException(f"{path} is damaged ({error}). Delete it to train this run again.") from error
 

@@ -84,8 +84,7 @@ def popularity_curve(recommender: Recommender, points: int = 200) -> list[float]
     total = torch.cat([count.new_zeros(1), count.cumsum(0)]) / count.sum()
     place = torch.linspace(0, len(count), points + 1, dtype=torch.float64)
     low = place.floor().long().clamp(max=len(count) - 1)
-    share: list[float] = total[low].lerp(total[low + 1], place - low).tolist()
-    return share
+    return total[low].lerp(total[low + 1], place - low).tolist()
 
 
 def _chart(share: list[float]) -> Chart:

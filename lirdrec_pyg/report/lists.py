@@ -30,5 +30,4 @@ def best_before_test(recommender: Recommender, users: Tensor, k: int) -> Iterato
 def spread(group: Tensor, number: int) -> list[int]:
     """Return ``number`` members of an ordered group from even places, without the extremes."""
     place = torch.linspace(0, len(group) - 1, number + 2)[1:-1].round().long().unique()
-    members: list[int] = group[place].tolist() if len(group) else []
-    return members
+    return group[place].tolist() if len(group) else []

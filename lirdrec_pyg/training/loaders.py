@@ -55,13 +55,11 @@ class FullGraphLoader:
     def represent(self, model: nn.Module) -> tuple[Tensor, Tensor]:
         """Return the representations of all users and of all items, in eval mode."""
         with eval_mode(model):
-            user, item = model(self.data)
-        return user, item
+            return model(self.data)
 
     def vectors(self, model: Any) -> Vectors:
         """Return all that is needed to rank."""
-        vectors: Vectors = model.vectors(self.data)
-        return vectors
+        return model.vectors(self.data)
 
 
 class SampledGraphLoader:
@@ -109,8 +107,7 @@ class SampledGraphLoader:
         return vectors.user, vectors.item
 
     def vectors(self, model: Any) -> Vectors:
-        vectors: Vectors = model.layerwise_vectors(self.data)
-        return vectors
+        return model.layerwise_vectors(self.data)
 
 
 class ShardedGraphLoader(SampledGraphLoader):
@@ -147,8 +144,7 @@ class ShardedGraphLoader(SampledGraphLoader):
         user, item = own[INTERACTS].edge_index
         degree = self._sampling.degree
         own[INTERACTS].edge_weight = degree_scale(degree["user"][rows])[user] * degree_scale(degree["item"])[item]
-        vectors: Vectors = model.layerwise_vectors(CacheAdjacency()(own), total=self._total)
-        return vectors
+        return model.layerwise_vectors(CacheAdjacency()(own), total=self._total)
 
 
 def part_of_users(data: HeteroData, rows: slice) -> HeteroData:
@@ -167,9 +163,6 @@ def part_of_users(data: HeteroData, rows: slice) -> HeteroData:
 def input_transform(model_config: ModelConfig, config: TrainingConfig) -> BaseTransform:
     """Return the transform that prepares a graph for training and evaluation."""
     kind = model_class(model_config)
-    transform: BaseTransform = (
-        kind.sampling_transform(model_config)
-        if config.sampling == "neighbors"
-        else kind.input_transform(model_config, config.sparse_backend)
-    )
-    return transform
+    if config.sampling == "neighbors":
+        return kind.sampling_transform(model_config)
+    return kind.input_transform(model_config, config.sparse_backend)

@@ -81,8 +81,7 @@ class TrainingLog(Callback):
         self.logger.finalize("success")
 
     def _last_step(self, name: str, default: int) -> int:
-        found: int = getattr(self.logger, "last_step", lambda _: default)(name)
-        return found
+        return getattr(self.logger, "last_step", lambda _: default)(name)
 
 
 def _numbers(metrics: Mapping[str, Any], name: str) -> Iterator[tuple[str, float]]:
