@@ -16,7 +16,7 @@ import click
 import torch
 import training
 from generated import SIZES, clustered_features, generated_graph
-from harness import Row, alternate, device_option, json_option, report, seconds
+from harness import Row, alternate, device_option, json_option, peak_gpu_gib, report, seconds
 from recommend import variants
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -95,7 +95,7 @@ def steps(size: str, graph: HeteroData, device: Device, repeats: int) -> Iterato
             "what": f"step, {size}, {precision}, {way.__name__}",
             "ms": 1000 * taken,
             "times the minimum": taken / minimum,
-            "GiB": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None,
+            "GiB": peak_gpu_gib() if on_gpu else None,
             "waits for the device": waits,
         }
 

@@ -10,16 +10,14 @@ points on logarithmic scales, since fixed costs hide the growth in the lower hal
 import logging
 import statistics
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
 import numpy as np
 from compat import LIRDRecConfig, TrainingConfig, resolve_device
 from generated import generated_graph
-from harness import Row, device_option, json_option, peak_gib, peak_gpu_gib, report, seconds, table
+from harness import Row, device_option, in_own_process, json_option, peak_gib, peak_gpu_gib, report, seconds, table
 from training import prepared_trainer, step_seconds
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
@@ -115,8 +113,7 @@ def main(axes: str, quick: bool, steps: int, plot_file: Path | None, device: str
     for axis in axes.split(","):
         found[axis] = []
         for point in AXES[axis][: -2 if quick else None]:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-                found[axis].append({"axis": axis, **process.submit(measure, point, device, steps).result()})
+            found[axis].append({"axis": axis, **in_own_process(measure, point, device, steps)})
             click.echo(table(found[axis][-1:]) + "\n")
     if plot_file is not None:
         plot(found, plot_file)

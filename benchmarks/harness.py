@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -18,6 +20,7 @@ import lirdrec_pyg
 
 # Strings and integers identify a row; floating-point numbers are measurements.
 Row = Mapping[str, str | int | float | None]
+T = TypeVar("T")
 
 json_option = click.option(
     "--json",
@@ -59,10 +62,22 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+def in_own_process(run: Callable[..., T], *args: object) -> T:
+    """Call ``run`` in a new process, so that its peak memory is measured separately."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(run, *args).result()
+
+
 def peak_gib() -> float:
     """Return the peak memory of the process so far in GiB, including torch."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def resident_gib(process: int | str = "self") -> float:
+    """Return the current memory of a process in GiB, including pages of mapped files."""
+    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**30
 
 
 def peak_gpu_gib() -> float | None:

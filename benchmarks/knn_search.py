@@ -6,14 +6,12 @@ Each search runs in a separate process, so that its peak memory is measured sepa
 """
 
 import logging
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
 import torch
 from generated import clustered_features
-from harness import Row, json_option, peak_gib, report, seconds
+from harness import Row, in_own_process, json_option, peak_gib, report, seconds
 
 from lirdrec_pyg.transforms import knn_edges
 
@@ -34,11 +32,8 @@ def measure(num_items: int, width: int, k: int, search: str) -> Row:
 @json_option
 def main(items: int, width: int, k: int, skip_exact: bool, json_file: Path | None) -> None:
     """Exact and approximate search for the neighbors of items."""
-    rows = []
-    for search in ("exact", "approximate")[skip_exact:]:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            rows.append(process.submit(measure, items, width, k, search).result())
-    report("knn_search", rows, json_file)
+    searches = ("exact", "approximate")[skip_exact:]
+    report("knn_search", [in_own_process(measure, items, width, k, search) for search in searches], json_file)
 
 
 if __name__ == "__main__":

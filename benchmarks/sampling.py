@@ -6,11 +6,8 @@ The graph and its item graph are computed in one process and the steps are measu
 measured separately. Features are a memory-mapped file.
 """
 
-import resource
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -18,7 +15,7 @@ import numpy as np
 import torch
 from compat import Callback, LIRDRecConfig, TrainingConfig, input_transform, train
 from generated import clustered_features, random_interactions
-from harness import Row, json_option, peak_gib, report
+from harness import Row, in_own_process, json_option, peak_gib, report, resident_gib
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import INTERACTS, SIMILAR, build_graph
@@ -87,12 +84,6 @@ class _MemoryCurve(Callback):
         return self._done >= self._steps
 
 
-def resident_gib() -> float:
-    """Return the current memory of the process in GiB, including pages of mapped files."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize() / 2**30
-
-
 @click.command()
 @click.option("--users", default=2_000_000, show_default=True)
 @click.option("--items", default=500_000, show_default=True)
@@ -121,15 +112,12 @@ def main(
     json_file: Path | None,
 ) -> None:
     """Speed and memory of steps on sampled neighborhoods of a graph with millions of nodes."""
-    spawn = get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         if not (place / "edge_weight.npy").exists():
-            with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                process.submit(prepare, place, users, items, interactions, width).result()
-        with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            rows = process.submit(measure, place, users, steps, fanout, batch_size, user_gradients).result()
+            in_own_process(prepare, place, users, items, interactions, width)
+        rows = in_own_process(measure, place, users, steps, fanout, batch_size, user_gradients)
     report("sampling", rows, json_file)
 
 

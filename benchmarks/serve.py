@@ -7,7 +7,6 @@ turns. The clients are a single thread of this process; they share the machine w
 """
 
 import json
-import os
 import selectors
 import signal
 import socket
@@ -26,7 +25,7 @@ from typing import Any
 import click
 import numpy as np
 import polars as pl
-from harness import Row, json_option, report
+from harness import Row, json_option, report, resident_gib
 
 from lirdrec_pyg import LIRDRecConfig, Recommender, TrainingConfig, fit
 from lirdrec_pyg.datasets import synthetic_data
@@ -195,16 +194,10 @@ def soak(run: Path, users: Sequence[Any], number: int) -> Sequence[Row]:
     with service(run) as (port, process):
         for more in (1000, number - 1000):
             load(port, islice(cycle(users), more), 16)
-            found = memory(process) / 2**20
+            found = 2**10 * resident_gib(process)
             first = rows[0]["memory MiB"] if rows else found
             rows.append({"requests": str(number if rows else 1000), "memory MiB": found, "of the first": found / first})
     return rows
-
-
-def memory(process: int) -> int:
-    """Return the resident memory of a process in bytes."""
-    pages = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @click.command()

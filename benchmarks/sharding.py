@@ -7,7 +7,6 @@ processes share count in parts. One process has all users, as without --user-tab
 """
 
 import os
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,8 @@ import click
 import torch
 import torch.multiprocessing as mp
 from generated import generated_graph
-from harness import Row, json_option, report
+from harness import Row, in_own_process, json_option, report
+from lightning_fabric.plugins.environments.lightning import find_free_network_port
 
 from lirdrec_pyg import LIRDRecConfig
 from lirdrec_pyg.callback import Callback
@@ -28,7 +28,7 @@ from lirdrec_pyg.training import Trainer, TrainingConfig, make_fabric
 from lirdrec_pyg.training.distributed import leave
 
 
-def prepare(_rank: int, folder: Path, users: int, items: int, interactions: int, width: int) -> None:
+def prepare(folder: Path, users: int, items: int, interactions: int, width: int) -> None:
     """Write a graph into ``folder``."""
     data = generated_graph(users, items, interactions, {"content": width})
     save_graph(LIRDRec.graph_transform(LIRDRecConfig(), progress=True)(data), folder / "graph.safetensors")
@@ -86,13 +86,6 @@ def pss_gib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 2**20
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @click.command()
 @click.option("--users", default=2_000_000, show_default=True)
 @click.option("--items", default=100_000, show_default=True)
@@ -118,9 +111,9 @@ def main(
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        mp.spawn(prepare, (folder, users, items, interactions, width))  # in a process of its own, for its memory
+        in_own_process(prepare, folder, users, items, interactions, width)
         for count in map(int, processes.split(",")):
-            mp.spawn(measure, (count, free_port(), folder, steps, fanout, batch_size), count)
+            mp.spawn(measure, (count, find_free_network_port(), folder, steps, fanout, batch_size), count)
             found = [(folder / f"{count}-{rank}").read_text(encoding="ascii").split() for rank in range(count)]
             seconds, memory, peak = (max(map(float, values)) for values in zip(*found, strict=True))
             of_one = memory / float(rows[0]["GiB per process"] or 0) if rows else 1.0
