@@ -49,21 +49,13 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => figu
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that renders itself in a template.
+    """A chart that renders itself in a template."""
 
-    Attributes:
-        plot: the Altair chart, as wide as its container.
-        label: what it shows, in words, for those who do not see it.
-        table: its numbers, to unfold below it; ``None`` for a chart of very many.
-        height: height in pixels, which is reserved until it is drawn.
-        renderer: ``"svg"``, or ``"canvas"`` for very many marks.
-    """
-
-    plot: "alt.TopLevelMixin"
-    label: str
-    table: pl.DataFrame | None = None
-    height: int = 260
-    renderer: str = "svg"
+    plot: "alt.TopLevelMixin"  # as wide as its container
+    label: str  # what it shows, for those who do not see it
+    table: pl.DataFrame | None = None  # its numbers, to unfold below it; None for a chart of very many
+    height: int = 260  # in pixels, reserved until it is drawn
+    renderer: str = "svg"  # or "canvas" for very many marks
 
     def spec(self) -> dict[str, object]:
         """Return the Vega-Lite specification."""

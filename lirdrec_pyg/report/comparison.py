@@ -22,39 +22,23 @@ _LIST, _SHOWN, _USERS = 20, 12, 4
 
 
 class Difference(NamedTuple):
-    """A metric of a run and of the first one.
-
-    Attributes:
-        run: name of the run.
-        metric: name of the metric.
-        first: mean over the users for the first run.
-        value: mean over the users for this run.
-        p: p-value of the paired bootstrap.
-        corrected: p-value after Holm's correction for all differences of the table.
-    """
+    """A metric as the mean over the users for the first run and for another one."""
 
     run: str
     metric: str
     first: float
     value: float
-    p: float
-    corrected: float
+    p: float  # of the paired bootstrap
+    corrected: float  # by Holm for all differences of the table
 
 
 class Change(NamedTuple):
-    """A user whose list changed.
-
-    Attributes:
-        user: user ID.
-        num_taken: number of training interactions.
-        common: number of items that are in both lists.
-        lists: first items of both lists, and whether the other list has them.
-    """
+    """A user whose list changed."""
 
     user: int | str
-    num_taken: int
-    common: int
-    lists: list[list[tuple[Item, bool]]]
+    num_taken: int  # training interactions
+    common: int  # items that are in both lists
+    lists: list[list[tuple[Item, bool]]]  # first items of both, and whether the other one has them
 
 
 def check_comparable(recommenders: Sequence[Recommender]) -> None:
@@ -134,17 +118,11 @@ def _change(recommender: Recommender, lists: tuple[pl.DataFrame, pl.DataFrame], 
     changes = []
     for user, number, taken in changed.head(_USERS).select("user", "common", "taken").iter_rows():
         items = [frame.filter(pl.col("user") == user)["item"] for frame in lists]
-        changes.append(
-            Change(
-                user,
-                taken,
-                number,
-                [
-                    list(zip(gallery.items(own[:_SHOWN]), own[:_SHOWN].is_in(other.implode())))
-                    for own, other in (items, items[::-1])
-                ],
-            )
-        )
+        shown = [
+            list(zip(gallery.items(own[:_SHOWN]), own[:_SHOWN].is_in(other.implode())))
+            for own, other in (items, items[::-1])
+        ]
+        changes.append(Change(user, taken, number, shown))
     return {"mean": common["common"].mean(), "chart": _chart(common["common"]), "users": changes}
 
 

@@ -14,15 +14,10 @@ _MAX_BYTES = 3_500_000
 
 
 class Item(NamedTuple):
-    """An item as people see it.
+    """An item as people see it."""
 
-    Attributes:
-        title: title, or the ID if there is none.
-        picture: anchor of its image in the page, ``None`` if there is none.
-    """
-
-    title: str
-    picture: str | None
+    title: str  # or the ID if there is none
+    picture: str | None  # anchor of its image in the page
 
 
 class Gallery:

@@ -16,13 +16,7 @@ _NEIGHBORS = 8
 
 
 class Neighbors(NamedTuple):
-    """An item with its neighbors.
-
-    Attributes:
-        item: the item.
-        popularity: number of its training interactions.
-        by: the most similar items by the model and by each modality, or why there are none.
-    """
+    """An item with its neighbors by the model and by each modality, or why there are none."""
 
     item: Item
     popularity: int
@@ -38,11 +32,7 @@ def section(recommender: Recommender, gallery: Gallery) -> Section:
     parts = order[: int((recommender.popularity > 0).sum())].tensor_split(10)
     groups = {
         name: [_neighbors(recommender, item, ways, gallery) for item in spread(part, _PER_GROUP)]
-        for name, part in (
-            ("popular", parts[0]),
-            ("mid", torch.cat(parts[4:6])),
-            ("rare", parts[9]),
-        )
+        for name, part in (("popular", parts[0]), ("mid", torch.cat(parts[4:6])), ("rare", parts[9]))
     }
     content = {"groups": groups, "by_model": compares_items(recommender)}
     return Section("items", "Items and their neighbors", "items.html", content)

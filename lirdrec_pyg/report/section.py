@@ -3,16 +3,9 @@ from typing import Any, NamedTuple
 
 
 class Section(NamedTuple):
-    """A part of the report.
+    """A part of the report."""
 
-    Attributes:
-        id: anchor.
-        title: heading.
-        template: file in ``templates/`` that shows it below the heading.
-        content: variables of the template.
-    """
-
-    id: str
+    id: str  # anchor
     title: str
-    template: str
-    content: Mapping[str, Any]
+    template: str  # file in templates/ that shows it below the heading
+    content: Mapping[str, Any]  # variables of the template

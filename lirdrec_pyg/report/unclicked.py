@@ -18,41 +18,24 @@ _NEIGHBORS = 3
 
 
 class Kind(NamedTuple):
-    """A kind of items.
-
-    Attributes:
-        name: such as ``"new"``.
-        num_items: how many there are.
-        num_offered: how many of them are in the list of any user.
-        of_items: their share of all items.
-        of_lists: their share of all lists.
-        of_test: their share of the test split; ``None`` without one.
-    """
+    """A kind of items, and its shares of all items, of all lists and of the test split if there is one."""
 
     name: str
     num_items: int
-    num_offered: int
+    num_offered: int  # to any user
     of_items: float
     of_lists: float
     of_test: float | None
 
 
 class Landing(NamedTuple):
-    """Where an item without interactions lands.
-
-    Attributes:
-        item: the item.
-        num_lists: how many users have it in their list.
-        rank: its best rank in a list; without a meaning if it is in none.
-        user: a user who has it there.
-        like: the most similar items by the model.
-    """
+    """Where an item without interactions lands; without a meaningful rank and user if it is in no list."""
 
     item: Item
     num_lists: int
-    rank: int
-    user: int | str
-    like: list[Item]
+    rank: int  # the best in a list
+    user: int | str  # who has it there
+    like: list[Item]  # by the model
 
 
 def section(recommender: Recommender, gallery: Gallery) -> Section | None:
