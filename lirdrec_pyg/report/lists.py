@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data import Split, held_out_interactions
+from lirdrec_pyg.data import INTERACTS, Split, held_out_interactions
 from lirdrec_pyg.nn import SeenItems
 from lirdrec_pyg.recommender import Recommender
 
@@ -13,10 +13,10 @@ from lirdrec_pyg.recommender import Recommender
 def known_before_test(recommender: Recommender) -> SeenItems:
     """Return the items of each user for training and validation: all that is left out, so that those of the test split
     can be recommended."""
-    history = recommender.history
-    row, item = history.pairs(torch.arange(len(recommender.users), device=recommender.device))
-    valid = held_out_interactions(recommender.graph, Split.VALID).to(row.device)
-    return SeenItems.of(torch.cat([torch.stack([row, item]), valid], dim=1), len(recommender.users))
+    graph = recommender.graph
+    train = graph[INTERACTS].edge_index.as_subclass(Tensor)
+    known = torch.cat([train, held_out_interactions(graph, Split.VALID)], dim=1)
+    return SeenItems.of(known.to(recommender.device), len(recommender.users))
 
 
 def best_before_test(recommender: Recommender, users: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from lirdrec_pyg.data import Split, held_out_interactions
+from lirdrec_pyg.data import INTERACTS, Split, held_out_interactions
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.report.gallery import Gallery, Item
 from lirdrec_pyg.report.lists import best_before_test, spread
@@ -19,37 +19,22 @@ _SHOWN = 12
 
 
 class Offer(NamedTuple):
-    """A recommended item.
-
-    Attributes:
-        item: the item.
-        because: items of the user that contribute most to its score, and their shares.
-        is_hit: whether the user took it in the test split.
-    """
+    """A recommended item."""
 
     item: Item
-    because: list[tuple[Item, float]]
-    is_hit: bool
+    because: list[tuple[Item, float]]  # the user's items that contribute most to its score, and their shares
+    is_hit: bool  # the user took it in the test split
 
 
 class Person(NamedTuple):
-    """A user with the recommendations of each run.
-
-    Attributes:
-        id: user ID.
-        num_taken: number of training interactions.
-        popularity: mean number of training interactions of these items.
-        taken: some of these items.
-        num_held_out: number of interactions in the test split.
-        offers: recommendations by run.
-    """
+    """A user with the recommendations of each run."""
 
     id: int | str
-    num_taken: int
-    popularity: float
-    taken: list[Item]
-    num_held_out: int
-    offers: list[list[Offer]]
+    num_taken: int  # training interactions
+    popularity: float  # mean number of training interactions of these items
+    taken: list[Item]  # some of them
+    num_held_out: int  # interactions in the test split
+    offers: list[list[Offer]]  # by run
 
 
 def section(recommenders: Sequence[Recommender], gallery: Gallery) -> Section | None:
@@ -84,9 +69,8 @@ def section(recommenders: Sequence[Recommender], gallery: Gallery) -> Section | 
 
 def _taste(recommender: Recommender) -> Tensor:
     """Return the mean popularity of the training items of each user, shape ``(|U|,)``."""
-    num_users = len(recommender.users)
-    row, item = (x.cpu() for x in recommender.history.pairs(torch.arange(num_users, device=recommender.device)))
-    return scatter(recommender.popularity[item].double(), row, dim_size=num_users, reduce="mean")
+    user, item = recommender.graph[INTERACTS].edge_index.as_subclass(Tensor)
+    return scatter(recommender.popularity[item].double(), user, dim_size=len(recommender.users), reduce="mean")
 
 
 def _groups(recommender: Recommender, count: Tensor, popularity: Tensor) -> dict[str, list[int]]:
