@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
@@ -136,10 +137,7 @@ def common_items(a: pl.DataFrame, b: pl.DataFrame) -> pl.DataFrame:
 def _chart(common: pl.Series) -> Chart:
     import altair as alt
 
-    counts = pl.DataFrame({"common": range(_LIST + 1)}).join(
-        common.cast(pl.Int64).value_counts(name="users"), on="common", how="left"
-    )
-    table = counts.select("common", pl.col("users").fill_null(0))
+    table = pl.DataFrame({"common": range(_LIST + 1), "users": np.bincount(common, minlength=_LIST + 1)})
     plot = (
         alt.Chart(alt.Data(values=table.to_dicts()), width="container", height=160)
         .mark_bar()

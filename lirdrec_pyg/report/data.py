@@ -46,11 +46,10 @@ def _counts(facts: Mapping[str, Any], recommender: Recommender) -> dict[str, str
     }
     if (new := recommender.dataset.new_items) is not None:
         counts["Items that were not part of the training"] = f"{len(new):,}"
-    catalog = recommender.dataset.catalog
-    for name in ("title", "picture"):
-        if catalog is not None and (column := getattr(catalog, name)) is not None:
-            what = "a title" if name == "title" else "an image"
-            counts[f"Items without {what}"] = f"{recommender.catalog_rows[column].null_count():,}"
+    if (catalog := recommender.dataset.catalog) is not None:
+        for what, column in (("a title", catalog.title), ("an image", catalog.picture)):
+            if column is not None:
+                counts[f"Items without {what}"] = f"{recommender.catalog_rows[column].null_count():,}"
     return counts
 
 

@@ -59,9 +59,9 @@ def _page(recommenders: Sequence[Recommender], image_root: str | Path | None) ->
     first, runs = recommenders[0], _names(recommenders)
     gallery = Gallery(first, image_root)
     makers: dict[str, Callable[[], Section | None]] = {
-        "metrics": partial(metrics.section, first),
         "comparison": partial(comparison.section, recommenders, runs, gallery),
         "people": partial(users.section, recommenders, gallery),
+        "metrics": partial(metrics.section, first),
         "items": partial(items.section, first, gallery),
         "unclicked items": partial(unclicked.section, first, gallery),
         "map": partial(item_map.section, first, ItemImages(first, image_root)),
@@ -76,7 +76,6 @@ def _page(recommenders: Sequence[Recommender], image_root: str | Path | None) ->
             sections[name] = make()
     measured = sections["metrics"]
     assert measured is not None
-    shown = [sections["comparison"], sections["people"], measured, *list(sections.values())[3:]]
     environment = Environment(
         loader=PackageLoader("lirdrec_pyg.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -85,7 +84,7 @@ def _page(recommenders: Sequence[Recommender], image_root: str | Path | None) ->
         lead=lead(first, measured),
         sections=[
             (section, environment.get_template(section.template).render({**shared, **section.content}))
-            for section in shown
+            for section in sections.values()
             if section is not None
         ],
         script=charts.script(),
