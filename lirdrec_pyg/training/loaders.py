@@ -67,12 +67,6 @@ class SampledGraphLoader:
 
     The graph stays on the CPU, and its features where they are.
 
-    Args:
-        model: model that is trained.
-        data: a graph as :func:`input_transform` leaves it.
-        config: settings of the training.
-        device: device of the model.
-
     Raises:
         ConfigError: if the graph cannot be sampled with these settings.
     """
@@ -116,8 +110,6 @@ class ShardedGraphLoader(SampledGraphLoader):
     Args:
         model: model that is trained, with the rows of its users.
         data: the whole graph, best memory-mapped, so that the processes of a machine share it.
-        config: settings of the training.
-        device: device of the model.
         shards: users of each process.
         total: sums a tensor over the processes.
     """
