@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from harness import Row, report
+from harness import Row, json_option, report
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parent
@@ -96,7 +96,7 @@ def run_all(json_folder: Path | None) -> None:
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
 @click.option("--new", help="Commit to compare with OLD; by default the working tree.")
 @click.option("--rounds", default=3, show_default=True, help="Number of turns per commit.")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="File to write the rows to.")
+@json_option
 def compare(
     old: str, name: str, options: tuple[str, ...], new: str | None, rounds: int, json_file: Path | None
 ) -> None:

@@ -40,21 +40,14 @@ from lirdrec_pyg.recommender import Evaluator
 from lirdrec_pyg.training import MONITOR, PRESETS
 from lirdrec_pyg.training.config import Preset
 
-Lines = Mapping[str, Entry]
 Job = tuple[str, Settings, int]
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Settings that all runs share.
+    """Settings that all runs share; ``None`` for those of the model or the preset."""
 
-    Attributes:
-        split_seed: seed of a random split.
-        epochs: maximum number of epochs; ``None`` for that of the model or the preset.
-        patience: as for ``fit --patience``; ``None`` for that of the model or the preset.
-    """
-
-    split_seed: int
+    split_seed: int  # of a random split
     epochs: int | None = None
     patience: int | None = None
 
@@ -88,43 +81,25 @@ def fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256(b"".join(pairs.cpu().numpy().tobytes() for pairs in edges)).hexdigest()
 
 
+@dataclass
 class Comparison:
-    """The runs of a comparison, one file each.
+    """The runs of a comparison, one file each."""
 
-    Args:
-        out: folder of the runs and the table.
-        protocol: settings that all runs share.
-        datasets: data to train on, by name.
-        lines: lines of the table, by name.
-        budget: configurations per line.
-        num_seeds: runs of the best configuration.
-        device: device to train on.
-        deadline: value of ``time.monotonic`` after which no run is started.
-    """
+    out: Path  # of the runs and the table
+    protocol: Protocol
+    datasets: Mapping[str, Dataset]  # by name
+    all_lines: Mapping[str, Entry]  # of the table, by name
+    budget: int  # configurations per line
+    num_seeds: int  # of the best configuration
+    device: str = "cpu"
+    deadline: float = math.inf  # value of time.monotonic after which no run is started
 
-    def __init__(
-        self,
-        out: Path,
-        protocol: Protocol,
-        datasets: Mapping[str, Dataset],
-        lines: Lines,
-        budget: int,
-        num_seeds: int,
-        device: str = "cpu",
-        deadline: float = math.inf,
-    ) -> None:
-        self.out = out
-        self.protocol = protocol
-        self.datasets = datasets
-        self.fingerprints = {name: fingerprint(dataset) for name, dataset in datasets.items()}
+    def __post_init__(self) -> None:
+        self.fingerprints = {name: fingerprint(dataset) for name, dataset in self.datasets.items()}
         self.lines = {
-            data: {name: entry for name, entry in lines.items() if entry.suits(modalities(dataset.graph))}
-            for data, dataset in datasets.items()
+            data: {name: entry for name, entry in self.all_lines.items() if entry.suits(modalities(dataset.graph))}
+            for data, dataset in self.datasets.items()
         }
-        self.budget = budget
-        self.num_seeds = num_seeds
-        self.device = device
-        self.deadline = deadline
 
     def _seeds(self, entry: Entry) -> range:
         return range(1, 2 if entry.is_closed_form else self.num_seeds + 1)

@@ -18,19 +18,12 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table.
+    """A line of the table."""
 
-    Attributes:
-        model: name of the model, as for ``fit --model``.
-        grid: values to try, by setting of the model or of its training.
-        settings: settings that differ from the defaults of the model and the preset.
-        preset: training preset, see ``fit --preset``; by default the settings of the model's own paper.
-    """
-
-    model: str
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    settings: Settings = field(default_factory=dict)
-    preset: Preset | None = None
+    model: str  # as for fit --model
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # values to try, also of the training
+    settings: Settings = field(default_factory=dict)  # what differs from the model and the preset
+    preset: Preset | None = None  # as for fit --preset; by default the settings of the model's own paper
 
     @property
     def is_peer(self) -> bool:

@@ -18,14 +18,12 @@ _TOPICS, _FACTORS, _SPREAD, _NOISE = 2000, 32, 0.7, 0.3
 _MAX_HELD_OUT = 10_000
 
 
-def generated_graph(
-    num_users: int, num_items: int, num_interactions: int, widths: Mapping[str, int], seed: int = 0
-) -> HeteroData:
+def generated_graph(num_users: int, num_items: int, num_interactions: int, widths: Mapping[str, int]) -> HeteroData:
     """Return a graph with about ``num_interactions`` training interactions and a long tail of items.
 
     Up to 10,000 users have one held-out item.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     train, val = random_interactions(num_users, num_items, num_interactions, generator)
     features = {name: clustered_features(num_items, width, generator) for name, width in widths.items()}
     return build_graph(train, features, val=val, test=val, num_users=num_users)

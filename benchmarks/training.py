@@ -121,12 +121,12 @@ def waits_for_the_device(trainer: Trainer) -> str:
     return "no"
 
 
-def profile(trainer: Trainer, steps: int = 5, rows: int = 20) -> str:
+def profile(trainer: Trainer, rows: int = 20) -> str:
     """Return the time per operation of a step, as a table."""
     source = batches(trainer)
     step(trainer, next(source))
     with torch.profiler.profile() as found:
-        for _ in range(steps):
+        for _ in range(5):
             step(trainer, next(source))
     key = "self_device_time_total" if trainer.fabric.device.type == "cuda" else "self_cpu_time_total"
     return found.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=50)
