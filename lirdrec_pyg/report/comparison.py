@@ -65,13 +65,7 @@ def _pairs(recommender: Recommender) -> list[Tensor]:
 
 
 def section(recommenders: Sequence[Recommender], names: Sequence[str], gallery: Gallery) -> Section | None:
-    """Compare each run with the first; ``None`` for a single one.
-
-    Args:
-        recommenders: for which :func:`check_comparable` passes.
-        names: how they are called.
-        gallery: titles and images of the items.
-    """
+    """Compare each run, for which :func:`check_comparable` passes, with the first; ``None`` for a single one."""
     if len(recommenders) < 2:
         return None
     split = evaluated_split(recommenders[0])

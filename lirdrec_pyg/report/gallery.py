@@ -26,9 +26,6 @@ class Gallery:
     Args:
         recommender: the run with the catalog.
         image_root: folder of the images, see :class:`~lirdrec_pyg.recommender.images.ItemImages`.
-
-    Attributes:
-        pictures: ``data:`` URI of each image that is shown, by its anchor.
     """
 
     def __init__(self, recommender: Recommender, image_root: str | Path | None = None) -> None:
@@ -37,7 +34,7 @@ class Gallery:
         self._num_bytes = 0
         self._shapes: list[float] = []
         self._anchors: dict[int, str | None] = {}
-        self.pictures: dict[str, str] = {}
+        self.pictures: dict[str, str] = {}  # data: URI of each image that is shown, by its anchor
 
     def items(self, ids: pl.Series) -> list[Item]:
         """Return some items by ID, in their order."""

@@ -15,12 +15,7 @@ _CHOSEN = ("race", "new_item_scale")
 
 
 def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
-    """Return the variables of the template.
-
-    Args:
-        recommender: the run.
-        metrics: the section with its metrics and those of the baselines.
-    """
+    """Return the variables of the template, from a run and the section with its metrics."""
     num_held_out = {split.title: held_out_interactions(recommender.graph, split).size(1) for split in HELD_OUT}
     return {
         "recommender": recommender,

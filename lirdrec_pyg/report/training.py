@@ -22,7 +22,6 @@ def section(recommender: Recommender) -> Section:
     content: dict[str, Any] = {
         "facts": _facts(metrics),
         "linear": _linear(recommender),
-        "race": None,
         "charts": {},
         **_repetition(recommender),
     }

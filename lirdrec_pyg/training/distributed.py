@@ -92,15 +92,8 @@ def leave(fabric: Fabric) -> None:
 def share_of(triples: Tensor, rank: int, processes: int) -> tuple[Tensor, float]:
     """Return the part of a batch for one of several processes, and the weight of its mean.
 
-    The mean over processes of the weighted means of the parts is the mean over the batch.
-
-    Args:
-        triples: batch, shape ``(3, N)`` or with further rows of negatives.
-        rank: rank of the process.
-        processes: number of processes.
-
-    Returns:
-        At least one of the triples, and their weight, which is 0 if the batch has none for this process.
+    The mean over processes of the weighted means of the parts is the mean over the batch. A process for which the batch
+    has no triple gets one with weight 0.
     """
     part = triples.tensor_split(processes, dim=1)[rank]
     if part.size(1) == 0:
