@@ -1,7 +1,7 @@
 """Metrics of a run, beside those of EASE and of the most popular items."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -64,7 +64,7 @@ def _measured(recommender: Recommender, split: str) -> dict[str, Any]:
         rankers[config.model] = _trained(recommender, config).ranker
     found = []
     for each in tqdm(rankers.values(), desc="metrics", unit="model", leave=False, disable=None):
-        lists = _Lists.of(each, task)
+        lists = _Lists(each, task)
         found.append((evaluate_splits(lists, {split: task}, data), evaluate_buckets(data, lists, task)))
     metrics, buckets = zip(*found, strict=True)
     names = list(rankers)
@@ -104,18 +104,14 @@ def _trained(recommender: Recommender, config: ModelConfig) -> Recommender:
     return replace(fit(dataset, config), device=recommender.device)
 
 
-@dataclass(frozen=True)
 class _Lists:
     """Ranker that remembers the lists of the users of a task, which the metrics of each bucket need again."""
 
-    user_index: Tensor
-    score: Tensor
-    item: Tensor
-
-    @classmethod
-    def of(cls, ranker: Ranker, task: RankingTask) -> "_Lists":
+    def __init__(self, ranker: Ranker, task: RankingTask) -> None:
         blocks = [*ranker.top_k(task.user_index, max(CUTOFFS), task.seen)]
-        return cls(task.user_index, torch.cat([b.score for b in blocks]), torch.cat([b.item for b in blocks]))
+        self.user_index = task.user_index
+        self.score = torch.cat([b.score for b in blocks])
+        self.item = torch.cat([b.item for b in blocks])
 
     def top_k(
         self, user_index: Tensor, k: int, seen: SeenItems | None = None, candidates: Tensor | None = None
