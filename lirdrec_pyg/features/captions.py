@@ -92,6 +92,7 @@ class CaptionFile:
         return None if line is None else _parse(line)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._refresh()
         return map(_parse, self._lines.values())
 
     def append(self, line: Mapping[str, Any]) -> None:

@@ -290,10 +290,12 @@ def test_captions_become_entries_of_an_encoder(images: Entries, path: Path) -> N
     with path.open("a") as file:
         file.write('{"id": "z", "caption": "of another catalog"}\n')
     ids = pl.Series("item_id", ["e", "d", "c", "b", "a"])
-    entries = caption_entries(ids, CaptionFile(path))
-    assert entries.frame.rows() == [("d", "d.png: what?"), ("b", "by hand"), ("a", "a.png: what?")]
+    corrected = CaptionFile(path)
+    correct(path, "d", "d while images are encoded")
+    entries = caption_entries(ids, corrected)
+    assert entries.frame.rows() == [("d", "d while images are encoded"), ("b", "by hand"), ("a", "a.png: what?")]
     assert entries.missing.to_list() == ["e", "c"]
-    assert entries.facts["captions"] == {"by hand": 1, "namer": 2}
+    assert entries.facts["captions"] == {"by hand": 2, "namer": 1}
     correct(path, "a", "another")
     assert caption_entries(ids, CaptionFile(path)).facts["sha256"] != entries.facts["sha256"]
     with pytest.raises(DataError, match=r"captions\.jsonl has no caption"):
