@@ -26,7 +26,7 @@ LAYERS = [
     {"files"},
     {"devices"},
     {"config"},
-    {"errors", "explanation", "html", "launcher", "log_level", "threads", "callback", "_version"},
+    {"edge_index", "errors", "explanation", "html", "launcher", "log_level", "threads", "callback", "_version"},
 ]
 ALLOWED = {part: {part}.union(*LAYERS[depth + 1 :]) for depth, layer in enumerate(LAYERS) for part in layer}
 # These stand beside the layers.

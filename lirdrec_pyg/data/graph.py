@@ -35,6 +35,7 @@ from torch_geometric.utils import coalesce
 
 from lirdrec_pyg.data.features import check_matrix, check_rows, described, fill_missing_rows, mean_row, scan_rows
 from lirdrec_pyg.data.splits import HELD_OUT, Split
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import DataError, first_line, shown
 from lirdrec_pyg.files import save_tensors
 
@@ -103,7 +104,7 @@ def new_item_edges(data: HeteroData, split: Split | str) -> Tensor | None:
 def known_interactions(data: HeteroData) -> Tensor:
     """Return all interactions (user, item), for training and held out; new items follow the others."""
     held_out = (held_out_interactions(data, split) for split in HELD_OUT)
-    return torch.cat([data[INTERACTS].edge_index.as_subclass(Tensor), *held_out], dim=1)
+    return torch.cat([plain(data[INTERACTS].edge_index), *held_out], dim=1)
 
 
 def held_out_interactions(data: HeteroData, split: Split | str) -> Tensor:
@@ -407,7 +408,7 @@ def save_graph(data: HeteroData, path: Path) -> None:
         prefix = store._key if isinstance(store._key, str) else "/".join(store._key)
         for key, value in store.items():
             if isinstance(value, Tensor):
-                tensor = value.detach().cpu().as_subclass(Tensor).contiguous()
+                tensor = plain(value.detach().cpu()).contiguous()
                 # The format does not allow tensors that share memory.
                 if (storage := tensor.untyped_storage().data_ptr()) in storages:
                     tensor = tensor.clone()

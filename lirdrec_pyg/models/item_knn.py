@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import NeighborModel
 from lirdrec_pyg.nn import SeenItems, SparseOperator
@@ -79,7 +80,7 @@ class ItemKNN(NeighborModel):
         return super().pair_weights(item, past)
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
-        user, item = data[INTERACTS].edge_index.as_subclass(Tensor)
+        user, item = plain(data[INTERACTS].edge_index)
         num_users, num_items = data["user"].num_nodes, self.num_items
         popularity = degree(item, num_items).clamp_min(1).pow(self.item_power)
         weight = degree(user, num_users)[user].pow(-self.user_power)

@@ -11,6 +11,7 @@ from torch_geometric.utils import to_torch_csr_tensor
 
 from lirdrec_pyg.config import field
 from lirdrec_pyg.data import INTERACTS
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.models.base import PEER_TRAINING, Model, ModelConfig, embedding_dim_field, num_layers_field
 from lirdrec_pyg.models.embedding import bpr, gathered, squared_norms
 from lirdrec_pyg.nn import bipartite_norm
@@ -80,7 +81,7 @@ class LightGCN(Model):
 
     def _normalized(self, edge_index: Tensor, num_items: int) -> Tensor:
         weight = bipartite_norm(edge_index, self.num_users, num_items).to(self.gcn.embedding.weight.dtype)
-        shifted = edge_index.as_subclass(Tensor) + edge_index.new_tensor([[0], [self.num_users]])
+        shifted = plain(edge_index) + edge_index.new_tensor([[0], [self.num_users]])
         both = torch.cat([shifted, shifted.flip([0])], dim=1)
         num_nodes = self.num_users + num_items
         return to_torch_csr_tensor(both, weight.repeat(2), (num_nodes, num_nodes))

@@ -8,6 +8,7 @@ from torch_geometric.nn.conv import MessagePassing
 from torch_geometric.typing import Adj, OptPairTensor, OptTensor, SparseTensor, torch_sparse
 from torch_geometric.utils import degree, is_sparse, spmm
 
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.nn.sparse import SparseOperator, is_half_on_cpu
 
 AnyAdj: TypeAlias = Adj | SparseOperator
@@ -28,7 +29,7 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
     Returns:
         One weight per edge, float32, shape ``(num_edges,)``.
     """
-    user, item = _plain(edge_index)
+    user, item = plain(edge_index)
     user_scale = degree_scale(degree(user, num_users), eps)
     item_scale = degree_scale(degree(item, num_items), eps)
     return user_scale[user] * item_scale[item]
@@ -37,15 +38,6 @@ def bipartite_norm(edge_index: Tensor, num_users: int, num_items: int, eps: floa
 def degree_scale(node_degree: Tensor, eps: float = 1e-7) -> Tensor:
     r"""Compute the factor of one node in :func:`bipartite_norm`, :math:`1 / \sqrt{\deg + \epsilon}`."""
     return (node_degree + eps).rsqrt()
-
-
-def _plain(edge_index: Tensor) -> Tensor:
-    return _unwrapped(edge_index) if isinstance(edge_index, EdgeIndex) else edge_index
-
-
-@torch.compiler.disable
-def _unwrapped(edge_index: EdgeIndex) -> Tensor:
-    return edge_index.as_subclass(Tensor)
 
 
 class _WeightedSumConv(MessagePassing):
@@ -97,7 +89,7 @@ def reverse(adj: AnyAdj) -> AnyAdj:
         return adj.t()
     if is_sparse(adj):
         return adj.t().to_sparse_csr()
-    return _plain(adj).flip([0])
+    return plain(adj).flip([0])
 
 
 def _both_directions(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import cumsum, degree
 
+from lirdrec_pyg.edge_index import plain
+
 # Size of a block of scores: at most 64 MiB on a CPU, so that the selection reads it from the cache.
 _BLOCK_ROWS = {"cpu": 512, "cuda": 8192}
 _BLOCK_ITEMS = 32_768
@@ -46,8 +48,7 @@ class SeenItems:
     @classmethod
     def of(cls, edge_index: Tensor, num_users: int) -> "SeenItems":
         """Create them from pairs (user, item) in any order, shape ``(2, num_pairs)``."""
-        # After unpacking, since a row of an EdgeIndex is an Index.
-        user, item = (row.as_subclass(Tensor) for row in edge_index)
+        user, item = plain(edge_index)
         is_sorted = bool((user[1:] >= user[:-1]).all())  # as in a graph, whose interactions need no copy
         start = cumsum(degree(user, num_users, dtype=torch.long))
         return cls(start, item if is_sorted else item[user.argsort(stable=True)])

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lirdrec_pyg.data import HELD_OUT, INTERACTS, held_out_edges
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.evaluation import RankingTask, holm, metrics_by_user, paired_bootstrap
 from lirdrec_pyg.recommender import Evaluator, Recommender
@@ -61,7 +62,7 @@ def _pairs(recommender: Recommender) -> list[Tensor]:
     """Return the interactions for training, validation and test."""
     graph = recommender.graph
     pairs = [graph[INTERACTS].edge_index, *(held_out_edges(graph, split) for split in HELD_OUT)]
-    return [pair.as_subclass(Tensor) for pair in pairs]
+    return [plain(pair) for pair in pairs]
 
 
 def section(recommenders: Sequence[Recommender], names: Sequence[str], gallery: Gallery) -> Section | None:

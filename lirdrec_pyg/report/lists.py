@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.data import INTERACTS, Split, held_out_interactions
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.nn import SeenItems
 from lirdrec_pyg.recommender import Recommender
 
@@ -14,7 +15,7 @@ def known_before_test(recommender: Recommender) -> SeenItems:
     """Return the items of each user for training and validation: all that is left out, so that those of the test split
     can be recommended."""
     graph = recommender.graph
-    train = graph[INTERACTS].edge_index.as_subclass(Tensor)
+    train = plain(graph[INTERACTS].edge_index)
     known = torch.cat([train, held_out_interactions(graph, Split.VALID)], dim=1)
     return SeenItems.of(known.to(recommender.device), len(recommender.users))
 

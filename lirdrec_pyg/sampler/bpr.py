@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import degree
 
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import DataError
 
 # After these redraws, the remaining collisions are drawn from the unseen items, at the cost of all items each.
@@ -49,7 +50,7 @@ class BPRSampler:
         num_negatives: int = 1,
         known: Tensor | None = None,
     ) -> None:
-        edge_index = edge_index.as_subclass(Tensor)
+        edge_index = plain(edge_index)
         if edge_index.size(1) == 0:
             raise DataError("There are no training interactions. Provide at least one pair of user and item.")
         self.num_items = num_items

@@ -1,6 +1,7 @@
 import torch
 from torch import Tensor
 
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import DataError
 
 
@@ -21,7 +22,7 @@ class UserSampler:
     def __init__(self, edge_index: Tensor, num_users: int, generator: torch.Generator | None = None) -> None:
         if edge_index.size(1) == 0:
             raise DataError("There are no training interactions. Provide at least one pair of user and item.")
-        self.positives = edge_index.as_subclass(Tensor)
+        self.positives = plain(edge_index)
         self.num_users = num_users
         self.generator = generator
 

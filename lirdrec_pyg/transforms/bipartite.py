@@ -2,13 +2,13 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.typing import WITH_TORCH_SPARSE, SparseTensor
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
+from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import SeenItems, SparseOperator, bipartite_norm
 
@@ -110,7 +110,7 @@ class CacheAdjacency(BaseTransform):
 
     def _adjacency(self, data: HeteroData, edge_type: tuple[str, str, str]) -> SparseOperator | SparseTensor:
         store, (source, _, target) = data[edge_type], edge_type
-        index = store.edge_index.as_subclass(Tensor).flip([0])
+        index = plain(store.edge_index).flip([0])
         size = data[target].num_nodes, data[source].num_nodes
         if self.backend == "torch":
             return SparseOperator(index, store.edge_weight, size)
