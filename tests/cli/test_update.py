@@ -65,6 +65,10 @@ def test_a_drop_is_written_but_not_promoted(
     assert "Recall@20 fell by 25.0%, more than --max-drop 0.2: not promoted." in result.output
     assert link.resolve() == run.resolve()
     assert Recommender.load(tmp_path / "run").metrics["update"]["drop"] == 0.25
+    with monkeypatch.context() as other_process:
+        other_process.setattr("lirdrec_pyg.cli.update.is_first_process", lambda: False)
+        result = lirdrec("update", link, *common, "--out", tmp_path / "run", "--max-drop", 0.2)
+        assert (result.exit_code, "not promoted" in result.output) == (3, False)
     result = lirdrec("update", link, *common, "--out", tmp_path / "run", "--max-drop", 0.25)
     assert result.exit_code == 0
     assert link.resolve() == (tmp_path / "run").resolve()

@@ -109,12 +109,16 @@ def test_the_run_tells_what_it_can_do(connect: Connect, trained: Recommender, tm
 
 def test_a_second_run_answers_beside_the_first(connect: Connect, runs: tuple[Path, Path]) -> None:
     client = connect(compared=LiveRun(runs[1]))
+    loaded = client.get("/metrics").text
     about = client.get("/about").json()["compared"]
     assert about["run"].startswith("other@")
     for path, body in (("recommend", {"users": ["user-1"]}), ("history", {"history": ["item-1"], "because": 1})):
         first, second = (client.post(f"/{prefix}{path}", json=body).json() for prefix in ("", "compared/"))
         assert second == connect(runs[1]).post(f"/{path}", json=body).json()
         assert first["run"] != second["run"]
+        assert all(
+            f'lirdrec_run_loaded_timestamp_seconds{{run="{answer["run"]}"}}' in loaded for answer in (first, second)
+        )
 
 
 def images_of(trained: Recommender, folder: Path, entries: dict[str, str], root: Path) -> Path:
