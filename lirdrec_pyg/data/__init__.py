@@ -23,6 +23,7 @@ from lirdrec_pyg.data.graph import (
     new_item_edges,
     save_graph,
     set_new_items,
+    training_interactions,
     without_new_items,
 )
 from lirdrec_pyg.data.ids import read_ids
@@ -69,5 +70,6 @@ __all__ = [
     "save_graph",
     "set_new_items",
     "split_interactions",
+    "training_interactions",
     "without_new_items",
 ]

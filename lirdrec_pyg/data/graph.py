@@ -104,7 +104,12 @@ def new_item_edges(data: HeteroData, split: Split | str) -> Tensor | None:
 def known_interactions(data: HeteroData) -> Tensor:
     """Return all interactions (user, item), for training and held out; new items follow the others."""
     held_out = (held_out_interactions(data, split) for split in HELD_OUT)
-    return torch.cat([plain(data[INTERACTS].edge_index), *held_out], dim=1)
+    return torch.cat([training_interactions(data), *held_out], dim=1)
+
+
+def training_interactions(data: HeteroData) -> Tensor:
+    """Return the training interactions (user, item) as a plain tensor, shape ``(2, num_pairs)``."""
+    return plain(data[INTERACTS].edge_index)
 
 
 def held_out_interactions(data: HeteroData, split: Split | str) -> Tensor:

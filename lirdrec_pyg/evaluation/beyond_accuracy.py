@@ -15,8 +15,7 @@ from torch_geometric.metrics import (
 )
 from torch_geometric.utils import degree, scatter
 
-from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import feature_mask, item_features, modalities, training_interactions
 from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, ranking_metrics
 from lirdrec_pyg.nn import Ranker, TopK
 
@@ -116,7 +115,7 @@ class BeyondAccuracy:
     def __init__(
         self, data: HeteroData, category: Tensor | None = None, cutoffs: tuple[int, ...] = LIST_LENGTHS
     ) -> None:
-        edge_index, num_items = plain(data[INTERACTS].edge_index), data["item"].num_nodes
+        edge_index, num_items = training_interactions(data), data["item"].num_nodes
         popularity = degree(edge_index[1], num_items)
         information = -(popularity.clamp_min(1) / data["user"].num_nodes).log2()
         category = item_clusters(data) if category is None else category

@@ -6,8 +6,7 @@ import torch
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import training_interactions
 from lirdrec_pyg.evaluation.metrics import RankingTask, evaluate_ranker
 from lirdrec_pyg.nn import Ranker
 
@@ -46,7 +45,7 @@ def evaluate_buckets(data: HeteroData, ranker: Ranker, task: RankingTask) -> lis
     Returns:
         All non-empty buckets, first by user activity, then by item popularity.
     """
-    edge_index = plain(data[INTERACTS].edge_index)
+    edge_index = training_interactions(data)
     held_out_user, held_out_item = task.pairs
     activity = degree(edge_index[0], data["user"].num_nodes)[held_out_user]
     popularity = degree(edge_index[1], task.num_items)[held_out_item]

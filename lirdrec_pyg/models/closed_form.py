@@ -9,8 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.transforms import BaseTransform, Compose
 from torch_geometric.utils import cumsum
 
-from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import INTERACTS, training_interactions
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.models.attribution import WeightedItems
 from lirdrec_pyg.models.base import Model
@@ -75,7 +74,7 @@ class ItemToItemModel(ClosedFormModel):
 def item_gram(data: HeteroData, value: Tensor) -> Tensor:
     r"""Return :math:`\mathbf{X}^\top \mathbf{X}`, shape ``(|I|, |I|)``, where :math:`\mathbf{X}` has ``value`` at the
     training interactions."""
-    edge_index = plain(data[INTERACTS].edge_index)
+    edge_index = training_interactions(data)
     takes = torch.sparse_coo_tensor(edge_index, value, (data["user"].num_nodes, data["item"].num_nodes))
     return torch.sparse.mm(takes.t(), takes).to_dense()
 

@@ -8,8 +8,7 @@ from torch_geometric.utils import degree
 from tqdm import tqdm
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import training_interactions
 from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import NeighborModel
 from lirdrec_pyg.nn import SeenItems, SparseOperator
@@ -80,7 +79,7 @@ class ItemKNN(NeighborModel):
         return super().pair_weights(item, past)
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
-        user, item = plain(data[INTERACTS].edge_index)
+        user, item = training_interactions(data)
         num_users, num_items = data["user"].num_nodes, self.num_items
         popularity = degree(item, num_items).clamp_min(1).pow(self.item_power)
         weight = degree(user, num_users)[user].pow(-self.user_power)

@@ -12,9 +12,8 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 from tqdm import tqdm
 
-from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
+from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities, training_interactions
 from lirdrec_pyg.data.features import mean_row
-from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.models.base import Measure
 from lirdrec_pyg.models.closed_form import MAX_ITEMS, autoencoder_weights, history_sums, item_gram
 from lirdrec_pyg.models.vectors import Vectors
@@ -89,7 +88,7 @@ def linear_weights(data: HeteroData, l2: float, content: Mapping[str, float]) ->
         l2: :math:`\lambda`.
         content: :math:`\gamma_m` by modality; others are not used.
     """
-    user, item = plain(data[INTERACTS].edge_index)
+    user, item = training_interactions(data)
     size = data["user"].num_nodes, data["item"].num_nodes
     scale = (degree(user, size[0])[user] * degree(item, size[1])[item]) ** -_POWER
     gram = item_gram(data, scale)
@@ -112,7 +111,7 @@ def linear_items(data: HeteroData, dim: int, l2: float, content: Mapping[str, fl
     """Compute the branch with ``dim`` columns, or one per item if there are fewer; see :func:`linear_weights`."""
     weights = linear_weights(data, l2, content)
     dim, factor = min(dim, len(weights)), damping(data)
-    edge_index = plain(data[INTERACTS].edge_index)
+    edge_index = training_interactions(data)
     takes = torch.sparse_coo_tensor(edge_index, factor[edge_index[1]], (data["user"].num_nodes, len(weights)))
 
     def score_gram(x: Tensor) -> Tensor:
@@ -141,7 +140,7 @@ def linear_part(learned: Tensor, given: Tensor) -> Tensor:
 
 def with_linear(vectors: Vectors, data: HeteroData, linear: LinearItems) -> Vectors:
     """Return ``vectors``, which have no linear branch, with it."""
-    edge_index = plain(data[INTERACTS].edge_index)
+    edge_index = training_interactions(data)
     given, item = linear.given.to(vectors.user), linear.item.to(vectors.user)
     takes = torch.sparse_coo_tensor(edge_index, given.new_ones(edge_index.size(1)), (len(vectors.user), len(item)))
     user = torch.cat([vectors.user, linear_part(vectors.user, torch.sparse.mm(takes, given))], dim=1)

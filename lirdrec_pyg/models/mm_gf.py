@@ -9,8 +9,7 @@ from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTS, feature_mask, item_features, modalities
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import feature_mask, item_features, modalities, training_interactions
 from lirdrec_pyg.models.base import ModelConfig, graph_weights_field
 from lirdrec_pyg.models.closed_form import DenseItemModel, item_gram
 from lirdrec_pyg.transforms import modality_weights
@@ -123,7 +122,7 @@ class MMGF(DenseItemModel):
         self.weight = weight
 
     def _interaction_graph(self, data: HeteroData) -> Tensor:
-        user, item = plain(data[INTERACTS].edge_index)
+        user, item = training_interactions(data)
         size = data["user"].num_nodes, len(self.weight)
         value = degree(user, size[0])[user].pow(-self.alpha) * degree(item, size[1])[item].pow(self.alpha - 1)
         return item_gram(data, value).pow_(self.power)

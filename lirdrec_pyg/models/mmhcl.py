@@ -10,8 +10,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import degree
 
 from lirdrec_pyg.config import field
-from lirdrec_pyg.data import INTERACTED_BY, INTERACTS
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, training_interactions
 from lirdrec_pyg.models.base import (
     PEER_TRAINING,
     Model,
@@ -135,7 +134,7 @@ class MMHCL(Model):
 
     def _hyper_users(self, data: HeteroData) -> Tensor:
         r"""Return :math:`\mathbf{H}_U`."""
-        user, item = plain(data[INTERACTS].edge_index)
+        user, item = training_interactions(data)
         num_users, num_items = len(self.user), len(self.item)
         taken, takers = degree(user, num_users, self.user.dtype), degree(item, num_items, self.user.dtype)
         others = torch.bincount(user, takers[item] - 1, minlength=num_users).to(taken.dtype)

@@ -6,8 +6,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 from torch_geometric.utils import degree
 
-from lirdrec_pyg.data import INTERACTS
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import training_interactions
 from lirdrec_pyg.models.base import ModelConfig
 from lirdrec_pyg.models.closed_form import ClosedFormModel
 from lirdrec_pyg.models.vectors import Vectors
@@ -39,7 +38,7 @@ class Popularity(ClosedFormModel):
         self.register_buffer("count", torch.zeros(num_items))
 
     def fit(self, data: HeteroData, progress: bool = False) -> None:
-        self.count = degree(plain(data[INTERACTS].edge_index[1]), len(self.count))
+        self.count = degree(training_interactions(data)[1], len(self.count))
 
     def vectors(self, data: HeteroData) -> Vectors:
         """Return vectors of width 1: 1 for each user, the number of interactions for each item."""

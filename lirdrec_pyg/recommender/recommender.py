@@ -26,12 +26,12 @@ from lirdrec_pyg.data import (
     known_interactions,
     modalities,
     set_new_items,
+    training_interactions,
 )
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
 from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.devices import resolve_device
-from lirdrec_pyg.edge_index import plain
 from lirdrec_pyg.errors import ConfigError, DataError, listed
 from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.html import table_of
@@ -240,7 +240,7 @@ class Recommender:
     @_Once
     def popularity(self) -> Tensor:
         """Training interactions per item, shape ``(|I|,)``."""
-        return degree(plain(self.graph[INTERACTS].edge_index[1]), len(self.items), dtype=torch.long)
+        return degree(training_interactions(self.graph)[1], len(self.items), dtype=torch.long)
 
     @_Once
     def relative_popularity(self) -> Tensor:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data import INTERACTS, Split, held_out_interactions
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import Split, held_out_interactions, training_interactions
 from lirdrec_pyg.nn import SeenItems
 from lirdrec_pyg.recommender import Recommender
 
@@ -15,7 +14,7 @@ def known_before_test(recommender: Recommender) -> SeenItems:
     """Return the items of each user for training and validation: all that is left out, so that those of the test split
     can be recommended."""
     graph = recommender.graph
-    train = plain(graph[INTERACTS].edge_index)
+    train = training_interactions(graph)
     known = torch.cat([train, held_out_interactions(graph, Split.VALID)], dim=1)
     return SeenItems.of(known.to(recommender.device), len(recommender.users))
 

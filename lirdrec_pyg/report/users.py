@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.utils import scatter
 
-from lirdrec_pyg.data import INTERACTS, Split, held_out_interactions
-from lirdrec_pyg.edge_index import plain
+from lirdrec_pyg.data import Split, held_out_interactions, training_interactions
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.report.gallery import Gallery, Item
 from lirdrec_pyg.report.lists import best_before_test, spread
@@ -70,7 +69,7 @@ def section(recommenders: Sequence[Recommender], gallery: Gallery) -> Section | 
 
 def _taste(recommender: Recommender) -> Tensor:
     """Return the mean popularity of the training items of each user, shape ``(|U|,)``."""
-    user, item = plain(recommender.graph[INTERACTS].edge_index)
+    user, item = training_interactions(recommender.graph)
     return scatter(recommender.popularity[item].double(), user, dim_size=len(recommender.users), reduce="mean")
 
 
