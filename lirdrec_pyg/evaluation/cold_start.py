@@ -16,13 +16,14 @@ from lirdrec_pyg.data import (
     feature_mask,
     held_out_edges,
     item_features,
+    known_interactions,
     modalities,
     new_item_edges,
 )
 from lirdrec_pyg.errors import DataError
 from lirdrec_pyg.evaluation.metrics import CUTOFFS, RankingTask, evaluate_ranking, ranking_metrics, trained_users_only
 from lirdrec_pyg.models import Vectors
-from lirdrec_pyg.nn import SeenItems, TopK
+from lirdrec_pyg.nn import DotProducts, SeenItems, TopK, share_in_lists
 
 _RANDOM_WIDTH = 64
 _BLOCK_BYTES = 64 * 2**20
@@ -47,7 +48,8 @@ def evaluate_cold_start(
         * ``warm``: interactions with warm items, ranked among the warm items; missing if there are none;
         * ``cold``: interactions with new items, ranked among the new items;
         * ``all``: both, ranked among all items;
-        * ``cold among all``: interactions with new items, ranked among all items;
+        * ``cold among all``: interactions with new items, ranked among all items. Here ``offered@20`` is the share of
+          new items in the 20 best items of the users of ``all``, and ``interacted`` that in all interactions;
         * ``cold, random``: like ``cold``, for a random ranking;
         * ``cold, content``: like ``cold``, ranked by the similarity to the most similar training item of the user,
           as the mean of the cosines of all modalities.
@@ -68,11 +70,18 @@ def evaluate_cold_start(
     warm_metrics = (
         {"warm": evaluate_ranking(user, item[:num_warm], RankingTask.of(warm, seen, num_warm))} if warm.numel() else {}
     )
+    all_task = RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)
+    is_new = torch.arange(num_items, device=item.device) >= num_warm
+    lists = DotProducts(user, item).top_k(all_task.user_index, 20, seen)
+    shares = {
+        "offered@20": share_in_lists(lists, is_new),
+        "interacted": float(is_new[known_interactions(data)[1]].float().mean()),
+    }
     return {
         **warm_metrics,
         "cold": evaluate_ranking(user, new, cold_task),
-        "all": evaluate_ranking(user, item, RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)),
-        "cold among all": evaluate_ranking(user, item, RankingTask.of(among_all, seen, num_items)),
+        "all": evaluate_ranking(user, item, all_task),
+        "cold among all": evaluate_ranking(user, item, RankingTask.of(among_all, seen, num_items)) | shares,
         "cold, random": evaluate_ranking(noise[0], noise[1], cold_task),
         "cold, content": ranking_metrics(_rank_by_content(data, cold_task, seen), cold_task),
     }

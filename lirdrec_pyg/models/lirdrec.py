@@ -128,11 +128,10 @@ class LIRDRecConfig(ModelConfig):
     )
     new_item_scale: float = field(
         1.0,
-        "Factor of the scores of new items by the branches that are learned. 0 lets validation choose it and "
-        "--new-linear-scale, by how well items are found that are treated as if they were new.",
+        "Factor of the scores of new items. 0 finds one with which they are offered as often as others, by items that "
+        "are treated as if they were new.",
         min=0,
     )
-    new_linear_scale: float = field(1.0, "The same for the linear branch.", min=0)
     feature_dim: int | None = field(
         None,
         "Principal components to which the features of each modality are reduced before they are encoded, which makes "
@@ -236,8 +235,7 @@ class LIRDRec(Model):
         linear_l2: its regularization.
         linear_content: its weights of the features by modality.
         linear_weight: its weight in the scores; with 0 or ``None``, the branch is not used.
-        new_item_scale: factor of the vectors of new items in the branches that are learned; 0 stands for 1.
-        new_linear_scale: the same for the linear branch.
+        new_item_scale: factor of the vectors of new items; 0 stands for 1.
         shards: users of each of several processes, if each holds the rows of some. Sampled passes then exchange rows.
     """
 
@@ -266,7 +264,6 @@ class LIRDRec(Model):
         linear_content: Mapping[str, float] | None = None,
         linear_weight: float | None = None,
         new_item_scale: float = 1.0,
-        new_linear_scale: float = 1.0,
         shards: RowShards | None = None,
     ) -> None:
         super().__init__()
@@ -309,7 +306,7 @@ class LIRDRec(Model):
         self.linear_dim, self.linear_l2, self.linear_weight = linear_dim, linear_l2, linear_weight
         self.linear_content = dict(linear_content or {})
         self._linear: tuple[Tensor, tuple[Any, ...], LinearItems] | None = None
-        self.new_item_scale, self.new_linear_scale = new_item_scale or 1.0, new_linear_scale or 1.0
+        self.new_item_scale = new_item_scale or 1.0
         # Sparse gradients in sampled passes, for torch.optim.SparseAdam.
         self.sparse_user_gradients = False
         self.reset_parameters()

@@ -15,7 +15,7 @@ from lirdrec_pyg.nn.loss import BPRLoss, SoftmaxLoss
 from lirdrec_pyg.nn.modality_encoder import ModalityEncoder
 from lirdrec_pyg.nn.normalize import unit_vectors
 from lirdrec_pyg.nn.principal_components import PrincipalComponents
-from lirdrec_pyg.nn.ranking import DotProducts, Ranker, Scores, SeenItems, TopK, top_k
+from lirdrec_pyg.nn.ranking import DotProducts, Ranker, Scores, SeenItems, TopK, share_in_lists, top_k
 from lirdrec_pyg.nn.row_shards import RowShards, xavier_normal_rows_
 from lirdrec_pyg.nn.sparse import SparseOperator, gather_rows
 
@@ -46,6 +46,7 @@ __all__ = [
     "gather_rows",
     "idct",
     "reverse",
+    "share_in_lists",
     "top_k",
     "unit_vectors",
     "xavier_normal_rows_",

@@ -1,7 +1,7 @@
 """Exact top-k rankings in blocks, by dot products of vectors or by any scores."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -165,6 +165,17 @@ def _largest_by_chunks(score: Tensor, k: int, chunk: int) -> tuple[Tensor, Tenso
     column = torch.cat([column, rest], dim=1)
     best = score.gather(1, column).topk(k, dim=1)
     return best.values, column.gather(1, best.indices)
+
+
+def share_in_lists(lists: Iterable[TopK], is_counted: Tensor) -> float:
+    """Return the share of some items in rankings.
+
+    Args:
+        lists: rankings; items that were excluded do not count.
+        is_counted: which items, bool, shape ``(|I|,)``.
+    """
+    found = [is_counted[block.item[block.score > -torch.inf]] for block in lists]
+    return float(torch.cat(found).float().mean())
 
 
 class Ranker(Protocol):

@@ -137,7 +137,7 @@ def trained(
     if model_config.supports_new_items:
         regression = ItemRegression.of(model, trainer.data, vectors)
         if is_finished:
-            completed = scale_new_items(completed, model, trainer.data, vectors, _measure(trainer))
+            completed = scale_new_items(completed, model, trainer.data, vectors)
         if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, regression)
             metrics["cold_start"] = {s.value: evaluate_cold_start(trainer.data, vectors, s) for s in HELD_OUT}

@@ -70,7 +70,8 @@ def _measured(recommender: Recommender, split: str) -> dict[str, Any]:
     names = list(rankers)
     content = _tables(names, [each[split] for each in metrics], [each["beyond_accuracy"][split] for each in metrics])
     if new_item_edges(data, split) is not None:
-        content["cold"] = Table(_cold_start(evaluator.cold_start(split)))
+        cold = evaluator.cold_start(split)
+        content |= {"cold": Table(_cold_start(cold)), "shares": cold["cold among all"]}
     charts = {f"By {kind}": _bucket_chart(kind, names, buckets) for kind in ("user activity", "item popularity")}
     shown = {"split": split, "charts": charts, "unclicked": attached and unclicked, "max_items": MAX_ITEMS}
     return {**shown, "too_large": recommender.num_trained_items > MAX_ITEMS, **content}

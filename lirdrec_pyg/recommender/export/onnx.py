@@ -52,7 +52,7 @@ class ItemEncoder(nn.Module):
         vectors = recommender.vectors.items_until(recommender.num_trained_items)
         regression = recommender.regression or ItemRegression.of(model, recommender.graph, vectors)
         self.components, self.encoders = copy.deepcopy(model.components), copy.deepcopy(model.encoders)
-        self.width, self.scales = vectors.width, (model.new_item_scale, model.new_linear_scale)
+        self.width, self.scale = vectors.width, model.new_item_scale
         self.has_shared_branch = model.dct is not None
         if model.dct is not None:
             weight = self.encoders[-1].lin1.weight
@@ -78,7 +78,7 @@ class ItemEncoder(nn.Module):
         similarity = kernel(unit, self.key, self.strength, self.widths)
         vector = self.vector_mean + similarity @ self.vector_weight
         message = self.message_mean + similarity @ self.message_weight
-        return scaled(vector, self.width, *self.scales), torch.cat(
+        return scaled(vector, self.width, self.scale), torch.cat(
             [encoded + message[:, : self.width], message[:, self.width :]], dim=1
         )
 
