@@ -46,6 +46,7 @@ def evaluate_cold_start(
         The metrics of :func:`evaluate_ranking` for each of
 
         * ``warm``: interactions with warm items, ranked among the warm items; missing if there are none;
+        * ``warm among all``: the same, ranked among all items; missing if there are none;
         * ``cold``: interactions with new items, ranked among the new items;
         * ``all``: both, ranked among all items;
         * ``cold among all``: interactions with new items, ranked among all items. Here ``offered@20`` is the share of
@@ -67,9 +68,12 @@ def evaluate_cold_start(
     # Rankings by random vectors are random permutations.
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(size, _RANDOM_WIDTH, generator=generator).to(user) for size in (num_users, len(new))]
-    warm_metrics = (
-        {"warm": evaluate_ranking(user, item[:num_warm], RankingTask.of(warm, seen, num_warm))} if warm.numel() else {}
-    )
+    warm_metrics = {}
+    if warm.numel():
+        warm_metrics = {
+            "warm": evaluate_ranking(user, item[:num_warm], RankingTask.of(warm, seen, num_warm)),
+            "warm among all": evaluate_ranking(user, item, RankingTask.of(warm, seen, num_items)),
+        }
     all_task = RankingTask.of(torch.cat([warm, among_all], dim=1), seen, num_items)
     is_new = torch.arange(num_items, device=item.device) >= num_warm
     lists = DotProducts(user, item).top_k(all_task.user_index, 20, seen)

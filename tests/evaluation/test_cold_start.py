@@ -19,7 +19,7 @@ from lirdrec_pyg.evaluation import CUTOFFS, cold_start, evaluate_cold_start
 from lirdrec_pyg.models import Vectors
 
 NUM_USERS, NUM_WARM, NUM_NEW = 9, 14, 8
-NAMES = ["warm", "cold", "all", "cold among all", "cold, random", "cold, content"]
+NAMES = ["warm", "warm among all", "cold", "all", "cold among all", "cold, random", "cold, content"]
 
 
 def make(seed: int = 0, masked: bool = False, with_warm: bool = True, num_users: int = NUM_USERS) -> HeteroData:
@@ -113,6 +113,7 @@ def test_every_ranking_equals_brute_force(split: str, seed: int) -> None:
     warm, cold = by_user(held_out_edges(data, split)), by_user(new_item_edges(data, split))
     shifted = [{i + NUM_WARM for i in items} for items in cold]
     assert_part(found["warm"], recalls(scores[:, :NUM_WARM], trained, warm, exclude=True))
+    assert_part(found["warm among all"], recalls(scores, trained, warm, exclude=True))
     assert_part(found["cold"], recalls(scores[:, NUM_WARM:], trained, cold, exclude=False))
     both = [a | b for a, b in zip(warm, shifted)]
     assert_part(found["all"], recalls(scores, trained, both, exclude=True))
@@ -167,7 +168,7 @@ def test_baselines_do_not_depend_on_the_model() -> None:
 def test_a_split_may_have_new_items_only() -> None:
     data = make(with_warm=False)
     found = evaluate_cold_start(data, vectors_of(np.random.default_rng(0).random((NUM_USERS, 22))), "valid")
-    assert list(found) == NAMES[1:]
+    assert list(found) == NAMES[2:]
     assert found["all"].items() <= found["cold among all"].items()
 
 
