@@ -225,8 +225,9 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
 
     Vectors of new items are predictions. Their scores vary less between users than those of items with interactions,
     so that new items are hardly ever at the top of a list. To find the factor, a fifth of the items with interactions,
-    drawn at random, is represented as if they were new, by the others. With the factor, their share in the 20 best
-    items of 2,000 random users is their share in the interactions: new items are offered as often as others.
+    drawn at random, is represented as if they were new, by the others. With the factor, their share in the lists of
+    2,000 random users is their share in the interactions: new items are offered as often as others. Lists have 20
+    items, or a tenth of a small catalog.
 
     Args:
         config: configuration of ``model``, with ``new_item_scale`` 0 if the factor is left open.
@@ -245,11 +246,12 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
     is_new = torch.zeros(len(vectors.item), dtype=torch.bool, device=edge_index.device).index_fill(0, rows, True)
     of_new = is_new[edge_index[1]]
     seen = SeenItems.of(edge_index[:, ~of_new], len(vectors.user))
-    users = _shuffled(seen.start.diff().nonzero().view(-1))[:_MAX_USERS]
+    users = _shuffled(edge_index[0].unique())[:_MAX_USERS]
+    k = max(1, min(20, len(known) // 10))  # Short lists in a small catalog: one of all items would not change.
 
     def offered(scale: float) -> float:
         ranker = DotProducts(vectors.user, vectors.item.index_copy(0, rows, scale * attached))
-        return share_in_lists(ranker.top_k(users, 20, seen), is_new)
+        return share_in_lists(ranker.top_k(users, k, seen), is_new)
 
     low, high = 1 / 8, 8.0
     for _ in range(8):  # to 1 %
