@@ -240,7 +240,8 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
     """
     if config.new_item_scale:
         return config
-    rows, others = (known := _shuffled(_clicked(data))).tensor_split([max(1, len(known) // 5)])
+    known = _shuffled(_clicked(data))
+    rows, others = known.tensor_split([max(1, len(known) // 5)])
     attached = _predicted(model, data, vectors, ItemRegression.of(model, data, vectors, others), rows)
     edge_index = training_interactions(data)
     is_new = torch.zeros(len(vectors.item), dtype=torch.bool, device=edge_index.device).index_fill(0, rows, True)
