@@ -131,9 +131,8 @@ def metrics_of(recommender: Recommender) -> dict[str, float]:
     """Return the test metrics, and those of held-out items among each other and among all."""
     assert recommender.metrics is not None
     cold = recommender.metrics.get("cold_start", {}).get("test", {})
-    return recommender.metrics["test"] | {
-        f"{name}, {key}": value for name in ("cold", "cold among all") for key, value in cold.get(name, {}).items()
-    }
+    test = recommender.metrics["test"]
+    return test | {f"{name}, {key}": cold[name][key] for name in ("cold", "cold among all") if cold for key in test}
 
 
 def changes_of(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[Row]:

@@ -45,13 +45,13 @@ def metric_table(metrics: Mapping[str, float]) -> str:
 
 
 def cold_start_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """Format the metrics of :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`, one line each."""
+    """Format :func:`~lirdrec_pyg.evaluation.evaluate_cold_start`: a line per ranking, and a sentence on new items."""
     shown = ("recall@20", "ndcg@20", "recall@50", "ndcg@50")
     rows = table([["", *shown], *([name, *(f"{row[m]:.4f}" for m in shown)] for name, row in metrics.items())])
     among_all = metrics["cold among all"]
     return (
-        f"{rows}\nOf the 20 best items of these users, {among_all['offered@20']:.1%} are new; of all interactions, "
-        f"{among_all['interacted']:.1%} are with new items."
+        f"{rows}\nNew items are {among_all['offered@20']:.1%} of the 20 best items of each user, and "
+        f"{among_all['interacted']:.1%} of all interactions."
     )
 
 

@@ -49,8 +49,9 @@ def evaluate_cold_start(
         * ``warm among all``: the same, ranked among all items; missing if there are none;
         * ``cold``: interactions with new items, ranked among the new items;
         * ``all``: both, ranked among all items;
-        * ``cold among all``: interactions with new items, ranked among all items. Here ``offered@20`` is the share of
-          new items in the 20 best items of the users of ``all``, and ``interacted`` that in all interactions;
+        * ``cold among all``: interactions with new items, ranked among all items. Besides, ``offered@20`` is the share
+          of new items in the 20 best items of the users of ``all``, and ``interacted`` their share of all interactions,
+          those for training and held-out ones;
         * ``cold, random``: like ``cold``, for a random ranking;
         * ``cold, content``: like ``cold``, ranked by the similarity to the most similar training item of the user,
           as the mean of the cosines of all modalities.

@@ -128,8 +128,8 @@ class LIRDRecConfig(ModelConfig):
     )
     new_item_scale: float = field(
         1.0,
-        "Factor of the scores of new items. 0 finds one with which they are offered as often as others, by items that "
-        "are treated as if they were new.",
+        "Factor of the scores of new items. 0 finds the one with which they are offered as often as others; a fifth of "
+        "the items with interactions stand for new ones.",
         min=0,
     )
     feature_dim: int | None = field(

@@ -225,9 +225,9 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
 
     Vectors of new items are predictions. Their scores vary less between users than those of items with interactions,
     so that new items are hardly ever at the top of a list. To find the factor, a fifth of the items with interactions,
-    drawn at random, is represented as if they were new, by the others. With the factor, their share in the lists of
-    2,000 random users is their share in the interactions: new items are offered as often as others. Lists have 20
-    items, or a tenth of a small catalog.
+    drawn at random, is represented as if they were new, by the others. With the factor, they have a fifth of the places
+    in the lists of up to 2,000 random users: new items are offered as often as others. Lists have 20 items, or a tenth
+    of the items with interactions if these are few.
 
     Args:
         config: configuration of ``model``, with ``new_item_scale`` 0 if the factor is left open.
@@ -236,7 +236,7 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
         vectors: vectors of ``model`` on ``data``, without new items.
 
     Returns:
-        ``config`` with the factor, from 1/8 to 8.
+        ``config`` with the factor, between 1/8 and 8, or 1 if none between them does that.
     """
     if config.new_item_scale:
         return config
@@ -245,10 +245,10 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
     attached = _predicted(model, data, vectors, ItemRegression.of(model, data, vectors, others), rows)
     edge_index = training_interactions(data)
     is_new = torch.zeros(len(vectors.item), dtype=torch.bool, device=edge_index.device).index_fill(0, rows, True)
-    of_new = is_new[edge_index[1]]
-    seen = SeenItems.of(edge_index[:, ~of_new], len(vectors.user))
+    seen = SeenItems.of(edge_index[:, ~is_new[edge_index[1]]], len(vectors.user))
     users = _shuffled(edge_index[0].unique())[:_MAX_USERS]
-    k = max(1, min(20, len(known) // 10))  # Short lists in a small catalog: one of all items would not change.
+    # A list of nearly all items has the same share with every factor.
+    k = max(1, min(20, len(known) // 10))
 
     def offered(scale: float) -> float:
         ranker = DotProducts(vectors.user, vectors.item.index_copy(0, rows, scale * attached))
@@ -257,9 +257,13 @@ def scale_new_items(config: Any, model: LIRDRec, data: HeteroData, vectors: Vect
     low, high = 1 / 8, 8.0
     for _ in range(8):  # to 1 %
         scale = (low * high) ** 0.5
-        low, high = (scale, high) if offered(scale) < of_new.float().mean() else (low, scale)
-    model.new_item_scale = float(f"{(low * high) ** 0.5:.3g}")
-    _log.info("scores of new items: times %g, with which they are offered as often as others", model.new_item_scale)
+        low, high = (scale, high) if offered(scale) < len(rows) / len(known) else (low, scale)
+    if low == 1 / 8 or high == 8:
+        model.new_item_scale = 1.0
+        _log.info("scores of new items: unchanged, since no factor offers them as often as others")
+    else:
+        model.new_item_scale = float(f"{(low * high) ** 0.5:.3g}")
+        _log.info("scores of new items: times %g, with which they are offered as often as others", model.new_item_scale)
     return replace(config, new_item_scale=model.new_item_scale)
 
 

@@ -10,7 +10,7 @@ from lirdrec_pyg.report.metrics import AS_RECOMMENDED
 from lirdrec_pyg.report.section import Section
 from lirdrec_pyg.training.config import PRESETS
 
-# What a race and validation replace with their choice.
+# What a training replaces with its own choice.
 _CHOSEN = ("race", "new_item_scale")
 
 

@@ -187,7 +187,7 @@ def _check_sharded(model_config: ModelConfig, config: TrainingConfig) -> None:
             raise ConfigError(f"`{name}` cannot be combined with `user_table='sharded'`. Pass `{name}=False`.")
     if getattr(model_config, "new_item_scale", 1) == 0:
         raise ConfigError(
-            "`new_item_scale=0` needs the vectors of all users to choose the factor. With `user_table='sharded'`, pass "
+            "`new_item_scale=0` needs the vectors of all users to find the factor. With `user_table='sharded'`, pass "
             "a factor, such as 1."
         )
 

@@ -169,9 +169,14 @@ def test_held_out_items_have_metrics_of_their_own(cold_run: Path, tmp_path: Path
     lines = output.split("Test metrics, held-out items:\n")[1].splitlines()
     assert lines[0].split() == ["recall@20", "ndcg@20", "recall@50", "ndcg@50"]
     saved = json.loads((cold_run / "metrics.json").read_text())["cold_start"]["test"]
-    for line, (name, metrics) in zip(lines[1:7], saved.items(), strict=True):
+    for line, (name, metrics) in zip(lines[1 : 1 + len(saved)], saved.items(), strict=True):
         assert line.startswith(name)
         assert line.split()[-4:] == [f"{metrics[m]:.4f}" for m in ("recall@20", "ndcg@20", "recall@50", "ndcg@50")]
+    shares = saved["cold among all"]
+    assert lines[1 + len(saved)] == (
+        f"New items are {shares['offered@20']:.1%} of the 20 best items of each user, and {shares['interacted']:.1%} of "
+        "all interactions."
+    )
     assert {"new_items.safetensors", "new_items.parquet", "new_vectors.safetensors"} <= contents(cold_run).keys()
     assert len(pl.read_parquet(cold_run / "items.parquet")) == 21
     assert settings_of(cold_run)["cold_fraction"] == 0.3

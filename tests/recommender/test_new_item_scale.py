@@ -1,5 +1,6 @@
 """The factor of the scores of new items: how it is found, and where it counts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,23 @@ def test_the_factor_is_kept_by_run_and_refit(dataset: Dataset, found: Recommende
     assert refit.model_config == found.model_config
     fixed = replace(MODEL, new_item_scale=2.0)
     assert scale_new_items(fixed, found.model, found.graph, found.vectors) is fixed
+
+
+def fitted_scale(num_users: int, num_items: int, clicks: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Return the factor of a short training on the pairs that ``clicks`` selects, with random features."""
+    generator = torch.Generator().manual_seed(0)
+    user, item = clicks(torch.rand(num_users, num_items, generator=generator)).nonzero(as_tuple=True)
+    features = {"text": torch.randn(num_items, 8, generator=generator).numpy()}
+    data = Dataset.from_frames((user.numpy(), item.numpy()), features, split="none")
+    return fit(data, MODEL, replace(SMALL, epochs=2)).model_config.new_item_scale
+
+
+def test_lists_are_short_in_a_small_catalog() -> None:
+    assert fitted_scale(40, 22, lambda chance: chance < 0.2) != 1.0
+
+
+def test_without_a_factor_that_does_it_scores_are_unchanged() -> None:
+    assert fitted_scale(10, 20, lambda chance: chance < 2) == 1.0  # everybody has clicked everything
 
 
 def test_new_items_are_offered_as_often_as_others() -> None:

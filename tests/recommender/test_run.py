@@ -432,7 +432,15 @@ def test_metrics_of_held_out_items_are_reproduced(cold_recommender: Recommender)
     assert cold_recommender.metrics is not None
     saved = cold_recommender.metrics["cold_start"]
     assert saved.keys() == {"valid", "test"}
-    assert set(saved["test"]) == {"warm", "warm among all", "cold", "all", "cold among all", "cold, random", "cold, content"}
+    assert set(saved["test"]) == {
+        "warm",
+        "warm among all",
+        "cold",
+        "all",
+        "cold among all",
+        "cold, random",
+        "cold, content",
+    }
     assert evaluator.cold_start("valid") == saved["valid"]
     assert evaluator.cold_start("test") == saved["test"]
     assert cold_recommender.metrics["test"] == saved["test"]["warm"]

@@ -140,7 +140,9 @@ def test_held_out_items(learnable_shop: Path) -> None:
     for name, expected in found.metrics["cold_start"]["test"].items():
         row = table.row(by_predicate=pl.col("ranking") == name, named=True)
         assert row["recall@20"] == pytest.approx(expected["recall@20"], abs=1e-6)
-    assert "not part of the training" in shown(section)
+    shares = found.metrics["cold_start"]["test"]["cold among all"]
+    assert section.content["shares"] == pytest.approx(shares)
+    assert f"New items are {shares['offered@20']:.0%} of" in shown(section).replace("&nbsp;%", "%")
     assert data.section(found).content["counts"]["Items that were not part of the training"] == str(
         len(found.items) - found.num_trained_items
     )
