@@ -174,8 +174,8 @@ def test_held_out_items_have_metrics_of_their_own(cold_run: Path, tmp_path: Path
         assert line.split()[-4:] == [f"{metrics[m]:.4f}" for m in ("recall@20", "ndcg@20", "recall@50", "ndcg@50")]
     shares = saved["cold among all"]
     assert lines[1 + len(saved)] == (
-        f"New items are {shares['offered@20']:.1%} of the 20 best items of each user, and {shares['interacted']:.1%} of "
-        "all interactions."
+        f"New items are {shares['offered@20']:.1%} of the 20 best items of each user, and {shares['interacted']:.1%} "
+        "of all interactions."
     )
     assert {"new_items.safetensors", "new_items.parquet", "new_vectors.safetensors"} <= contents(cold_run).keys()
     assert len(pl.read_parquet(cold_run / "items.parquet")) == 21
