@@ -174,7 +174,9 @@ def _measured(
     seed_everything(training_config.seed, verbose=False)
     data = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(graph).to(fabric.device))
     data = input_transform(model_config, training_config)(data)
-    trainer = Trainer(_Watched.from_config(model_config, data), data, training_config, fabric)
+    model = _Watched.from_config(model_config, data)
+    model.prepare(data)
+    trainer = Trainer(model, data, training_config, fabric)
     watch = _Watch(features)
     trainer.fit(CallbackList((watch, callback)))
     return watch.tables

@@ -331,8 +331,10 @@ def tune(
         start = time.perf_counter()
         model, training = space.configs(settings, model_config, training_config)
         seed_everything(training.seed, verbose=False)
-        data = graphs.prepared(model, training)
-        trainer = Trainer(model_class(model).from_config(model, data), data, training, make_fabric(training))
+        data = copy.copy(graphs.prepared(model, training))  # The model keeps reduced features in it.
+        built = model_class(model).from_config(model, data)
+        built.prepare(data)
+        trainer = Trainer(built, data, training, make_fabric(training))
         pruning, state = _Pruning(trial), "complete"
         try:
             if trainer.fit(CallbackList((pruning, callback))).stopped == "interrupted":
