@@ -23,8 +23,7 @@ from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import load_graph, save_graph
 from lirdrec_pyg.models import LIRDRec
 from lirdrec_pyg.recommender.sharded import share_interactions
-from lirdrec_pyg.recommender.train import make_trainer
-from lirdrec_pyg.training import Trainer, TrainingConfig, make_fabric
+from lirdrec_pyg.training import Trainer, TrainingConfig, make_fabric, make_trainer
 from lirdrec_pyg.training.distributed import leave
 
 

@@ -21,8 +21,8 @@ from lirdrec_pyg.training import (
     Trainer,
     TrainingConfig,
     check_settings,
-    input_transform,
     make_fabric,
+    make_trainer,
 )
 
 ID_BRANCH = "id"
@@ -173,10 +173,7 @@ def _measured(
     fabric = make_fabric(training_config)
     seed_everything(training_config.seed, verbose=False)
     data = LIRDRec.graph_transform(model_config, progress=True)(copy.copy(graph).to(fabric.device))
-    data = input_transform(model_config, training_config)(data)
-    model = _Watched.from_config(model_config, data)
-    model.prepare(data)
-    trainer = Trainer(model, data, training_config, fabric)
+    trainer = make_trainer(data, model_config, training_config, fabric, _Watched)
     watch = _Watch(features)
     trainer.fit(CallbackList((watch, callback)))
     return watch.tables

@@ -28,11 +28,10 @@ from lirdrec_pyg.models import ModelConfig, model_class
 from lirdrec_pyg.training import (
     MONITOR,
     EpochResult,
-    Trainer,
     TrainingConfig,
     TrainingDivergedError,
-    input_transform,
     make_fabric,
+    make_trainer,
 )
 from lirdrec_pyg.transforms import CacheAdjacency, LoadFeatures, check_search
 
@@ -257,7 +256,7 @@ class _Graphs:
         self._made: dict[Any, HeteroData] = {"neighbors": graph}
 
     def prepared(self, model_config: ModelConfig, config: TrainingConfig) -> HeteroData:
-        """Return the graph that a model of these settings is trained on."""
+        """Return the graph with what a model of these settings needs."""
         if config.sampling not in self._made:  # a graph that is sampled from may be too large for the device
             graph = copy.copy(self._made["neighbors"]).to(resolve_device(config.device))
             self._made[config.sampling] = LoadFeatures()(graph)
@@ -265,7 +264,7 @@ class _Graphs:
         key = config.sampling, pickle.dumps(transform)
         if key not in self._made:
             self._made[key] = transform(copy.copy(self._made[config.sampling]))
-        return input_transform(model_config, config)(copy.copy(self._made[key]))
+        return self._made[key]
 
 
 class _Pruning(Callback):
@@ -331,10 +330,7 @@ def tune(
         start = time.perf_counter()
         model, training = space.configs(settings, model_config, training_config)
         seed_everything(training.seed, verbose=False)
-        data = copy.copy(graphs.prepared(model, training))  # The model keeps reduced features in it.
-        built = model_class(model).from_config(model, data)
-        built.prepare(data)
-        trainer = Trainer(built, data, training, make_fabric(training))
+        trainer = make_trainer(graphs.prepared(model, training), model, training, make_fabric(training))
         pruning, state = _Pruning(trial), "complete"
         try:
             if trainer.fit(CallbackList((pruning, callback))).stopped == "interrupted":

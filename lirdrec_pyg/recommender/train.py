@@ -17,7 +17,7 @@ from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import HELD_OUT, INTERACTED_BY, INTERACTS, Dataset, Split, has_new_items, held_out_edges
 from lirdrec_pyg.evaluation import RankingTask, check_cold_start, evaluate_cold_start, evaluate_ranker, evaluate_splits
 from lirdrec_pyg.models import ItemRegression, ModelConfig, attach_items, attach_unclicked, model_class, scale_new_items
-from lirdrec_pyg.nn import DotProducts, Ranker, RowShards
+from lirdrec_pyg.nn import DotProducts, Ranker
 from lirdrec_pyg.recommender.recommender import Recommender
 from lirdrec_pyg.recommender.run import Run
 from lirdrec_pyg.training import (
@@ -30,7 +30,7 @@ from lirdrec_pyg.training import (
     Trainer,
     TrainingConfig,
     TrainingDivergedError,
-    input_transform,
+    make_trainer,
 )
 
 _log = logging.getLogger(__name__)
@@ -89,18 +89,6 @@ def restored_trainer(
     if checkpoint is not None:
         trainer.restore(checkpoint)
     return trainer
-
-
-def make_trainer(
-    graph: HeteroData, model_config: ModelConfig, training_config: TrainingConfig, fabric: Fabric
-) -> Trainer:
-    """Return a trainer of a new model on a graph that has what the model needs."""
-    prepared = input_transform(model_config, training_config)(graph)
-    # Before the model is built, since a process may not hold the vectors of all users.
-    shards = {"shards": RowShards(graph["user"].num_nodes, fabric.device.type)} if training_config.is_sharded else {}
-    model = model_class(model_config).from_config(model_config, prepared, **shards)
-    model.prepare(prepared)
-    return Trainer(model, prepared, training_config, fabric)
 
 
 def ranking_tasks(data: HeteroData, valid: RankingTask | None = None) -> dict[str, RankingTask]:

@@ -7,7 +7,7 @@ from lirdrec_pyg.training.journal import Journal
 from lirdrec_pyg.training.loaders import input_transform
 from lirdrec_pyg.training.loggers import LoggerKind, MLflowLogger, TrainingLog, training_log
 from lirdrec_pyg.training.step import Trainable, make_optimizer, training_step
-from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError
+from lirdrec_pyg.training.trainer import MONITOR, FitResult, Trainer, TrainingDivergedError, make_trainer
 
 __all__ = [
     "DEFAULT_BATCH",
@@ -30,6 +30,7 @@ __all__ = [
     "input_transform",
     "make_fabric",
     "make_optimizer",
+    "make_trainer",
     "preset",
     "training_log",
     "training_step",

@@ -15,12 +15,19 @@ from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.data import INTERACTS, Split, held_out_edges
 from lirdrec_pyg.errors import LIRDRecError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranking, trained_users_only
+from lirdrec_pyg.models import Model, ModelConfig, model_class
 from lirdrec_pyg.nn import RowShards, SeenItems
 from lirdrec_pyg.sampler import BPRSampler, UserSampler
 from lirdrec_pyg.training.checkpoint import Checkpoint, EpochResult, optimizer_state, restore_optimizers
 from lirdrec_pyg.training.config import TrainingConfig
 from lirdrec_pyg.training.distributed import ProcessLostError, make_fabric, noticing_lost_processes, share_of
-from lirdrec_pyg.training.loaders import FullGraphLoader, SampledGraphLoader, ShardedGraphLoader, part_of_users
+from lirdrec_pyg.training.loaders import (
+    FullGraphLoader,
+    SampledGraphLoader,
+    ShardedGraphLoader,
+    input_transform,
+    part_of_users,
+)
 from lirdrec_pyg.training.step import CapturedStep, Step, make_optimizers, training_step
 
 MONITOR = "recall@20"
@@ -461,3 +468,19 @@ class Trainer:
         if self.shards is None:
             task = task.part(self.fabric.global_rank, self.fabric.world_size)
         return evaluate_ranking(user, item, task, total=self._total)
+
+
+def make_trainer(
+    graph: HeteroData,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    fabric: Fabric,
+    kind: type[Model] | None = None,
+) -> Trainer:
+    """Return a trainer of a new model on a graph that has what the model needs; ``kind`` may be a subclass of it."""
+    data = input_transform(model_config, training_config)(graph)
+    # Before the model is built, since a process may not hold the vectors of all users.
+    shards = {"shards": RowShards(graph["user"].num_nodes, fabric.device.type)} if training_config.is_sharded else {}
+    model = (kind or model_class(model_config)).from_config(model_config, data, **shards)
+    model.prepare(data)
+    return Trainer(model, data, training_config, fabric)

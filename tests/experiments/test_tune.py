@@ -14,6 +14,7 @@ from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.evaluation import RankingTask
 from lirdrec_pyg.experiments import Range, Space, Study, TrialResult, tune
 from lirdrec_pyg.models import EASEConfig, LightGCNConfig, LIRDRec, LIRDRecConfig
+from lirdrec_pyg.recommender import fit
 from lirdrec_pyg.training import EpochResult, Trainer, TrainingConfig
 
 optuna = pytest.importorskip("optuna")
@@ -59,6 +60,13 @@ def by_hand(dataset: Dataset, model: LIRDRecConfig, training: TrainingConfig) ->
 def whole(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Every point of the grid."""
     return tune(dataset, tmp_path_factory.mktemp("whole"), MODEL, TRAINING, 99, SPACE)
+
+
+def test_a_trial_reduces_features_as_a_fit_does(dataset: Dataset, tmp_path: Path) -> None:
+    model = dataclasses.replace(MODEL, feature_dim=3)
+    study = tune(dataset, tmp_path, model, TRAINING, 1, Space({"lr": (1e-2,)}))
+    fitted = fit(dataset, model, dataclasses.replace(TRAINING, lr=1e-2))
+    assert study.finished()[0].value == fitted.metrics["valid"]["recall@20"]
 
 
 def test_every_point_is_tried_once_and_the_best_one_is_found(whole: Study) -> None:

@@ -78,11 +78,12 @@ def test_new_items_are_offered_as_often_as_others() -> None:
     features = {m: item_features(graph, m) for m in modalities(graph)}
     data = Dataset.from_frames((pairs[0].numpy(), pairs[1].numpy()), features, split="cold-items", seed=1)
 
-    def of_new_items(scale: float) -> dict[str, float]:
-        config = replace(MODEL, new_item_scale=scale)
-        return fit(data, config, replace(SMALL, epochs=8)).metrics["cold_start"]["test"]["cold among all"]
-
-    found, half = of_new_items(0), of_new_items(0.5)
+    metrics = [
+        fit(data, replace(MODEL, new_item_scale=scale), replace(SMALL, epochs=8)).metrics["cold_start"]["test"]
+        for scale in (0, 0.5)
+    ]
+    assert metrics[0]["warm"] == metrics[1]["warm"]
+    found, half = (each["cold among all"] for each in metrics)
     assert found["offered@20"] == pytest.approx(found["interacted"], abs=0.03)
     assert half["offered@20"] < 0.1 < half["interacted"] == found["interacted"]
     assert half["recall@20"] < found["recall@20"]

@@ -140,6 +140,7 @@ def test_held_out_items(learnable_shop: Path) -> None:
     for name, expected in found.metrics["cold_start"]["test"].items():
         row = table.row(by_predicate=pl.col("ranking") == name, named=True)
         assert row["recall@20"] == pytest.approx(expected["recall@20"], abs=1e-6)
+    assert "not part of the training" in shown(section)
     shares = found.metrics["cold_start"]["test"]["cold among all"]
     assert section.content["shares"] == pytest.approx(shares)
     assert f"New items are {shares['offered@20']:.0%} of" in shown(section).replace("&nbsp;%", "%")
