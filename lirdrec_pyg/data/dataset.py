@@ -168,7 +168,7 @@ class Dataset:
             catalog = catalog_of(read_table(file), _absolute(config))
         dataset = assemble(frame, read_feature_files(files, config.item_column), config, seed)
         facts = {"source": str(source), **found, **dataset.facts, **provenance_facts(files)}
-        return replace(dataset, catalog=catalog, config=_absolute(config), facts=facts)
+        return replace(_with_catalog(dataset, catalog), config=_absolute(config), facts=facts)
 
     @classmethod
     def from_frames(
@@ -215,7 +215,7 @@ class Dataset:
         row_ids = None if catalog is None else catalog.frame["id"]
         tables = {m: _feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
         dataset = assemble(frame, tables, config, seed)
-        return replace(dataset, catalog=catalog, facts={**facts, **dataset.facts})
+        return replace(_with_catalog(dataset, catalog), facts={**facts, **dataset.facts})
 
     @classmethod
     def from_graph(
@@ -235,7 +235,7 @@ class Dataset:
             catalog: titles, images and other columns of the items.
 
         Raises:
-            DataError: if something is missing in the graph, or the IDs do not fit.
+            DataError: if something is missing in the graph, or the IDs do not fit, or those of the catalog.
         """
         check_graph(graph)
         if has_new_items(graph):
@@ -243,7 +243,7 @@ class Dataset:
         ids = _vocabulary("user", users, graph), _vocabulary("item", items, graph)
         edges = [graph[INTERACTS].edge_index, *(held_out_edges(graph, split) for split in HELD_OUT)]
         graph = set_interactions(copy.copy(graph), edges)  # a graph made by hand may repeat them or be in any order
-        return cls(graph, *ids, catalog=catalog, facts={"source": "a graph in memory"})
+        return _with_catalog(cls(graph, *ids, facts={"source": "a graph in memory"}), catalog)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{count} {name}' for name, count in self._sizes().items())})"
@@ -433,6 +433,21 @@ def catalog_of(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
     ids = canonical_ids(strip_ids(catalog.frame["id"]), "The item catalog")
     check_ids(ids, "The item catalog")
     return replace(catalog, frame=catalog.frame.with_columns(ids))
+
+
+def _with_catalog(dataset: Dataset, catalog: ItemCatalog | None) -> Dataset:
+    """Return ``dataset`` with ``catalog``, which must know some of its items, and should know all."""
+    if catalog is None:
+        return dataset
+    items = dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
+    catalog.check_known(items)
+    if len(missing := catalog.missing(items.ids)):
+        warnings.warn(
+            f"{len(missing)} of {len(items)} items have no row in the item catalog ({listed(missing)}). They are shown "
+            "by their IDs.",
+            stacklevel=3,
+        )
+    return replace(dataset, catalog=catalog)
 
 
 def _feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_column: str | None) -> FeatureTable:

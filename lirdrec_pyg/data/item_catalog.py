@@ -91,9 +91,19 @@ class ItemCatalog:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def check_known(self, items: Vocabulary) -> None:
+        """Raise :class:`DataError` if none of the items of the catalog is one of ``items``."""
+        ids = self.frame["id"]
+        if (items.find(ids) < 0).all():
+            raise DataError(f"None of the {len(ids)} items of the catalog is known ({listed(ids)}). {items.hint(ids)}")
+
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary(self.frame["id"], "item")
+
+    def missing(self, ids: pl.Series) -> pl.Series:
+        """Return those of ``ids`` that are not in the catalog."""
+        return ids.filter(pl.Series(self._vocabulary.find(ids) < 0))
 
     def rows(self, ids: pl.Series) -> pl.DataFrame:
         """Return the rows of some items, in their order, with nulls for items that are not in the catalog."""

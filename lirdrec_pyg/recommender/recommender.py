@@ -302,11 +302,7 @@ class Recommender:
             DataError: if a column is missing, an ID is missing or occurs twice, or no item is known.
         """
         catalog = items if isinstance(items, ItemCatalog) else self._recognized(items, title, picture, item_column)
-        if (self.items.find(catalog.frame["id"]) < 0).all():
-            raise DataError(
-                f"None of the {len(catalog)} items of the catalog is known ({listed(catalog.frame['id'])}). "
-                f"{self.items.hint(catalog.frame['id'])}"
-            )
+        catalog.check_known(self.items)
         return replace(self, dataset=replace(self.dataset, catalog=catalog))
 
     def _recognized(self, items: Table, title: str | None, picture: str | None, item_column: str | None) -> ItemCatalog:

@@ -119,6 +119,14 @@ def test_the_ids_of_a_catalog_can_be_its_titles() -> None:
     assert dataset.catalog.picture is None
 
 
+def test_items_without_a_row_in_the_catalog_are_named() -> None:
+    features, catalog = {"text": dict(zip(IDS, X))}, pl.DataFrame({"id": [*IDS[:-2], "other"], "name": "x"})
+    with pytest.warns(UserWarning, match=f"^2 of {len(IDS)} items have no row in the item catalog .'{IDS[-2]}', '"):
+        dataset = Dataset.from_frames((USERS, ITEMS), features, catalog)
+    assert dataset.catalog is not None
+    assert len(dataset.catalog) == len(IDS) - 1
+
+
 def test_graphs_made_by_hand_are_sorted() -> None:
     graph = build_graph(np.array([[0, 0, 1], [1, 2, 2]]), {"text": X})
     shuffled = graph.clone()
@@ -268,6 +276,13 @@ BAD = {
         ),
         DataError,
         "no column 'x'.*`title`",
+    ),
+    "a catalog of other items": (
+        lambda: Dataset.from_frames(
+            (USERS, ITEMS), {"text": dict(zip(IDS, X))}, pl.DataFrame({"id": [name.upper() for name in IDS]})
+        ),
+        DataError,
+        "None of the 12 items of the catalog is known .'I00', .*Known items look like 'i00'",
     ),
     "not a table": (lambda: Dataset.from_frames(5, {"text": X}), DataError, "type int"),
     "invalid option": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, k_core=-1), ConfigError, "`k_core`"),
