@@ -6,13 +6,16 @@ import click
 
 from lirdrec_pyg.cli.options import Command, id_file, split_ids
 from lirdrec_pyg.data.tables import read_table
+from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.columns import catalog_for, title_column
 
+id_col_option = click.option("--id-col", help="Column of --items with the item IDs; by default as in the training.")
+
 
 def catalog_options(command: Command) -> Command:
-    """Add ``--items``, ``--title-col`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
+    """Add ``--items``, ``--id-col``, ``--title-col`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
     for option in (
         click.option("--columns", help="Comma-separated columns of the item catalog to add."),
         click.option(
@@ -21,6 +24,7 @@ def catalog_options(command: Command) -> Command:
             help="Column of the item catalog to show as title; by default the title column of the run, or one with a "
             "usual name.",
         ),
+        id_col_option,
         click.option(
             "--items",
             type=id_file,
@@ -32,15 +36,17 @@ def catalog_options(command: Command) -> Command:
 
 
 def load_with_catalog(
-    run: Path, device: str, items: Path | None, title: str | None, columns: str | None
+    run: Path, device: str, items: Path | None, id_col: str | None, title: str | None, columns: str | None
 ) -> tuple[Recommender, list[str]]:
     """Read a run, perhaps with another item catalog, and return the columns to show: the title and ``columns``."""
+    if items is None and id_col is not None:
+        raise ConfigError("--id-col is for --items.")
     table = None if items is None else read_table(items)
     shown = [] if columns is None else split_ids("--columns", columns)
     # Of several processes, the first one reads every file to its end.
     recommender = Recommender.load(run, device, verify=is_first_process())
     if table is not None:
-        recommender = recommender.with_catalog(table, title=title)
+        recommender = recommender.with_catalog(table, title=title, id_col=id_col)
     elif title is not None:
-        recommender = recommender.with_catalog(catalog_for(recommender, "title").frame, title=title, item_column="id")
+        recommender = recommender.with_catalog(catalog_for(recommender, "title").frame, title=title, id_col="id")
     return recommender, [*title_column(recommender), *shown]

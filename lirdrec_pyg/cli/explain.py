@@ -25,6 +25,7 @@ def explain(
     nearest: int,
     as_json: bool,
     items: Path | None,
+    id_col: str | None,
     title: str | None,
     columns: str | None,
     device: str,
@@ -45,7 +46,7 @@ def explain(
     Explain it to a program, with all items of the user:
       lirdrec-pyg explain runs/shop --user u1 --item item7 --json
     """
-    recommender, shown = load_with_catalog(run, device, items, title, columns)
+    recommender, shown = load_with_catalog(run, device, items, id_col, title, columns)
     explanation = recommender.explain(user, item, nearest, shown)
     if as_json:
         whole = {

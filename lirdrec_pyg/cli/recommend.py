@@ -73,6 +73,7 @@ def recommend(
     candidates: Path | None,
     exclude: Path | None,
     items: Path | None,
+    id_col: str | None,
     title: str | None,
     columns: str | None,
     explain: bool,
@@ -114,7 +115,9 @@ def recommend(
     rules = take(Rules, values)
     column_config = ColumnConfig(**{name: value for name, value in values.items() if not hasattr(rules, name)})
     if history_file is None and column_config != ColumnConfig():
-        raise ConfigError("The options of columns, such as --user-column, are for --history-file.")
+        raise ConfigError(
+            "The options of columns, such as --user-column, are for --history-file; --id-col is for --items."
+        )
     if num_processes() > 1:
         out = _part(out, everyone)
     if out is not None:
@@ -132,7 +135,7 @@ def recommend(
         "exclude": None if exclude is None else read_ids(exclude, "exclude"),
         **vars(rules),
     }
-    recommender, options["columns"] = load_with_catalog(run, device, items, title, columns)
+    recommender, options["columns"] = load_with_catalog(run, device, items, id_col, title, columns)
     if explain:
         recommender.model_config.require("explanations")
     if num_processes() > 1:

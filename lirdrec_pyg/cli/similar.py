@@ -33,6 +33,7 @@ def similar(
     by: str,
     out: Path | None,
     items: Path | None,
+    id_col: str | None,
     title: str | None,
     columns: str | None,
     device: str,
@@ -53,7 +54,7 @@ def similar(
         raise ConfigError("--all needs a file, such as --out similar.parquet.")
     if out is not None:
         check_table_path(out)
-    recommender, shown = load_with_catalog(run, device, items, title, columns)
+    recommender, shown = load_with_catalog(run, device, items, id_col, title, columns)
     if item is None:
         pairs = recommender.similar_items_blocks(k, by, shown)
         frames = with_progress(pairs, "comparing", "item", len(recommender.items))

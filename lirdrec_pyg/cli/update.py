@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
+from lirdrec_pyg.cli.catalog import id_col_option
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import table
@@ -40,6 +41,7 @@ _SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 @click.option(
     "--items", type=id_file, help="Table of the items, with titles and other columns, instead of that of RUN."
 )
+@id_col_option
 @folder_option("the run", "Run folder to create, other than RUN.")
 @config_options(UpdateConfig)
 @click.option(
@@ -64,6 +66,7 @@ def update(
     features: dict[str, str],
     ids: Path | None,
     items: Path | None,
+    id_col: str | None,
     out: Path,
     overwrite: bool,
     max_drop: float,
@@ -92,7 +95,7 @@ def update(
     keep_freed_memory()
     recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
     if items is not None:
-        recommender = recommender.with_catalog(read_table(items))
+        recommender = recommender.with_catalog(read_table(items), id_col=id_col)
     config = recommender.dataset.config
     trained_on = ColumnConfig() if config is None else take(ColumnConfig, vars(config))
     given = [

@@ -77,6 +77,9 @@ class DataConfig(ColumnConfig):
         "row r belongs to the item with the integer ID r.",
     )
     items: str | None = field(None, "Table of the items, with titles, images and other columns, for people to read.")
+    id_col: str | None = field(
+        None, "Column of --items with the item IDs; by default --item-column, or one with a usual name."
+    )
     title: str | None = field(None, "Column of --items with the name of an item; by default one with a usual name.")
     picture: str | None = field(None, "Column of --items with the path of its image; by default one with a usual name.")
     image_root: str | None = field(None, "Folder that these paths are relative to; by default that of --items.")
@@ -197,7 +200,7 @@ class Dataset:
             title: column of ``items`` with the name of an item; by default recognized.
             picture: column of ``items`` with the path of its image; by default recognized.
             seed: seed of a random split.
-            options: fields of :class:`DataConfig`: names of columns, ``image_root``, ``k_core``, ``split``,
+            options: fields of :class:`DataConfig`: names of columns, ``id_col``, ``image_root``, ``k_core``, ``split``,
                 ``cold_fraction``, ``zero_features``.
 
         Raises:
@@ -419,9 +422,9 @@ def to_polars(table: Table) -> pl.DataFrame:
 
 def catalog_of(frame: pl.DataFrame, config: DataConfig) -> ItemCatalog:
     """Recognize the columns of a table of items, with IDs as the interactions have them."""
-    id_column = config.item_column if config.item_column in frame.columns else None
+    id_col = config.id_col or (config.item_column if config.item_column in frame.columns else None)
     names = {name: getattr(config, name) for name in ("title", "picture", "image_root")}
-    catalog = ItemCatalog.of(frame, id_column=id_column, **names)
+    catalog = ItemCatalog.of(frame, id_col=id_col, **names)
     if catalog.title is None:
         warnings.warn(
             f"No column of the item catalog has a usual name for titles (columns: {listed(frame.columns)}), so items "

@@ -46,7 +46,7 @@ class ItemCatalog:
         cls,
         frame: pl.DataFrame,
         *,
-        id_column: str | None = None,
+        id_col: str | None = None,
         title: str | None = None,
         picture: str | None = None,
         image_root: str | None = None,
@@ -55,7 +55,7 @@ class ItemCatalog:
 
         Args:
             frame: one row per item.
-            id_column: column of item IDs; by default one with a usual name, such as ``item_id`` or ``id``.
+            id_col: column of item IDs; by default one with a usual name, such as ``item_id`` or ``id``.
             title: column with the name of an item; by default one with a usual name, such as ``title``.
             picture: column with the path of its image; by default one with a usual name, such as ``image``.
             image_root: folder that the paths are relative to.
@@ -65,27 +65,28 @@ class ItemCatalog:
         """
         readable = [name for name, dtype in frame.schema.items() if not dtype.is_nested() and dtype != pl.Object]
         names = {name.lower(): name for name in reversed(readable)}
-        id_column = id_column or find_column("item", frame.columns) or names.get("id")
-        for name, column in (("item_column", id_column), ("title", title), ("picture", picture)):
+        id_col = id_col or find_column("item", frame.columns) or names.get("id")
+        for name, column in (("id_col", id_col), ("title", title), ("picture", picture)):
             if column is not None and column not in frame.columns:
                 raise DataError(
                     f"The item catalog has no column {column!r} (columns: {listed(frame.columns)}). Pass `{name}`."
                 )
-        if id_column is None:
+        if id_col is None:
             raise DataError(
-                f"The item catalog has no column of item IDs (columns: {listed(frame.columns)}). Name it 'item_id'."
+                f"The item catalog has no column of item IDs (columns: {listed(frame.columns)}). Pass `id_col`, or "
+                "name it 'item_id'."
             )
         title, picture = title or _first(_TITLES, names), picture or _first(_PICTURES, names)
         for name in filter(None, (title, picture)):
             if name not in readable:
                 raise DataError(f"Column {name!r} of the item catalog has type {frame.schema[name]}, not text.")
-        ids = canonical_ids(frame[id_column], source=f"Column {id_column!r} of the item catalog")
+        ids = canonical_ids(frame[id_col], source=f"Column {id_col!r} of the item catalog")
         check_ids(ids, source="The item catalog")
-        check_no_header(ids, id_column, source="The item catalog")
+        check_no_header(ids, id_col, source="The item catalog")
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
-        others = frame.drop(id_column, "id", strict=False)
-        title, picture = ("id" if name == id_column else name for name in (title, picture))
+        others = frame.drop(id_col, "id", strict=False)
+        title, picture = ("id" if name == id_col else name for name in (title, picture))
         return cls(others.insert_column(0, ids.alias("id")), title, picture, image_root)
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions
 from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.devices import resolve_device
-from lirdrec_pyg.errors import ConfigError, DataError, listed
+from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.html import table_of
 from lirdrec_pyg.models import (
@@ -288,7 +288,7 @@ class Recommender:
         *,
         title: str | None = None,
         picture: str | None = None,
-        item_column: str | None = None,
+        id_col: str | None = None,
     ) -> "Recommender":
         """Return the same recommender with another item catalog, for titles and rules, such as today's stock.
 
@@ -296,25 +296,23 @@ class Recommender:
             items: a pandas, polars or Arrow table with one row per item, or a catalog.
             title: column with the name of an item; by default that of the present catalog, or one with a usual name.
             picture: column with the path of its image; by default as for ``title``.
-            item_column: column of item IDs; by default that of the training, or one with a usual name.
+            id_col: column of item IDs; by default that of the training, or one with a usual name.
 
         Raises:
             DataError: if a column is missing, an ID is missing or occurs twice, or no item is known.
         """
-        catalog = items if isinstance(items, ItemCatalog) else self._recognized(items, title, picture, item_column)
+        catalog = items if isinstance(items, ItemCatalog) else self._recognized(items, title, picture, id_col)
         catalog.check_known(self.items)
         return replace(self, dataset=replace(self.dataset, catalog=catalog))
 
-    def _recognized(self, items: Table, title: str | None, picture: str | None, item_column: str | None) -> ItemCatalog:
+    def _recognized(self, items: Table, title: str | None, picture: str | None, id_col: str | None) -> ItemCatalog:
         frame, config = to_polars(items).fill_nan(None), self.dataset.config or DataConfig()
         if (present := self.dataset.catalog) is not None:
             title = title or (present.title if present.title in frame.columns else None)
             picture = picture or (present.picture if present.picture in frame.columns else None)
             config = replace(config, image_root=present.image_root)
-        if item_column is not None and item_column not in frame.columns:
-            raise DataError(f"The item catalog has no column {item_column!r} (columns: {listed(frame.columns)}).")
-        item_column = item_column or config.item_column
-        return catalog_of(frame, replace(config, title=title, picture=picture, item_column=item_column))
+        id_col = id_col or (config.id_col if config.id_col in frame.columns else None)
+        return catalog_of(frame, replace(config, title=title, picture=picture, id_col=id_col))
 
     def recommend(
         self,

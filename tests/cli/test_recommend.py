@@ -159,10 +159,8 @@ def stock(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_titles_are_in_every_format_and_fit_into_the_terminal(run: Path, stock: Path, tmp_path: Path) -> None:
-    with_ids = tmp_path / "stock.csv"
-    with_ids.write_text(stock.read_text().replace("sku,", "item_id,", 1))
-    options = ("--items", with_ids, "--title-col", "headline", "--columns", "kind,stock")
-    table = pl.read_csv(with_ids, infer_schema=False)
+    options = ("--items", stock, "--id-col", "sku", "--title-col", "headline", "--columns", "kind,stock")
+    table = pl.read_csv(stock, infer_schema=False).rename({"sku": "item_id"})
     frame = Recommender.load(run).with_catalog(table, title="headline").recommend(columns=["headline", "kind", "stock"])
     assert frame["headline"].null_count()
     for suffix in (".parquet", ".csv", ".jsonl"):
@@ -261,6 +259,8 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("--users", "user-1", "--columns", "kind"): "as --items",
     ("--users", "user-1", "--title-col", "kind"): "--title-col needs an item catalog",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--title-col", "x"): "Pass --title-col",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--id-col", "x"): "Pass --id-col",
+    ("--users", "user-1", "--id-col", "x"): "--id-col is for --items",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--where", "x > 0"): "--where is 'x > 0'",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--max-per", "kind=0"): "--max-per is 0",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--max-per", "kind=a"): "NAME=NUMBER",

@@ -31,7 +31,7 @@ def test_a_condition_compares_numbers_and_texts() -> None:
             "size": ["1", "2", "L", None],
         }
     )
-    catalog = ItemCatalog.of(frame, id_column="sku")
+    catalog = ItemCatalog.of(frame, id_col="sku")
     for condition, ids in (
         ("stock > 9", ["a"]),  # not as texts, where "9" is more than "10"
         ("stock < 0", ["c"]),

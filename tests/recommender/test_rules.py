@@ -273,10 +273,10 @@ def test_another_catalog_changes_titles_and_rules_only(stocked: Recommender, cat
     given = ItemCatalog.of(today)
     assert stocked.with_catalog(given).dataset.catalog is given
     renamed = today.rename({"item_id": "sku"})
-    assert len(stocked.with_catalog(renamed, item_column="sku").recommend(["u3"], k=3, where="kind = 'new'")) == 3
+    assert len(stocked.with_catalog(renamed, id_col="sku").recommend(["u3"], k=3, where="kind = 'new'")) == 3
     for table, options, named in (
         (today, {"title": "headline"}, "no column 'headline'.*`title`"),
-        (today, {"item_column": "sku"}, "no column 'sku'"),
+        (today, {"id_col": "sku"}, "no column 'sku'"),
         (
             today.with_columns(item_id=pl.lit("x") + pl.col("item_id")),
             {},
