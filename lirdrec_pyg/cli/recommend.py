@@ -1,5 +1,3 @@
-import warnings
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from lirdrec_pyg.data import read_ids, read_interactions
 from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.errors import ConfigError, listed
 from lirdrec_pyg.launcher import num_processes, process_index
-from lirdrec_pyg.recommender import Recommender, check_table_path, write_table
+from lirdrec_pyg.recommender import check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
@@ -57,7 +55,7 @@ from lirdrec_pyg.recommender.rules import Rules
 @config_options(Rules)
 @catalog_options
 @click.option("--explain", is_flag=True, help="Add the two past items with the largest shares in each score.")
-@choice_option("--fallback", Fallback, "skip", "What unknown users, and users without training interactions, get.")
+@choice_option("--fallback", Fallback, "skip", "What users get who are unknown or have no interactions.")
 @device_option
 @config_options(ColumnConfig, skip=("label_column", "time_column", "time_format"))
 def recommend(
@@ -133,6 +131,7 @@ def recommend(
         "exclude_seen": exclude_seen,
         "candidates": None if candidates is None else read_ids(candidates, "candidates"),
         "exclude": None if exclude is None else read_ids(exclude, "exclude"),
+        "fallback": fallback,
         **vars(rules),
     }
     recommender, options["columns"] = load_with_catalog(run, device, items, id_col, title, columns)
@@ -141,11 +140,11 @@ def recommend(
     if num_processes() > 1:
         asked = recommender.users.ids.gather_every(num_processes(), process_index())
     if clicks is None:
-        frames = recommender.recommend_blocks(asked, fallback=fallback, **options)
+        frames = recommender.recommend_blocks(asked, **options)
     else:
         frames = iter([recommender.recommend_for_history(clicks, **options)])
     if explain:
-        frames = _with_reasons(recommender, frames, clicks)
+        frames = (recommender.because(frame, history=clicks) for frame in frames)
     if out is None:
         frame = pl.concat(frames)
         print_frame(reasons_as_text(frame) if explain else frame)
@@ -167,13 +166,3 @@ def _part(out: Path | None, everyone: bool) -> Path:
     if others:
         raise ConfigError(f"{out} holds other files ({listed(others)}). Pass another folder as `out`.")
     return out / f"part-{process_index():05}{count}"
-
-
-def _with_reasons(
-    recommender: Recommender, frames: Iterable[pl.DataFrame], history: IDs | pl.DataFrame | None
-) -> Iterator[pl.DataFrame]:
-    for frame in frames:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of the history are known by now
-            explained = recommender.because(frame, history=history)
-        yield explained

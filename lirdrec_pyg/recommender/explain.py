@@ -15,7 +15,7 @@ from lirdrec_pyg.explanation import Explanation
 from lirdrec_pyg.models import Attribution, Parts, attribution_of_history
 from lirdrec_pyg.recommender.columns import checked_columns, with_columns
 from lirdrec_pyg.recommender.cosines import feature_cosines, largest
-from lirdrec_pyg.recommender.history import History, history_pairs
+from lirdrec_pyg.recommender.history import History, KnownHistory
 from lirdrec_pyg.recommender.ids import as_ids, check_count
 
 if TYPE_CHECKING:
@@ -104,11 +104,10 @@ def because(recommender: "Recommender", table: Table, count: int, history: Histo
 
 def _of_history(recommender: "Recommender", history: History) -> tuple[Vocabulary, Attribution]:
     recommender.model_config.require("new_users")
-    users, pairs = history_pairs(recommender.items, history)
-    position = torch.from_numpy(recommender.trained_positions(users))
+    later = KnownHistory.of(recommender, history)
     known = recommender.vectors, recommender.history, recommender.popularity
-    attribution = attribution_of_history(recommender.model, *known, pairs, position)
-    return Vocabulary(users, "user"), attribution
+    attribution = attribution_of_history(recommender.model, *known, later.pairs, later.position)
+    return Vocabulary(later.users, "user"), attribution
 
 
 def _whole(parts: Parts) -> Tensor:

@@ -1,8 +1,8 @@
 """Interactions that came after the training, in the forms that people have them."""
 
-import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -16,36 +16,56 @@ from lirdrec_pyg.data.ids import same_type
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.recommender.ids import IDs, as_ids, is_table
 
+if TYPE_CHECKING:
+    from lirdrec_pyg.recommender.recommender import Recommender
+
 History = Mapping[Any, IDs] | IDs | Table
 
 NEW_USER = "new user"
 
 
-def history_pairs(items: Vocabulary, history: History) -> tuple[pl.Series, Tensor]:
-    """Return names of the users, and pairs (place of the user among these, position of the item).
+@dataclass(frozen=True)
+class KnownHistory:
+    """What a recommender knows of a history.
 
-    Unknown items, and users without a known item, are left out, with a warning.
-
-    Raises:
-        DataError: if no item is known.
+    Attributes:
+        users: names of the users with a known item or with training interactions.
+        position: their positions in the training, -1 for those without training interactions, shape ``(N,)``.
+        pairs: (place of the user among these, position of the item), int64, shape ``(2, num_pairs)``.
+        other_users: names of the others.
+        unknown_items: IDs of items that are unknown.
     """
-    frame = _history_frame(history)
-    if not frame["item"].count():
-        raise DataError("The history is empty. Pass at least one user with one item.")
-    position = items.find(frame["item"])
-    known = pl.Series(position >= 0)
-    users = frame["user"].filter(known).unique(maintain_order=True)
-    unknown = frame["item"].filter(~known).unique(maintain_order=True).drop_nulls()
-    if not len(users):
-        raise DataError(f"No item of the history is in the catalog ({listed(unknown)}). {items.hint(unknown)}")
-    if len(unknown):
-        hint = items.hint(unknown)
-        warnings.warn(f"Unknown items are left out of the history: {listed(unknown)}. {hint}", stacklevel=4)
-    lost = frame["user"].unique(maintain_order=True)
-    if len(lost := lost.filter(~lost.is_in(users.implode()))):
-        warnings.warn(f"Users without a known item are skipped: {listed(lost)}.", stacklevel=4)
-    row = Vocabulary(users, "user").find(frame["user"].filter(known))
-    return users, torch.from_numpy(np.stack([row, position[known.to_numpy()]]))
+
+    users: pl.Series
+    position: Tensor
+    pairs: Tensor
+    other_users: pl.Series
+    unknown_items: pl.Series
+
+    @classmethod
+    def of(cls, recommender: "Recommender", history: History) -> "KnownHistory":
+        """Look up the IDs of a history.
+
+        Raises:
+            DataError: if it has no users, or is no history.
+        """
+        frame = _history_frame(history)
+        users = frame["user"].unique(maintain_order=True)
+        if not len(users):
+            raise DataError("The history is empty. Pass at least one user with one item.")
+        trained, item = recommender.trained_positions(users), recommender.items.find(frame["item"])
+        known = pl.Series(item >= 0)
+        is_known = pl.Series(trained >= 0) | users.is_in(frame["user"].filter(known).implode())
+        pairs = np.stack(
+            [Vocabulary(users.filter(is_known), "user").find(frame["user"].filter(known)), item[known.to_numpy()]]
+        )
+        return cls(
+            users.filter(is_known),
+            torch.from_numpy(trained[is_known.to_numpy()]),
+            torch.from_numpy(pairs),
+            users.filter(~is_known),
+            frame["item"].filter(~known).unique(maintain_order=True).drop_nulls(),
+        )
 
 
 def _history_frame(history: History) -> pl.DataFrame:

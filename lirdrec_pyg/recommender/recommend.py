@@ -16,7 +16,7 @@ from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.models import fold_in_users
 from lirdrec_pyg.nn import DotProducts, Scores, SeenItems, TopK
 from lirdrec_pyg.recommender.columns import checked_columns
-from lirdrec_pyg.recommender.history import History, history_pairs
+from lirdrec_pyg.recommender.history import History, KnownHistory
 from lirdrec_pyg.recommender.ids import IDs, as_ids, check_count
 from lirdrec_pyg.recommender.rules import Rules, allowed_items, ruled
 
@@ -64,9 +64,7 @@ def recommend_blocks(
             for block in ranker.top_k(index.to(recommender.device), k, seen, allowed):
                 yield _table(recommender, ids.gather(index[block.rows].numpy()), block, columns)
         if fallback == "popular" and len(others):
-            for block in _popular(recommender, others, k, exclude_seen, allowed, rules):
-                frame = _table(recommender, others[block.rows], block, columns)
-                yield frame.with_columns(score=pl.lit(None, pl.Float32))
+            yield from _popular(recommender, others, k, exclude_seen, allowed, columns, rules)
 
     return blocks()
 
@@ -83,8 +81,14 @@ def _report(users: Vocabulary, others: pl.Series, num_asked: int, fallback: Fall
 
 
 def _popular(
-    recommender: "Recommender", users: pl.Series, k: int, exclude_seen: bool, allowed: Tensor | None, rules: Rules
-) -> Iterator[TopK]:
+    recommender: "Recommender",
+    users: pl.Series,
+    k: int,
+    exclude_seen: bool,
+    allowed: Tensor | None,
+    columns: list[str],
+    rules: Rules,
+) -> Iterator[pl.DataFrame]:
     """Rank items by their number of training interactions, ties by position, for users without a vector."""
     order = recommender.popularity.argsort(descending=True, stable=True)
     score = -order.argsort().to(recommender.device, torch.float)  # minus the place of each item
@@ -92,7 +96,9 @@ def _popular(
     seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), users) if exclude_seen else None
     ranker = Scores(lambda index: score.repeat(len(index), 1), len(score))
     limited = ruled(recommender, ranker, replace(rules, popularity_penalty=0.0, diversity=0.0))
-    return limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed)
+    for block in limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed):
+        frame = _table(recommender, users[block.rows], block, columns)
+        yield frame.with_columns(score=pl.lit(None, pl.Float32))
 
 
 def recommend_for_history(
@@ -102,24 +108,52 @@ def recommend_for_history(
     exclude_seen: bool,
     candidates: IDs | None,
     exclude: IDs | None,
+    fallback: Fallback,
     columns: Sequence[str],
     rules: Rules,
 ) -> pl.DataFrame:
     """See :meth:`Recommender.recommend_for_history`."""
+    check_choice("fallback", fallback, Fallback)
     check_count("k", k)
     recommender.model_config.require("new_users")
     columns = checked_columns(recommender, columns, _COLUMNS)
-    users, pairs = history_pairs(recommender.items, history)
+    later = KnownHistory.of(recommender, history)
+    _report_history(recommender.items, later, fallback)
     allowed = allowed_items(recommender, rules, candidates, exclude)
-    position = torch.from_numpy(recommender.trained_positions(users))
-    known = recommender.vectors, recommender.history, recommender.popularity
-    vectors = fold_in_users(recommender.model, *known, pairs, position)
-    seen = _seen_with(recommender, pairs, users) if exclude_seen else None
-    ranker = ruled(recommender, DotProducts(vectors.user.to(recommender.device), recommender.ranked_items), rules)
-    index = torch.arange(len(users), device=recommender.device)
-    return pl.concat(
-        _table(recommender, users[block.rows], block, columns) for block in ranker.top_k(index, k, seen, allowed)
-    )
+    frames = []
+    if len(later.users):
+        known = recommender.vectors, recommender.history, recommender.popularity
+        vectors = fold_in_users(recommender.model, *known, later.pairs, later.position)
+        seen = _seen_with(recommender, later.pairs, later.users) if exclude_seen else None
+        ranker = ruled(recommender, DotProducts(vectors.user.to(recommender.device), recommender.ranked_items), rules)
+        index = torch.arange(len(later.users), device=recommender.device)
+        for block in ranker.top_k(index, k, seen, allowed):
+            frames.append(_table(recommender, later.users[block.rows], block, columns))
+    if fallback == "popular" and len(later.other_users):
+        frames += _popular(recommender, later.other_users, k, exclude_seen, allowed, columns, rules)
+    return pl.concat(frames)
+
+
+def _report_history(items: Vocabulary, later: KnownHistory, fallback: Fallback) -> None:
+    others, unknown = later.other_users, later.unknown_items
+    hint = f" {items.hint(unknown)}" if len(unknown) else ""
+    if len(others) and fallback == "error":
+        raise DataError(
+            f"{len(others)} users have neither training interactions nor a known item ({listed(others)}).{hint} Leave "
+            "them out, or pass `fallback='skip'` or `fallback='popular'`."
+        )
+    if not len(later.users) and fallback == "skip":
+        if not len(unknown):
+            raise DataError("The history is empty. Pass at least one user with one item.")
+        raise DataError(
+            f"No item of the history is in the catalog ({listed(unknown)}).{hint} Pass `fallback='popular'` to "
+            "recommend popular items."
+        )
+    if len(unknown):
+        warnings.warn(f"Unknown items are left out of the history: {listed(unknown)}.{hint}", stacklevel=4)
+    if len(others):
+        served = "are skipped" if fallback == "skip" else "get popular items"
+        warnings.warn(f"Users without a known item {served}: {listed(others)}.", stacklevel=4)
 
 
 def _seen_with(recommender: "Recommender", pairs: Tensor, users: pl.Series) -> SeenItems:

@@ -376,6 +376,7 @@ class Recommender:
         exclude_seen: bool = True,
         candidates: IDs | None = None,
         exclude: IDs | None = None,
+        fallback: Fallback = "skip",
         columns: Sequence[str] = (),
         **rules: Any,
     ) -> pl.DataFrame:
@@ -392,11 +393,13 @@ class Recommender:
                 * a pandas, polars or Arrow table with columns of users and items that have usual names, such as
                   ``user`` and ``item``.
 
-                Unknown items, and users without a known item, are skipped, with a warning.
+                Unknown items are skipped, with a warning. A user of the training without a known item is represented
+                by the training alone.
             k: items per user.
             exclude_seen: whether to leave out the items of the history and all known interactions of the user.
             candidates: IDs of the items to choose from; by default all. Unknown ones are skipped, with a warning.
             exclude: IDs of items to leave out for all users; unknown ones have no effect.
+            fallback: what users get who have neither training interactions nor a known item, see :meth:`recommend`.
             columns: columns of the catalog to add, such as the title.
             rules: fields of :class:`~lirdrec_pyg.recommender.Rules`.
 
@@ -404,10 +407,12 @@ class Recommender:
             As :meth:`recommend`.
 
         Raises:
-            DataError: if no item of any user is known.
+            DataError: if there is nothing to rank by for any user, or because of ``fallback``.
             ConfigError: if the model does not support new users, a rule is invalid, or the catalog has no such column.
         """
-        return recommend_for_history(self, history, k, exclude_seen, candidates, exclude, columns, Rules(**rules))
+        return recommend_for_history(
+            self, history, k, exclude_seen, candidates, exclude, fallback, columns, Rules(**rules)
+        )
 
     def similar_items(
         self, item: int | str, k: int = 10, by: str = "vectors", columns: Sequence[str] = ()

@@ -82,15 +82,15 @@ def create_app(
         exclude_seen: bool = Field(True, description="Whether to leave out all known interactions of the user.")
         candidates: IDs | None = Field(None, description="Items to choose from; by default all.")
         exclude: IDs | None = Field(None, description="Items to leave out.")
+        fallback: Fallback = Field("skip", description="What users get who are unknown or have no interactions.")
         because: int = Field(0, ge=0, le=10, description="How many past items to name as reasons for each item.")
 
         def options(self, served: Served) -> dict[str, Any]:
-            names = "k", "exclude_seen", "candidates", "exclude", *vars(rules)
+            names = "k", "exclude_seen", "candidates", "exclude", "fallback", *vars(rules)
             return {"columns": self.shown(served), **{name: getattr(self, name) for name in names}}
 
     class Users(Ranking):
         users: IDs = Field(min_length=1, max_length=config.max_users)
-        fallback: Fallback = Field("skip", description="What users get who are unknown or have no interactions.")
 
     class History(Ranking):
         history: IDs | dict[str, IDs] = Field(
@@ -154,7 +154,7 @@ def create_app(
             served = live.current
 
             def ranked(users: Any) -> Mapping[str, Any]:
-                frame = served.recommender.recommend(users, fallback=body.fallback, **body.options(served))
+                frame = served.recommender.recommend(users, **body.options(served))
                 return {"recommendations": served.recommender.because(frame, body.because) if body.because else frame}
 
             if len(body.users) > 1:

@@ -94,6 +94,9 @@ def test_new_users_without_a_known_item_are_skipped(run: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert "Warning: Users without a known item are skipped: 'ben'." in result.output
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["anna", "cem"]
+    result = lirdrec("recommend", run, "--history-file", table, "-k", 1, "--fallback", "popular", "--explain")
+    assert "Warning: Users without a known item get popular items: 'ben'." in result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["anna", "cem", "ben"]
     table.write_text("user_id,item_id\nben,gone\n")
     assert_refused(lirdrec("recommend", run, "--history-file", table), "'gone'", "Known items look like 'item-")
 

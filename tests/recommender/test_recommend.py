@@ -411,6 +411,36 @@ def test_new_users_without_known_items_are_skipped_with_a_warning(recommender: R
     assert frame.equals(recommender.recommend_for_history({"b": ["sku/3"], "d": ["12"]}, k=3))
 
 
+def test_known_users_without_later_known_items_are_ranked_by_the_training(recommender: Recommender) -> None:
+    for history in ({"u2": ["x"], "u3": ["sku/3"], "u5": []}, {"u5": [], "u2": ["x"]}):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            frame = recommender.recommend_for_history(history, k=4)
+        assert ["Unknown items are left out of the history: 'x'" in str(w.message) for w in caught] == [True]
+        assert frame["user"].unique(maintain_order=True).to_list() == list(history)
+        for user in ("u2", "u5"):
+            mine, expected = frame.filter(user=user), recommender.recommend([user], k=4)
+            assert mine.drop("score").equals(expected.drop("score"))
+            np.testing.assert_allclose(mine["score"], expected["score"], atol=1e-5)
+
+
+def test_users_without_training_and_known_items_fall_back(recommender: Recommender) -> None:
+    history = {"a": ["x"], "u3": ["sku/3"], "u47": ["x"], "c": []}
+    with pytest.warns(UserWarning, match="'x'"), pytest.warns(UserWarning, match="get popular items: 'a', 'u47', 'c'"):
+        frame = recommender.recommend_for_history(history, k=3, fallback="popular")
+    with pytest.warns(UserWarning, match="popular"):
+        popular = recommender.recommend(["a", "u47", "c"], k=3, fallback="popular")
+    assert frame.equals(pl.concat([recommender.recommend_for_history({"u3": ["sku/3"]}, k=3), popular]))
+    reasons = recommender.because(frame, 1, history)
+    assert reasons["because_1"].is_null().to_list() == [False] * 3 + [True] * 9
+    with pytest.warns(UserWarning, match="popular"):
+        alone = recommender.recommend_for_history(["x"], k=3, fallback="popular")
+    assert alone["item"].to_list() == popular["item"].to_list()[:3]
+    assert recommender.because(alone, 1, ["x"])["because_1"].is_null().all()
+    with pytest.raises(DataError, match=r"^3 users have neither .* \('a', 'u47', 'c'\).* `fallback='popular'`"):
+        recommender.recommend_for_history(history, fallback="error")
+
+
 def test_history_without_known_items_is_an_error(recommender: Recommender) -> None:
     for history in ({"a": ["x"]}, {"a": ["x", "y"], "b": ["x"]}, ["x"]):
         with pytest.raises(DataError, match=r"No item of the history is in the catalog \('x'"):
