@@ -35,6 +35,8 @@ _MIN_COUNTER = 10
 _SEPARATORS, _BRACKETS = ",;|", "[]()"
 
 _BLOCK_BYTES = 64 * 2**20
+# Lengths of rows that can be divided by their length in float32.
+_SHORTEST, _LONGEST = 1e-12, 1e18
 _BLANK_ADVICE = "Provide features of the item, leave out the row, or pass `zero_features='missing'`."
 
 
@@ -276,6 +278,8 @@ class RowScan:
         finite: all entries are finite.
         zero: all entries are zero.
         nan: all entries are NaN.
+        extreme: all entries are finite, but the length of the row is not between :data:`_SHORTEST` and
+            :data:`_LONGEST`, so that float32 cannot make it a unit vector.
         duplicate: the row is equal to an earlier one, by a hash of 64 bits: two different rows of a million collide
             with a probability below :math:`10^{-7}`; all ``False`` unless requested.
     """
@@ -283,6 +287,7 @@ class RowScan:
     finite: Tensor
     zero: Tensor
     nan: Tensor
+    extreme: Tensor
     duplicate: Tensor
 
     @property
@@ -300,21 +305,22 @@ def row_blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def scan_rows(x: Tensor, find_duplicates: bool = False) -> RowScan:
     """Read a matrix once; everything that is checked or reported about its rows is based on the result."""
-    finite, zero, nan, duplicate = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(4))
+    finite, zero, nan, extreme, duplicate = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(5))
     hashes: list[int] = []
     for start, rows in row_blocks(x):
-        # The sum is many times as fast as testing each number, but that of large ones may overflow.
-        total = rows.sum(dim=1)
-        finite[start : start + len(rows)] = total.isfinite()
-        row = (~total.isfinite()).nonzero().flatten()
-        finite[start + row], nan[start + row] = rows[row].isfinite().all(dim=1), rows[row].isnan().all(dim=1)
-        row = (total == 0).nonzero().flatten()
-        zero[start + row] = ~rows[row].any(dim=1)
+        # The length is many times as fast as testing each number.
+        length = torch.linalg.vector_norm(rows, dim=1)
+        finite[start : start + len(rows)] = True
+        row = (~((length >= _SHORTEST) & (length <= _LONGEST))).nonzero().flatten()
+        odd = rows[row]
+        finite[start + row], nan[start + row] = odd.isfinite().all(dim=1), odd.isnan().all(dim=1)
+        zero[start + row] = ~odd.any(dim=1)
+        extreme[start + row] = odd.isfinite().all(dim=1) & odd.any(dim=1)
         if find_duplicates:
             hashes += [hash(row.tobytes()) for row in (rows + 0.0).numpy()]  # -0.0 becomes 0.0
     if find_duplicates:
         duplicate = torch.from_numpy(~pl.Series(hashes, dtype=pl.Int64).is_first_distinct().to_numpy())
-    return RowScan(finite, zero, nan, duplicate)
+    return RowScan(finite, zero, nan, extreme, duplicate)
 
 
 def check_matrix(x: Tensor, source: str) -> None:
@@ -329,10 +335,10 @@ def described(x: object) -> str:
 
 
 def check_rows(x: Tensor, scan: RowScan, source: str, used: Tensor | None = None) -> None:
-    """Raise :class:`DataError` naming the first row, of those that are ``used``, that is not finite or all zeros."""
-    bad, zero = ~scan.finite, scan.zero
+    """Raise :class:`DataError` naming the first row, of those that are ``used``, that is not finite or no direction."""
+    bad, zero, extreme = ~scan.finite, scan.zero, scan.extreme
     if used is not None:
-        bad, zero = bad & used, zero & used
+        bad, zero, extreme = bad & used, zero & used, extreme & used
     if bad.any():
         row = int(bad.nonzero()[0])
         if scan.nan[row]:
@@ -346,6 +352,12 @@ def check_rows(x: Tensor, scan: RowScan, source: str, used: Tensor | None = None
         raise DataError(
             f"{source} is all zeros in row {int(zero.nonzero()[0])} (rows count from 0), a vector without direction. "
             f"{_BLANK_ADVICE}"
+        )
+    if extreme.any():
+        row = int(extreme.nonzero()[0])
+        raise DataError(
+            f"{source} has a vector of length {x[row].double().norm().item():.2g} in row {row} (rows count from 0), "
+            f"which is not between {_SHORTEST:g} and {_LONGEST:g}. Scale the features, such as to unit length."
         )
 
 

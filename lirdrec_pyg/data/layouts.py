@@ -158,5 +158,8 @@ def find_features(folder: Path) -> dict[str, Path]:
     elif unread:
         raise DataError(f"{text} Save them in one of these formats.")
     elif not found:
-        raise DataError(f"{folder} has no item features. Put a MODALITY_feat.npy beside the table, or pass `features`.")
+        raise DataError(
+            f"{folder} has no item features: no file is named MODALITY_feat.*, such as image_feat.npy. Rename the "
+            "files, or pass them as `features`."
+        )
     return found

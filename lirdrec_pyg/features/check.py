@@ -16,6 +16,7 @@ class FeatureCheck:
         dtype: data type in memory: half precision as in the file, everything else as float32.
         not_finite: rows with NaN or infinite values.
         zero: rows of zeros.
+        extreme: rows that are too long or too short to become unit vectors.
         duplicate: rows that equal an earlier row.
         constant: columns with the same value in all rows.
     """
@@ -27,13 +28,14 @@ class FeatureCheck:
     has_ids: bool
     not_finite: np.ndarray
     zero: np.ndarray
+    extreme: np.ndarray
     duplicate: np.ndarray
     constant: np.ndarray
 
     @property
     def is_usable(self) -> bool:
         """Whether a model can be trained on all rows."""
-        return not (len(self.not_finite) or len(self.zero))
+        return not (len(self.not_finite) or len(self.zero) or len(self.extreme))
 
 
 def check_table(table: FeatureTable) -> FeatureCheck:
@@ -51,6 +53,7 @@ def check_table(table: FeatureTable) -> FeatureCheck:
         has_ids=table.ids is not None,
         not_finite=np.flatnonzero(~scan.finite.numpy()),
         zero=np.flatnonzero(scan.zero.numpy()),
+        extreme=np.flatnonzero(scan.extreme.numpy()),
         duplicate=np.flatnonzero(scan.duplicate.numpy()),
         constant=((low == high) & (len(table) > 1)).nonzero().flatten().numpy(),
     )

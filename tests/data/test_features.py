@@ -64,6 +64,14 @@ def test_a_bad_row_is_named(dtype: torch.dtype, refuses: Any) -> None:
     check_rows(x, scan_rows(x), "shop.npy", torch.tensor([True, False, True, True, False]))
 
 
+def test_a_row_that_float32_cannot_scale_is_named(refuses: Any) -> None:
+    for value, text in ((1e30, "length 1.7e+30 in row 2"), (1e-30, "length 1.7e-30 in row 2")):
+        x = changed({2: value})
+        with refuses("shop.npy", text):
+            check_rows(x, scan_rows(x), "shop.npy")
+        check_rows(x, scan_rows(x), "shop.npy", torch.tensor([True, True, False, True, True]))
+
+
 @pytest.mark.parametrize("x", [torch.ones(3), torch.ones(3, 2, dtype=torch.long), torch.ones(3, 0), X.numpy()])
 def test_features_are_a_float_matrix(x: Any, refuses: Any) -> None:
     with refuses("shop.npy"):

@@ -23,15 +23,18 @@ def test_everything_is_counted(monkeypatch: pytest.MonkeyPatch, block_bytes: int
     x[30] = x[31] = x[1]
     x[:, 3] = 5
     x[20] = x[40] = 0
+    x[41], x[42] = 1e30, 1e-30  # squares that are infinite and zero
+    x[43], x[44] = torch.tensor([1e17, -1e17, 0, 0]), torch.tensor([1e-11, -1e-11, 0, 0])
     found = check_table(FeatureTable(x, None, "x"))
     assert found.not_finite.tolist() == [3, 8, 9]
     assert found.zero.tolist() == [20, 40]
+    assert found.extreme.tolist() == [41, 42]
     assert found.duplicate.tolist() == [30, 31, 40]
     assert found.constant.tolist() == []
     assert (found.rows, found.width, found.dtype, found.has_ids) == (50, 4, "float32", False)
     assert not found.is_usable
     x[20] = x[40] = 5
-    x[3], x[8], x[9] = 5, 5, 5
+    x[3], x[8], x[9], x[41:45] = 5, 5, 5, 5
     found = check_table(FeatureTable(x, pl.Series(range(50)), "x"))
     assert found.constant.tolist() == [3]
     assert found.is_usable
@@ -58,9 +61,17 @@ def test_the_command_names_unusable_rows(tmp_path: Path) -> None:
     assert "item 'e', equals an earlier row" in bad.output
     table = [line.split() for line in bad.output.splitlines() if line.startswith(str(tmp_path)) and ": " not in line]
     assert [line[1:] for line in table] == [
-        ["5", "3", "float32", "by", "position", "0", "0", "0", "0"],
-        ["5", "3", "float32", "in", "the", "file", "1", "0", "1", "0"],
+        ["5", "3", "float32", "by", "position", "0", "0", "0", "0", "0"],
+        ["5", "3", "float32", "in", "the", "file", "1", "0", "0", "1", "0"],
     ]
+    np.savez(tmp_path / "twice.npz", features=x, ids=["a", "b", "a", "c", "d"])
+    np.save(tmp_path / "flat.npy", x[0])
+    np.save(tmp_path / "long.npy", 1e25 * x[:2])
+    several = lirdrec("check-features", *(tmp_path / name for name in ("twice.npz", "long.npy", "flat.npy")))
+    assert several.exit_code == 2
+    assert f"{tmp_path / 'long.npy'}: row 0 (counted from 0) is too long or too short" in several.stdout
+    assert [line.split()[0] for line in several.stderr.splitlines()] == ["Error:", "Error:"]
+    assert [name in line for name, line in zip(("'a'", "flat.npy"), several.stderr.splitlines())] == [True, True]
     assert_refused(CliRunner().invoke(main, ["check-features", str(tmp_path / "nothing.npy")]), "nothing.npy")
 
 
