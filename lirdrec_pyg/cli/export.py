@@ -55,6 +55,8 @@ def export(
         raise ConfigError("--format is for --out.")
     if (schema is not None or index is not None) and (to is None or scheme == "lance"):
         raise ConfigError("--schema and --index are for PostgreSQL.")
+    if scheme == "lance" and not folder:
+        raise ConfigError("--to lance: names no folder. Pass one, such as --to lance:exports/lance.")
     if to is not None and scheme != "lance":
         check_postgres(to)
     recommender = Recommender.load(run)

@@ -85,6 +85,8 @@ def update(
     more than --max-drop, on the latest ones or on those for validation, the run is written, but not promoted, and the
     exit code is 3.
 
+    Repeated after --promote, the same command has nothing to do.
+
     \b
     Every night, for a service that reads runs/current:
       lirdrec-pyg update runs/current --data clicks_today.csv --features features_today \\
@@ -94,6 +96,9 @@ def update(
         check_link(promote)
     keep_freed_memory()
     recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
+    if promote is not None and run.resolve() == out.resolve() == promote.resolve() and _is_update(recommender):
+        click.echo(f"{promote} points to {out}, which holds this update: nothing to do.")
+        return
     if items is not None:
         recommender = recommender.with_catalog(read_table(items), id_col=id_col)
     config = recommender.dataset.config
@@ -123,6 +128,8 @@ def update(
         _report(updated.dataset.facts, updated.metrics)
         click.echo(f"The run is in {out}")
     if interrupt.signal is not None:
+        if promote is not None and is_first_process():
+            click.echo("The update was interrupted: not promoted.", err=True)
         sys.exit(128 + interrupt.signal)
     drop = updated.metrics["update"]["drop"] if "update" in updated.metrics else 0
     if drop > max_drop:
@@ -132,6 +139,10 @@ def update(
     if promote is not None and is_first_process():
         promote_run(out, promote)
         click.echo(f"{promote} points to {out}")
+
+
+def _is_update(recommender: Recommender) -> bool:
+    return "interactions added" in recommender.dataset.facts
 
 
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

@@ -69,6 +69,7 @@ def test_each_mistake_is_one_error_and_writes_nothing(
         (("--out", "out", "--schema", "s"), "for PostgreSQL"),
         (("--to", "lance:out", "--no-index"), "for PostgreSQL"),
         (("--to", "lance:file"), "file is a file. Export to a folder."),
+        (("--to", "lance:"), "--to lance: names no folder"),
         (("--to", "hidden"), "--to is not the URL"),
         (("--to", url), "Cannot export to PostgreSQL"),
     ):

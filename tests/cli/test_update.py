@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from commands import assert_refused, help_of, lirdrec
 
+from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.recommender import Recommender
 
 FIT = ("--epochs", 4, "--lr", 0.01, "--batch-size", 100, "--embedding-dim", 8)
@@ -51,6 +52,17 @@ def test_two_nights_with_the_columns_of_the_training(shop: Path, run: Path, tmp_
         _, line = [line for line in result.output.splitlines() if line.startswith("recall@20")]
         assert line.split() == ["recall@20", f"{before:.4f}", f"{after:.4f}"]
         assert f"{link} points to {out}" in result.output
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    result = lirdrec("update", link, "--data", data, "--out", out, "--promote", link)
+    assert (result.exit_code, result.output) == (
+        0,
+        f"{link} points to {out}, which holds this update: nothing to do.\n",
+    )
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    link.unlink()
+    link.symlink_to(run)  # which holds no update
+    again = ("--data", data, "--out", run, "--promote", link)
+    assert_refused(lirdrec("update", link, *again), "the folder of the run itself")
 
 
 def test_a_drop_is_written_but_not_promoted(
@@ -72,6 +84,24 @@ def test_a_drop_is_written_but_not_promoted(
     result = lirdrec("update", link, *common, "--out", tmp_path / "run", "--max-drop", 0.25)
     assert result.exit_code == 0
     assert link.resolve() == (tmp_path / "run").resolve()
+
+
+def test_an_interrupted_update_is_not_promoted(
+    shop: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(interrupt: Interrupt) -> bool:
+        interrupt.signal = 2
+        return True
+
+    monkeypatch.setattr(Interrupt, "should_stop", stop)
+    link = tmp_path / "current"
+    link.symlink_to(run)
+    out = tmp_path / "run"
+    result = lirdrec("update", link, "--data", shop / "night0.csv", "--out", out, "--promote", link)
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "The update was interrupted: not promoted."
+    assert link.resolve() == run.resolve()
+    assert Recommender.load(out).metrics["stopped"] == "interrupted"
 
 
 def test_mistakes_are_refused_before_any_work(shop: Path, run: Path, tmp_path: Path) -> None:
