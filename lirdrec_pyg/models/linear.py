@@ -1,6 +1,7 @@
 """A linear branch in closed form beside the branches that are learned."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -201,9 +202,15 @@ def _regularization(config: Any, data: HeteroData, measure: Measure | None) -> t
             if (key := (l2, weights)) not in found:
                 if len(found) == most:
                     return float("-inf")
+                start = time.perf_counter()
                 weight = linear_weights(data, l2, dict(zip(names, weights)))
                 found[key] = measure(linear_ranker(data, weight))
                 bar.update()
+                if len(found) == 1:
+                    seconds = time.perf_counter() - start
+                    _log.info(
+                        "linear branch: choosing its settings by validation, %.1f s for each that is tried", seconds
+                    )
             return found[key]
 
         weights = tuple(content.get(name, 0.0) for name in names)

@@ -115,8 +115,12 @@ def trained(
     """Train to the end, and write the progress into the run, but not the result; ``record`` joins the metrics."""
     result = fitted(trainer, None if run is None else Journal(run.path), callback)
     model = trainer.model.module
-    is_finished = result.stopped != "interrupted"  # else the settings would stay when the training is resumed
-    completed = model.complete(model_config, trainer.data, _measure(trainer)) if is_finished else model_config
+    completed = model_config
+    if result.stopped != "interrupted":  # else the settings would stay when the training is resumed
+        try:
+            completed = model.complete(model_config, trainer.data, _measure(trainer, callback))
+        except _InterruptedError:
+            result.stopped = "interrupted"
     vectors = trainer.loader.vectors(model)
     model.to(vectors.user.device)
     ranker = DotProducts(vectors.user, vectors.item)
@@ -124,7 +128,7 @@ def trained(
     regression = None
     if model_config.supports_new_items:
         regression = ItemRegression.of(model, trainer.data, vectors)
-        if is_finished:
+        if result.stopped != "interrupted":
             completed = scale_new_items(completed, model, trainer.data, vectors)
         if has_new_items(trainer.data):
             vectors = attach_items(model, trainer.data, vectors, regression)
@@ -196,11 +200,24 @@ def account(trainer: Trainer, dataset: Dataset, metrics: Mapping[str, Any]) -> d
     }
 
 
-def _measure(trainer: Trainer) -> Callable[[Ranker], float] | None:
-    """Return the validation Recall@20 as a function of a ranking function, or ``None`` without a validation split."""
+class _InterruptedError(Exception):
+    """A callback asked to stop what follows the training."""
+
+
+def _measure(trainer: Trainer, callback: Callback) -> Callable[[Ranker], float] | None:
+    """Return the validation Recall@20 as a function of a ranking function, or ``None`` without a validation split.
+
+    The function raises :class:`_InterruptedError` if ``callback`` asks to stop.
+    """
     if (task := trainer.task) is None:
         return None
-    return lambda ranker: evaluate_ranker(ranker, task)[MONITOR]
+
+    def measure(ranker: Ranker) -> float:
+        if trainer.any_stops(callback):
+            raise _InterruptedError
+        return evaluate_ranker(ranker, task)[MONITOR]
+
+    return measure
 
 
 def finished(run: Run | None, recommender: Recommender) -> Recommender:

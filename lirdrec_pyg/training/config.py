@@ -38,8 +38,9 @@ class TrainingConfig(Config):
     )
     minutes: float | None = field(
         None,
-        "End the training when an epoch has ended after this time; a race takes a third of it at most. By default "
-        "unlimited, or with a race 1 minute per 8,000 interactions, but at least 3.",
+        "End the training when an epoch has ended after this time; a race takes a third of it at most. The linear "
+        "branch and the evaluation follow, and take minutes with ten thousand items. By default unlimited, or with a "
+        "race 1 minute per 8,000 interactions, but at least 3.",
         min=0,
         min_open=True,
     )

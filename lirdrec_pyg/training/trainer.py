@@ -198,7 +198,7 @@ class Trainer:
         callback.on_fit_start(self)
         result = self.result
         while (reason := self._reason_to_end()) is None:
-            if self._any_stops(callback) or not self._train_epoch(callback):
+            if self.any_stops(callback) or not self._train_epoch(callback):
                 reason = "interrupted"
                 break
             self._end_epoch()
@@ -256,7 +256,7 @@ class Trainer:
             if self._step % _STEPS_BETWEEN_CHECKS == 0:
                 self._check_losses()
             callback.on_step_end(epoch, self._step)
-            if self._step < len(self._batches) and self._any_stops(callback, self._step):
+            if self._step < len(self._batches) and self.any_stops(callback, self._step):
                 return False
         self._check_losses()
         self._seconds = time.perf_counter() - start
@@ -306,7 +306,7 @@ class Trainer:
         assert isinstance(total, Tensor)
         return total
 
-    def _any_stops(self, callback: Callback, step: int = 0) -> bool:
+    def any_stops(self, callback: Callback, step: int = 0) -> bool:
         """Return whether the callback of any process asks to stop; all processes get the same answer."""
         if self.fabric.world_size == 1:
             return callback.should_stop()

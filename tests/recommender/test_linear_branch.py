@@ -204,6 +204,11 @@ def test_a_refit_has_the_chosen_settings_and_all_its_epochs(
     assert found.training_config == limited
 
 
+class StopsAtOnce(Callback):
+    def should_stop(self) -> bool:
+        return True
+
+
 def test_an_interrupted_training_is_resumed_as_if_it_had_never_stopped(
     best_run: Path, learnable_shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +231,13 @@ def test_an_interrupted_training_is_resumed_as_if_it_had_never_stopped(
     width = expected.vectors.width
     clicked = expected.popularity > 0  # the others depend on the linear branch
     torch.testing.assert_close(loaded.vectors.item[clicked], expected.vectors.item[clicked, :width])
+
+    # Then it is interrupted while it chooses the linear branch.
+    stopped = resume(tmp_path / "run", callbacks=[StopsAtOnce()])
+    assert stopped.metrics is not None
+    assert stopped.metrics["stopped"] == "interrupted"
+    assert stopped.model_config == MODEL
+    torch.testing.assert_close(stopped.vectors.item[clicked], expected.vectors.item[clicked, :width])
     resume(tmp_path / "run")
     assert_same_run(best_run, tmp_path / "run")
 
