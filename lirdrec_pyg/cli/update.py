@@ -34,8 +34,8 @@ _SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
     help="Table of the new interactions. Those that are known already count once.",
 )
 @features_option(
-    "MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know; known items "
-    "in them are left out.",
+    "MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know. Known items "
+    "get those that they lacked.",
 )
 @click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
 @click.option(
@@ -147,6 +147,8 @@ def _is_update(recommender: Recommender) -> bool:
 
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     added = ", ".join(f"{facts[f'{kind} added']:,} {kind}" for kind in ("interactions", "users", "items"))
+    if number := facts["items with more features"]:
+        added += f", missing features of {number:,} items"
     click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
     if "update" not in metrics:
         return

@@ -14,22 +14,32 @@ from lirdrec_pyg.data.graph import (
     INTERACTS,
     NEW_ITEM,
     SIMILAR,
+    feature_mask,
     has_new_items,
     held_out_edges,
+    item_features,
     joined_nodes,
     known_interactions,
     modalities,
+    set_features,
     set_interactions,
     without_new_items,
 )
 from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, merge_duplicates
+from lirdrec_pyg.data.new_items import NewItems
 from lirdrec_pyg.data.splits import Split
+from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError, listed
 
 
 def extend(
-    dataset: Dataset, interactions: pl.DataFrame, hold_out: float, num_validation: int = 0, seed: int = 0
+    dataset: Dataset,
+    interactions: pl.DataFrame,
+    hold_out: float,
+    num_validation: int = 0,
+    seed: int = 0,
+    features: NewItems | None = None,
 ) -> Dataset:
     """Return ``dataset`` with later interactions.
 
@@ -45,12 +55,14 @@ def extend(
             test, of users with training interactions in ``dataset``, and of the others half for validation.
         num_validation: number of validation interactions up to which earlier ones stay held out.
         seed: seed of the random choice.
+        features: features of items of ``dataset``, of which those that were missing so far are used.
 
     Raises:
         DataError: if no interaction is new.
     """
     items = dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
     graph = _with_all_items(dataset.graph)
+    num_filled = 0 if features is None else _fill_missing(graph, items, features)
     position = items.find(interactions["item"])
     known = pl.Series(position >= 0)
     if not known.all():
@@ -92,6 +104,7 @@ def extend(
         "held out": "the latest interactions" if "time" in frame.columns else "random interactions, without times",
         "users added": len(users) - len(dataset.users),
         "items added": len(items) - len(dataset.items),
+        "items with more features": num_filled,
     }
     config = None
     if dataset.config is not None:  # the files do not hold these data, but later ones may have the same columns
@@ -107,6 +120,24 @@ def _with_all_items(data: HeteroData) -> HeteroData:
     if has_new_items(data):
         graph["item"].update(joined_nodes(data["item"], data[NEW_ITEM], modalities(data)))
     return graph
+
+
+def _fill_missing(graph: HeteroData, items: Vocabulary, new: NewItems) -> int:
+    """Use features of items that had none in some modality, and return the number of these items."""
+    filled = torch.zeros(len(items), dtype=torch.bool)
+    position = torch.from_numpy(items.find(new.ids.ids))
+    for modality, values in new.features.items():
+        if (mask := feature_mask(graph, modality)) is None:
+            continue
+        fills = (position >= 0) & ~mask[position]
+        if modality in new.masks:
+            fills &= new.masks[modality]
+        row = position[fills]
+        filled[row] = True
+        x, mask = item_features(graph, modality).clone(), mask.clone()
+        x[row], mask[row] = values[fills].to(x.dtype), True
+        set_features(graph, modality, x, mask)
+    return int(filled.sum())
 
 
 def _keys(pairs: np.ndarray, num_items: int) -> np.ndarray:

@@ -177,11 +177,16 @@ def build_checked_graph(
     data = HeteroData()
     data["user"].num_nodes, data["item"].num_nodes = num_users, len(next(iter(features.values())))
     for modality, x in features.items():
-        if modality in masks:
-            data["item"][f"mask_{modality}"] = masks[modality]
-            x = fill_missing_rows(x, masks[modality], name=f"x_{modality}")
-        data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
+        set_features(data, modality, x, masks.get(modality))
     return set_interactions(data, edges)
+
+
+def set_features(data: HeteroData, modality: str, x: Tensor, mask: Tensor | None) -> None:
+    """Set the features of a modality, with the mean of the others in rows outside of ``mask``."""
+    if mask is not None:
+        data["item"][f"mask_{modality}"] = mask
+        x = fill_missing_rows(x, mask, name=f"x_{modality}")
+    data["item"][f"{_FEATURE_PREFIX}{modality}"] = x
 
 
 def set_interactions(data: HeteroData, edges: Sequence[Tensor]) -> HeteroData:

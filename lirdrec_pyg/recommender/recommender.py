@@ -543,7 +543,7 @@ class Recommender:
 
         Args:
             interactions: path of a table, a pandas, polars or Arrow table, or a pair of arrays (user IDs, item IDs).
-            new_items: IDs and features of items; those that are known already are left out.
+            new_items: IDs and features of items; known ones get those that they lacked.
             out: run folder to write; by default nothing is written.
             config: settings of the training.
             columns: columns of ``interactions``, and which rows count; by default as in the training.
@@ -570,7 +570,7 @@ class Recommender:
         more = new_items and new_items.without(self.items)
         grown = self.add_items(more) if more else self
         folder = None if out is None else Path(out)
-        return update(grown, frame, config or UpdateConfig(), folder, CallbackList(callbacks), overwrite)
+        return update(grown, frame, new_items, config or UpdateConfig(), folder, CallbackList(callbacks), overwrite)
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lirdrec_pyg.callback import Callback
 from lirdrec_pyg.config import Config, field
-from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, Split, held_out_edges
+from lirdrec_pyg.data import HELD_OUT, INTERACTS, Dataset, NewItems, Split, held_out_edges
 from lirdrec_pyg.data.extend import extend
 from lirdrec_pyg.errors import DataError, RunError
 from lirdrec_pyg.evaluation import RankingTask, evaluate_ranker
@@ -85,6 +85,7 @@ class Gate:
 def update(
     recommender: "Recommender",
     interactions: pl.DataFrame,
+    features: NewItems | None,
     config: UpdateConfig,
     out: Path | None,
     callback: Callback,
@@ -100,7 +101,7 @@ def update(
         lr=config.lr or recommender.training_config.lr,
     )
     num_validation = config.num_validation if config.hold_out else 0
-    dataset = extend(recommender.dataset, interactions, config.hold_out, num_validation, training.seed)
+    dataset = extend(recommender.dataset, interactions, config.hold_out, num_validation, training.seed, features)
     if config.hold_out and not all(held_out_edges(dataset.graph, split).numel() for split in HELD_OUT):
         raise DataError(
             f"Of {dataset.facts['interactions added']} new interactions, too few are of known users to hold out any. "

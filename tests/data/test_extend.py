@@ -10,6 +10,8 @@ import torch
 from lirdrec_pyg import Dataset
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, NEW_ITEM, SIMILAR, check_graph, feature_mask, item_features
 from lirdrec_pyg.data.extend import extend
+from lirdrec_pyg.data.new_items import NewItems
+from lirdrec_pyg.data.vocabulary import Vocabulary
 from lirdrec_pyg.errors import DataError
 
 Pairs = set[tuple[object, object]]
@@ -68,6 +70,29 @@ def test_without_times_a_random_part_is_held_out_by_the_seed() -> None:
     assert all(len(part) == 3 and part <= set(new) for part in found)
     whole = extend(before, later(new), 0.0)
     assert edges(whole, "edge_index") == all_edges(before) | set(new)
+
+
+def test_known_items_get_the_features_that_they_lacked() -> None:
+    before = make_dataset()  # items 0 and 1 have no texts
+    rng = np.random.default_rng(1)
+    ids = Vocabulary(pl.Series([1, 99, 5, 0]), "item")
+    features = {name: torch.from_numpy(rng.standard_normal((4, d))).float() for name, d in (("image", 4), ("text", 3))}
+    some = NewItems(ids, features, {"text": torch.tensor([True, True, True, False])})
+    after = extend(before, later(unknown_pairs(before, 3)), 0.0, features=some)
+    assert after.facts["items with more features"] == 1
+    assert torch.equal(item_features(after.graph, "image"), item_features(before.graph, "image"))
+    text, mask = item_features(after.graph, "text"), feature_mask(after.graph, "text")
+    assert mask is not None
+    assert (~mask).nonzero().tolist() == [[0]]
+    assert torch.equal(text[1], features["text"][0])
+    assert torch.equal(text[2:], item_features(before.graph, "text")[2:])
+    torch.testing.assert_close(text[0], text[1:].mean(dim=0))
+    all_of_them = extend(before, later(unknown_pairs(before, 3)), 0.0, features=NewItems(ids, features, {}))
+    assert all_of_them.facts["items with more features"] == 2
+    check_graph(all_of_them.graph)
+    earlier = feature_mask(before.graph, "text")
+    assert earlier is not None
+    assert int(earlier.sum()) == 18  # unchanged
 
 
 def test_the_gate_is_of_users_with_training_interactions() -> None:
