@@ -27,18 +27,20 @@ from lirdrec_pyg.training import MONITOR, EpochResult, Trainer, TrainingConfig
 @click.option(
     "--space",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="YAML file with the values to try instead of the paper's grid; see below.",
+    help="YAML file with the values to try instead of the default; see below.",
 )
 @config_file_option
-@preset_option("paper")
+@preset_option("best")
 @config_options(DataConfig, LIRDRecConfig, TrainingConfig, skip=("data",))
 def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     """Search for the settings of LIRDRec with the best validation Recall@20.
 
-    The default is the paper's grid: --num-layers 2, 3, 4; --reg-weight 1e-2, 1e-3, 1e-4; --network-weight 0.9, 0.95,
-    0.99; --weight-decay 0, 1e-6, 1e-5; and, if there are images beside other modalities, their share 0.1, 0.5, 0.9 in
-    the item graph. Settings without effect on the model are left out. Other settings are those of the options. A file
-    for --space has lines such as
+    By default, it tries --item-graph and --no-item-graph, --num-layers 1, 2, 3 and --temperature 0.1, 0.15, 0.2. With
+    --preset paper, it tries the paper's grid: --num-layers 2, 3, 4; --reg-weight 1e-2, 1e-3, 1e-4; --network-weight
+    0.9, 0.95, 0.99; --weight-decay 0, 1e-6, 1e-5; and, if there are images beside other modalities, their share 0.1,
+    0.5, 0.9 in the item graph. Settings without effect on the model are left out. Other settings are those of the
+    options. Trials have neither a race nor a linear branch, which fit adds after the training. A file for --space has
+    lines such as
 
     \b
       num_layers: [2, 3, 4]
@@ -70,8 +72,10 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
         callback = CallbackList((interrupt, progress))
         study = search(dataset, out, model_config, training_config, trials, settings, callback)
     finished, best = len(study.finished()), study.best()
-    others = "" if finished >= trials else f" of {trials}; others are running, or everything was tried"
-    click.echo(f"\n{finished} trials are done{others}.")
+    left = "" if finished >= trials else f" of {trials}"
+    if left and interrupt.signal is None:
+        left += "; others are running, or everything was tried"
+    click.echo(f"\n{finished} trials are done{left}.")
     if best is not None:
         click.echo(f"Best validation {MONITOR}: {best.value:.4f}, with {_format(best.settings)}")
         click.echo(f"Train with it: lirdrec-pyg fit --config {out / 'best.yaml'} --out RUN")

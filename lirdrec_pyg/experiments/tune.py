@@ -1,11 +1,12 @@
 import copy
 import json
+import logging
 import math
 import pickle
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ from lirdrec_pyg.transforms import CacheAdjacency, LoadFeatures, check_search
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, Trial
+
+_log = logging.getLogger(__name__)
 
 _STUDY, _TABLE, _BEST, _LOCK = "study.db", "trials.csv", "best.yaml", ".lock"
 _STARTED = "started"
@@ -171,7 +174,7 @@ class Study:
                 raise self._optuna.TrialPruned
             return result.value if result.state == "complete" else math.nan  # NaN is a failure
 
-        deadline = time.monotonic() + _GRACE_SECONDS + 2
+        deadline, is_waiting = time.monotonic() + _GRACE_SECONDS + 2, False
         while not callback.should_stop():
             with self._lock:
                 running = self._repeat_interrupted()
@@ -180,13 +183,17 @@ class Study:
                     self._study.sampler = self._sampler(num_earlier)
                     self._study.optimize(objective, n_trials=1)
             if num_earlier < num_trials:
-                deadline = time.monotonic() + _GRACE_SECONDS + 2
+                deadline, is_waiting = time.monotonic() + _GRACE_SECONDS + 2, False
                 with self._lock:
                     best = self._write_results()
                 callback.on_trial_end(result, result == best)
             elif not running or time.monotonic() > deadline:
                 return
             else:
+                if not is_waiting:
+                    seconds = f"{deadline - time.monotonic():.0f}"
+                    _log.info("waiting up to %s s for %s trials of other programs, or of killed ones", seconds, running)
+                is_waiting = True
                 time.sleep(1)  # the programs of these trials may have been killed
 
     def _sampler(self, num_earlier: int) -> Any:
@@ -318,6 +325,7 @@ def tune(
     """
     check_before(model_config, training_config)
     callback = callback or Callback()
+    training_config = replace(training_config, race=False)  # variants are in the space, if at all
     names = modalities(dataset.graph)
     space = space or Space.default(names, model_config, training_config)
     space.check(model_config, training_config, names)

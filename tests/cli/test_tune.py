@@ -72,6 +72,7 @@ def test_ctrl_c_keeps_the_trials_and_the_same_command_resumes(
     result = lirdrec(*tune(shop, out, space, 3))
     assert result.exit_code == 128 + signal.SIGINT, result.output
     assert "Traceback" not in result.output
+    assert "1 trials are done of 3.\n" in result.output
     assert "The same command resumes the study." in result.output
     assert len(points(out)) == 1
     result = lirdrec(*tune(shop, out, space, 3))
@@ -129,6 +130,20 @@ def test_the_trial_of_a_program_killed_before_its_first_heartbeat_is_repeated(
     result = lirdrec(*tune(shop, out, space, 3))
     assert "3 trials are done." in result.output
     assert len(set(points(out))) == len(points(out)) == 3
+
+
+def test_it_says_that_it_waits_for_other_programs(
+    shop: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "study"
+    assert lirdrec(*tune(shop, out, space, 1)).exit_code == 0
+    running = optuna.load_study(study_name="lirdrec-pyg", storage=f"sqlite:///{out / 'study.db'}").ask()
+    running.set_user_attr("started", True)
+    monkeypatch.setattr(sys.modules["lirdrec_pyg.experiments.tune"], "_GRACE_SECONDS", 1)
+    result = lirdrec(*tune(shop, out, space, 2))
+    assert result.exit_code == 0, result.output
+    assert result.output.count("waiting up to 3 s for 1 trials of other programs, or of killed ones\n") == 1
+    assert "1 trials are done of 2; others are running" in result.output
 
 
 def test_mistakes_are_one_sentence(shop: Path, space: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from trainers import needs_torch_sparse
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.experiments import Range, Space
 from lirdrec_pyg.models import LightGCNConfig, LIRDRecConfig
-from lirdrec_pyg.training import TrainingConfig
+from lirdrec_pyg.training import TrainingConfig, preset
 
 MODALITIES = ("image", "text")
 SAMPLED = TrainingConfig(sampling="neighbors", fanout="5,5")
@@ -41,6 +41,14 @@ def test_the_papers_grid_has_only_what_makes_a_difference() -> None:
         space = default(MODALITIES, **settings)
         assert default(MODALITIES).entries.keys() - space.entries.keys() == {left_out}
         space.check(LIRDRecConfig(**settings), TrainingConfig(), MODALITIES)  # type: ignore[arg-type]
+
+
+def test_the_grid_of_the_preset_best() -> None:
+    best, training = preset()
+    space = Space.default(MODALITIES, best, training)
+    assert space.entries.keys() == {"item_graph", "num_layers", "temperature"}
+    space.check(best, training, MODALITIES)
+    assert all(getattr(best, name) in values for name, values in space.entries.items())
 
 
 @needs_torch_sparse
