@@ -3,8 +3,8 @@
     python examples/add_new_items.py [RUN]
 
 RUN is a run folder, by default runs/shop, which examples/train_from_csv.py writes. The new items are generated: each is
-a noisy copy of an item of the catalog. To read yours from files, use
-``read_new_items({"image": "new.npy", "text": "new_text.npy"}, widths, ids="new_ids.txt")`` of ``lirdrec_pyg.data``.
+a noisy copy of an item of the catalog. Yours may also be mappings from item IDs to vectors, or tables; ``lirdrec-pyg
+add-items`` reads them from files.
 """
 
 import sys
@@ -13,7 +13,7 @@ import polars as pl
 import torch
 
 from lirdrec_pyg import Recommender
-from lirdrec_pyg.data import NewItems, Vocabulary, item_features, modalities
+from lirdrec_pyg.data import item_features, modalities
 from lirdrec_pyg.errors import LIRDRecError
 
 try:
@@ -28,7 +28,7 @@ for modality in modalities(recommender.graph):
     features[modality] = x + 0.3 * x.std() * torch.randn_like(x)
 new = pl.Series([f"new-like-{item}" for item in recommender.items.ids[:4]])
 
-extended = recommender.add_items(NewItems(Vocabulary(new, "item"), features, masks={}))
+extended = recommender.add_items(features, ids=new)
 extended.save("runs/shop-extended", overwrite=True)
 print(f"{len(extended.items)} items, {len(new)} of them new, are in runs/shop-extended")
 print("Most similar items of each new item:")

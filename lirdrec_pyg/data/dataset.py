@@ -216,7 +216,7 @@ class Dataset:
         frame = interactions_in_memory(interactions, config, config.split, facts)
         catalog = None if items is None else catalog_of(to_polars(items).fill_nan(None), config)
         row_ids = None if catalog is None else catalog.frame["id"]
-        tables = {m: _feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
+        tables = {m: feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
         dataset = assemble(frame, tables, config, seed)
         return replace(_with_catalog(dataset, catalog), facts={**facts, **dataset.facts})
 
@@ -453,8 +453,11 @@ def _with_catalog(dataset: Dataset, catalog: ItemCatalog | None) -> Dataset:
     return replace(dataset, catalog=catalog)
 
 
-def _feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_column: str | None) -> FeatureTable:
-    """Read the features of one modality from memory; ``row_ids`` are the items of the rows of a bare array."""
+def feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_column: str | None) -> FeatureTable:
+    """Read the features of one modality from memory, see :meth:`Dataset.from_frames`.
+
+    Bare arrays have the items ``row_ids`` in their rows.
+    """
     source = f"`features[{modality!r}]`"
     if isinstance(values, Mapping):
         return FeatureTable.of(_stacked(values.values(), source), list(values), source)

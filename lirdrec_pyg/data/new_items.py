@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lirdrec_pyg.data.alignment import FeatureRows, check_listed, select_features
+from lirdrec_pyg.data.dataset import feature_table
 from lirdrec_pyg.data.feature_files import read_feature_files
-from lirdrec_pyg.data.features import ZeroFeatures
+from lirdrec_pyg.data.features import FeatureTable, ZeroFeatures
 from lirdrec_pyg.data.ids import read_unique_ids, same_type, warn_of_missing_ids
 from lirdrec_pyg.data.provenance import check_same_origin, provenance_facts
 from lirdrec_pyg.data.vocabulary import Vocabulary
@@ -68,15 +69,44 @@ def read_new_items(
     Raises:
         DataError: naming the file, row or parameter that is wrong.
     """
-    if not features:
-        raise DataError("The new items have no features. Pass `features`.")
-    if unknown := [m for m in features if m not in widths]:
-        raise DataError(f"`features` has {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
+    _check_modalities(features, widths)
     listed = None if ids is None else read_unique_ids(ids, "ids")
     files = {modality: Path(path) for modality, path in features.items()}
     tables = read_feature_files(files, item_column)
     if facts and not allow_other_features:
         check_same_origin(facts, provenance_facts(files))
+    return _assembled(tables, widths, listed, zero_features)
+
+
+def new_items_in_memory(
+    features: Mapping[str, Any], widths: Mapping[str, int], ids: pl.Series | None = None, item_column: str | None = None
+) -> NewItems:
+    """Do as :func:`read_new_items` with features in memory, as :meth:`Dataset.from_frames` takes them.
+
+    Args:
+        features: for each modality a mapping from item IDs to vectors, a table with a column of item IDs, or an array.
+        widths: feature width of each modality of the model.
+        ids: item IDs of the rows of arrays; if given, these are the items.
+        item_column: name of the ID column of a table; by default it is recognized.
+
+    Raises:
+        DataError: naming the modality, row or parameter that is wrong.
+    """
+    _check_modalities(features, widths)
+    tables = {modality: feature_table(modality, values, None, item_column) for modality, values in features.items()}
+    return _assembled(tables, widths, ids, "error")
+
+
+def _check_modalities(features: Mapping[str, Any], widths: Mapping[str, int]) -> None:
+    if not features:
+        raise DataError("The new items have no features. Pass `features`.")
+    if unknown := [m for m in features if m not in widths]:
+        raise DataError(f"`features` has {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
+
+
+def _assembled(
+    tables: Mapping[str, FeatureTable], widths: Mapping[str, int], listed: pl.Series | None, zero_features: ZeroFeatures
+) -> NewItems:
     row_ids = {}
     for modality, table in tables.items():
         if table.values.size(1) != widths[modality]:
@@ -87,7 +117,7 @@ def read_new_items(
         if table.ids is not None:
             row_ids[modality] = table.ids
         elif listed is None:
-            raise DataError(f"{table.source} has no item IDs. List them in a file, and pass it as `ids`.")
+            raise DataError(f"{table.source} has no item IDs. Pass them as `ids`.")
         else:
             row_ids[modality] = check_listed(table, listed, "ids")
     found = same_type([*([] if listed is None else [listed]), *row_ids.values()])
@@ -98,7 +128,7 @@ def read_new_items(
     warn_of_missing_ids(new.ids, "The list of new items")
     rows = {m: FeatureRows.of(table, row_ids[m], zero_features) for m, table in tables.items()}
     matrices, masks = select_features(new, rows)
-    for modality in [modality for modality in widths if modality not in features]:
+    for modality in [modality for modality in widths if modality not in tables]:
         matrices[modality] = torch.zeros(len(new), widths[modality])
         masks[modality] = torch.zeros(len(new), dtype=torch.bool)
     # A modality without a mask has features of all items.
@@ -107,7 +137,7 @@ def read_new_items(
     for modality, mask in masks.items():
         count = int((~mask).sum())
         number = f"all {count}" if count == len(new) else f"{count} of the {len(new)}"
-        warnings.warn(f"Features of {modality} are missing for {number} new items.", stacklevel=2)
+        warnings.warn(f"Features of {modality} are missing for {number} new items.", stacklevel=3)
     return NewItems(new, matrices, masks)
 
 

@@ -1,6 +1,6 @@
 import copy
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from lirdrec_pyg.data import (
     NewItems,
     Vocabulary,
     append_new_items,
+    feature_widths,
     has_new_items,
     known_interactions,
     modalities,
@@ -31,6 +32,7 @@ from lirdrec_pyg.data import (
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
 from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
+from lirdrec_pyg.data.new_items import new_items_in_memory
 from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.explanation import Explanation
@@ -493,20 +495,24 @@ class Recommender:
         """
         return because(self, frame, count, history)
 
-    def add_items(self, new: NewItems) -> "Recommender":
+    def add_items(self, new: NewItems | Mapping[str, Any], ids: IDs | None = None) -> "Recommender":
         """Return a recommender that also knows items that were not part of the training.
 
         Their features predict their vectors, see :func:`~lirdrec_pyg.models.attach_items`; nothing is trained, and no
         other item changes.
 
         Args:
-            new: IDs and features, see :func:`~lirdrec_pyg.data.read_new_items`.
+            new: for each modality, a mapping from item IDs to vectors, a table with a column of item IDs, or an array
+                with a row for each of ``ids``; or what :func:`~lirdrec_pyg.data.read_new_items` returns. An omitted
+                modality is missing for all of them.
+            ids: item IDs of the rows of arrays.
 
         Raises:
             DataError: if an ID is known already, or features do not fit.
             ConfigError: if the model does not support new items.
         """
         self.model_config.require("new_items")
+        new = self._new_items(new, ids)
         if (present := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
             raise DataError(f"{len(present)} of the new items are in the catalog already, such as {present[0]!r}.")
         warn_of_look_alikes(new.ids.ids, self.items.ids, "new item", strip="Remove these in the files")
@@ -523,10 +529,19 @@ class Recommender:
         vectors = self.vectors.append_items(more.item, more.item_layers, more.linear)
         return replace(self, dataset=dataset, vectors=vectors, regression=regression)
 
+    def _new_items(self, new: NewItems | Mapping[str, Any], ids: IDs | None = None) -> NewItems:
+        if isinstance(new, NewItems):
+            return new
+        if not isinstance(new, Mapping):
+            raise DataError("The new items are not a mapping from modalities to features, such as {'image': x}.")
+        config = self.dataset.config or ColumnConfig()
+        listed = None if ids is None else as_ids(ids, "item")
+        return new_items_in_memory(new, feature_widths(self.graph), listed, config.item_column)
+
     def update(
         self,
         interactions: str | Path | Table | tuple[Any, Any],
-        new_items: NewItems | None = None,
+        new_items: NewItems | Mapping[str, Any] | None = None,
         out: str | Path | None = None,
         *,
         config: "UpdateConfig | None" = None,
@@ -543,7 +558,7 @@ class Recommender:
 
         Args:
             interactions: path of a table, a pandas, polars or Arrow table, or a pair of arrays (user IDs, item IDs).
-            new_items: IDs and features of items; known ones get those that they lacked.
+            new_items: features of items, as in :meth:`add_items`; known ones get those that they lacked.
             out: run folder to write; by default nothing is written.
             config: settings of the training.
             columns: columns of ``interactions``, and which rows count; by default as in the training.
@@ -567,6 +582,7 @@ class Recommender:
             frame = read_interactions(Path(interactions), columns, split="none")
         else:
             frame = interactions_in_memory(interactions, columns, split="none")
+        new_items = None if new_items is None else self._new_items(new_items)
         more = new_items and new_items.without(self.items)
         grown = self.add_items(more) if more else self
         folder = None if out is None else Path(out)

@@ -151,6 +151,33 @@ def test_items_are_added_to_models_of_any_depth(
         assert_same(Recommender.load(tmp_path / f"run{number}"), grown)
 
 
+def test_features_in_memory_are_those_of_new_items(recommender: Recommender, new_items: MakeNewItems) -> None:
+    new = new_items("n0", "n1", missing={"text": [1]})
+    image, text = new.features["image"], new.features["text"]
+    expected = recommender.add_items(new).item_vectors(["n0", "n1"])
+    texts = pl.DataFrame({"item_id": ["n0"], "vector": text[:1].numpy()})
+    for features, ids in (
+        ({"image": {"n0": image[0], "n1": image[1].tolist()}, "text": {"n0": text[0].numpy()}}, None),
+        ({"image": image.numpy(), "text": texts}, ["n0", "n1"]),
+        ({"image": image, "text": texts.to_pandas()}, pl.Series(["n0", "n1"])),
+    ):
+        with pytest.warns(UserWarning, match=r"^Features of text are missing for 1 of the 2 new items\.$"):
+            grown = recommender.add_items(features, ids)
+        np.testing.assert_allclose(grown.item_vectors(["n0", "n1"]), expected, atol=1e-6)
+    for features, ids, named in (
+        ({"image": image}, None, "`features\\['image'\\]` has no item IDs. Pass them as `ids`"),
+        ({"image": image}, ["a"], "2 rows, but `ids` lists 1"),
+        ({"smell": image}, ["a", "b"], "`features` has 'smell', but the model was trained with image, text"),
+        ({"image": {"a": image[0, :3]}}, None, "has 3 columns, but image had 12 in training"),
+        ({"image": {"a": [np.nan] * 12}}, None, "all NaN in row 0"),
+        ({"image": {"u1": image[0]}}, "u1", "item IDs are of type str"),
+        ({}, None, "no features"),
+        ([image], None, "not a mapping from modalities to features"),
+    ):
+        with pytest.raises(DataError, match=named):
+            recommender.add_items(features, ids)
+
+
 MISFITS: dict[str, Callable[[NewItems], object]] = {
     "image, text": lambda new: new.features.pop("text"),
     "smell": lambda new: new.features.update(smell=new.features["text"]),
