@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -95,7 +94,7 @@ def _popular(
     # Such users can have interactions that were held out.
     seen = _seen_with(recommender, torch.empty(2, 0, dtype=torch.long), users) if exclude_seen else None
     ranker = Scores(lambda index: score.repeat(len(index), 1), len(score))
-    limited = ruled(recommender, ranker, replace(rules, popularity_penalty=0.0, diversity=0.0))
+    limited = ruled(recommender, ranker, Rules(where=rules.where, max_per=rules.max_per))
     for block in limited.top_k(torch.arange(len(users), device=recommender.device), k, seen, allowed):
         frame = _table(recommender, users[block.rows], block, columns)
         yield frame.with_columns(score=pl.lit(None, pl.Float32))

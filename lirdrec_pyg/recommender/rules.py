@@ -69,6 +69,9 @@ class Rules(Config):
         super().__post_init__()
         for count in self.max_per.values():
             check_count("max_per", count)
+        for name in ("diversity_method", "diversity_by"):
+            if not self.diversity and getattr(self, name) != getattr(Rules, name):
+                raise ConfigError(f"`{name}` has no effect without `diversity`. Pass `diversity`, such as 0.3.")
 
 
 def allowed_items(
