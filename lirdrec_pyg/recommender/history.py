@@ -26,7 +26,7 @@ NEW_USER = "new user"
 
 @dataclass(frozen=True)
 class KnownHistory:
-    """What a recommender knows of a history.
+    """A history in positions, as far as the recommender knows its IDs.
 
     Attributes:
         users: names of the users with a known item or with training interactions.
@@ -47,7 +47,7 @@ class KnownHistory:
         """Look up the IDs of a history.
 
         Raises:
-            DataError: if it has no users, or is no history.
+            DataError: if it has no users, or its type is wrong.
         """
         frame = _history_frame(history)
         users = frame["user"].unique(maintain_order=True)
