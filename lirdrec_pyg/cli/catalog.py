@@ -15,12 +15,11 @@ id_col_option = click.option("--id-col", help="Column of --items with the item I
 
 
 def catalog_options(command: Command) -> Command:
-    """Add ``--items``, ``--id-col``, ``--title-col`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
+    """Add ``--items``, ``--id-col``, ``--title`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
     for option in (
         click.option("--columns", help="Comma-separated columns of the item catalog to add."),
         click.option(
-            "--title-col",
-            "title",
+            "--title",
             help="Column of the item catalog to show as title; by default the title column of the run, or one with a "
             "usual name.",
         ),

@@ -162,7 +162,7 @@ def stock(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_titles_are_in_every_format_and_fit_into_the_terminal(run: Path, stock: Path, tmp_path: Path) -> None:
-    options = ("--items", stock, "--id-col", "sku", "--title-col", "headline", "--columns", "kind,stock")
+    options = ("--items", stock, "--id-col", "sku", "--title", "headline", "--columns", "kind,stock")
     table = pl.read_csv(stock, infer_schema=False).rename({"sku": "item_id"})
     frame = Recommender.load(run).with_catalog(table, title="headline").recommend(columns=["headline", "kind", "stock"])
     assert frame["headline"].null_count()
@@ -195,7 +195,7 @@ def test_the_catalog_of_a_run_is_shown_without_asking(run: Path, stock: Path, tm
     for line in lines:
         item, title = line.split()[2], line.split(maxsplit=5)[5]
         assert titles[item].startswith(title.removesuffix("...").strip())
-    lines = lirdrec("recommend", own, "--users", "user-1", "-k", 2, "--title-col", "kind").output.splitlines()
+    lines = lirdrec("recommend", own, "--users", "user-1", "-k", 2, "--title", "kind").output.splitlines()
     assert lines[0].split()[-1] == "kind"
     assert {line.split()[-1] for line in lines[1:]} <= {"hats", "socks"}
     explained = lirdrec("recommend", own, "--users", "user-1", "-k", 2, "--explain", "--out", tmp_path / "a.csv")
@@ -260,8 +260,8 @@ MISTAKES: dict[tuple[str, ...], str] = {
     ("--users", "user-1", "--fallback", "best"): "--fallback",
     ("--users", "user-1", "--where", "stock > 0"): "--where needs an item catalog, but the run has none. Pass",
     ("--users", "user-1", "--columns", "kind"): "as --items",
-    ("--users", "user-1", "--title-col", "kind"): "--title-col needs an item catalog",
-    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--title-col", "x"): "Pass --title-col",
+    ("--users", "user-1", "--title", "kind"): "--title needs an item catalog",
+    ("--users", "user-1", "--items", "{tmp}/stock.csv", "--title", "x"): "Pass --title",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--id-col", "x"): "Pass --id-col",
     ("--users", "user-1", "--id-col", "x"): "--id-col is for --items",
     ("--users", "user-1", "--items", "{tmp}/stock.csv", "--where", "x > 0"): "--where is 'x > 0'",

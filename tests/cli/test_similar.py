@@ -44,7 +44,7 @@ def test_titles_are_shown(run: Path, tmp_path: Path) -> None:
     catalog = pl.DataFrame({"item_id": ids, "title": "The " + ids, "label": ids + "!", "price": range(len(ids))})
     catalog.write_csv(tmp_path / "catalog.csv")
     shown = ("--items", tmp_path / "catalog.csv", "--columns", "price", "-k", 2)
-    for options, title in (((), "The {}"), (("--title-col", "label"), "{}!")):
+    for options, title in (((), "The {}"), (("--title", "label"), "{}!")):
         result = lirdrec("similar", run, "--item", "item-7", *shown, *options)
         assert result.exit_code == 0, result.output
         header, *rows = [line.split() for line in result.output.splitlines()]
