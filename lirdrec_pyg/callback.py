@@ -27,7 +27,7 @@ class Callback:
         """Called after each epoch, while the model holds the weights of that epoch."""
 
     def should_stop(self) -> bool:
-        """Return whether to stop; asked before each epoch and after each step."""
+        """Return whether to stop; asked before each epoch, after each step, and while a linear branch is chosen."""
         return False
 
     def on_fit_end(self, recommender: Any) -> None:

@@ -12,17 +12,18 @@ from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.recommender.columns import catalog_for, title_column
 
 id_col_option = click.option("--id-col", help="Column of --items with the item IDs; by default as in the training.")
+title_option = click.option(
+    "--title",
+    help="Column of the item catalog to show as title; by default the title column of the run, or one with a usual "
+    "name.",
+)
 
 
 def catalog_options(command: Command) -> Command:
     """Add ``--items``, ``--id-col``, ``--title`` and ``--columns``, the arguments of :func:`load_with_catalog`."""
     for option in (
         click.option("--columns", help="Comma-separated columns of the item catalog to add."),
-        click.option(
-            "--title",
-            help="Column of the item catalog to show as title; by default the title column of the run, or one with a "
-            "usual name.",
-        ),
+        title_option,
         id_col_option,
         click.option(
             "--items",
@@ -34,12 +35,17 @@ def catalog_options(command: Command) -> Command:
     return command
 
 
+def check_catalog_options(items: Path | None, id_col: str | None) -> None:
+    """Raise :class:`ConfigError` if ``--id-col`` is given without ``--items``."""
+    if items is None and id_col is not None:
+        raise ConfigError("--id-col is for --items.")
+
+
 def load_with_catalog(
     run: Path, device: str, items: Path | None, id_col: str | None, title: str | None, columns: str | None
 ) -> tuple[Recommender, list[str]]:
     """Read a run, perhaps with another item catalog, and return the columns to show: the title and ``columns``."""
-    if items is None and id_col is not None:
-        raise ConfigError("--id-col is for --items.")
+    check_catalog_options(items, id_col)
     table = None if items is None else read_table(items)
     shown = [] if columns is None else split_ids("--columns", columns)
     # Of several processes, the first one reads every file to its end.

@@ -15,22 +15,26 @@ from lirdrec_pyg.features.check import FeatureCheck, check_table
 def check_features(features: tuple[Path, ...], item_column: str | None) -> None:
     """Check FEATURES of any origin for unusable and suspicious rows.
 
-    FEATURES are what fit takes as --features: files, or folders with files named MODALITY_feat.*. The table counts
-    rows that fit refuses: those with NaN or infinite values, those of zeros, and those whose length is extreme, beyond
-    what float32 can scale to 1. It also counts rows that equal an earlier row, such as those of a placeholder image,
-    and columns with the same value in all rows.
+    FEATURES are files, such as fit takes as --features MODALITY=FILE, or folders with files named MODALITY_feat.*. The
+    table counts rows that fit refuses: those with NaN or infinite values, those of zeros, and those whose length is
+    extreme, beyond what float32 can scale to 1. It also counts rows that equal an earlier row, such as those of a
+    placeholder image, and columns with the same value in all rows.
 
-    Exits with code 1 if there are rows that fit refuses, and with code 2 if it refuses a whole file.
+    Exits with code 1 if there are rows that fit refuses, and with code 2 if there is a file that it cannot use.
 
     \b
       lirdrec-pyg check-features image.npy text.parquet
     """
-    paths = [file for path in features for file in (find_features(path).values() if path.is_dir() else [path])]
-    checks = []
-    notes, errors = [], []
-    for path in paths:
+    files: list[Path] = []
+    checks, notes, errors = [], [], []
+    for path in features:
         try:
-            found = read_features(path, item_column)
+            files += find_features(path).values() if path.is_dir() else [path]
+        except DataError as error:
+            errors.append(error)
+    for file in files:
+        try:
+            found = read_features(file, item_column)
         except DataError as error:
             errors.append(error)
             continue

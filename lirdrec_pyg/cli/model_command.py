@@ -40,7 +40,6 @@ class ModelCommand(click.Command):
         training = config_params(TrainingConfig, config.training_defaults)
         for param in training:
             param.hidden = config.is_closed_form and param.name not in _OF_CLOSED_FORMS
-            param.is_eager = param.name == "sampling"  # read before --preset, whose default depends on it
         self.params = [*common, *config_params(config), *training]
 
     def make_context(

@@ -140,7 +140,8 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, defaults: Mapping[str, A
     attributes = {"default": default, "show_default": True, "help": doc}
     if hint is bool:  # both forms, as a preset or a configuration file may set either
         return f"{name}/--no-{name.removeprefix('--')}", attributes
-    return name, {**attributes, "type": _click_type(field, hint)}
+    # Read before --preset, whose default depends on it.
+    return name, {**attributes, "type": _click_type(field, hint), "is_eager": field.name == "sampling"}
 
 
 def _click_type(field: "dataclasses.Field[Any]", hint: Any) -> Any:

@@ -55,7 +55,12 @@ from lirdrec_pyg.recommender.rules import Rules
 @config_options(Rules)
 @catalog_options
 @click.option("--explain", is_flag=True, help="Add the two past items with the largest shares in each score.")
-@choice_option("--fallback", Fallback, "skip", "What users get who are unknown or have no interactions.")
+@choice_option(
+    "--fallback",
+    Fallback,
+    "skip",
+    "What to recommend to users without known interactions: nothing, popular items, or an error.",
+)
 @device_option
 @config_options(ColumnConfig, skip=("label_column", "time_column", "time_format"))
 def recommend(
@@ -113,9 +118,8 @@ def recommend(
     rules = take(Rules, values)
     column_config = ColumnConfig(**{name: value for name, value in values.items() if not hasattr(rules, name)})
     if history_file is None and column_config != ColumnConfig():
-        raise ConfigError(
-            "The options of columns, such as --user-column, are for --history-file; --id-col is for --items."
-        )
+        hint = " That of --items is --id-col." if column_config.item_column else ""
+        raise ConfigError(f"The options of columns, such as --user-column, are for --history-file.{hint}")
     if num_processes() > 1:
         out = _part(out, everyone)
     if out is not None:

@@ -39,8 +39,8 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     --preset paper, it tries the paper's grid: --num-layers 2, 3, 4; --reg-weight 1e-2, 1e-3, 1e-4; --network-weight
     0.9, 0.95, 0.99; --weight-decay 0, 1e-6, 1e-5; and, if there are images beside other modalities, their share 0.1,
     0.5, 0.9 in the item graph. Settings without effect on the model are left out. Other settings are those of the
-    options. Trials have neither a race nor a linear branch, which fit adds after the training. A file for --space has
-    lines such as
+    options. Trials have no race and no linear branch; fit adds the linear branch of --preset best after its training. A
+    file for --space has lines such as
 
     \b
       num_layers: [2, 3, 4]

@@ -9,12 +9,13 @@ import click
 from click.core import ParameterSource
 
 from lirdrec_pyg.cli.allocator import keep_freed_memory
-from lirdrec_pyg.cli.catalog import id_col_option
+from lirdrec_pyg.cli.catalog import check_catalog_options, id_col_option, title_option
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.data import feature_widths, read_new_items
+from lirdrec_pyg.data import feature_widths, read_interactions, read_new_items
+from lirdrec_pyg.data.extend import knows_all
 from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.launcher import is_first_process
@@ -35,13 +36,14 @@ _SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 )
 @features_option(
     "MODALITY=FILE, repeatable, or a folder made by 'features': features of items that RUN does not know. Known items "
-    "get those that they lacked.",
+    "get those that were missing.",
 )
 @click.option("--ids", type=id_file, help="Text file with one item ID per line, for feature files without IDs.")
 @click.option(
     "--items", type=id_file, help="Table of the items, with titles and other columns, instead of that of RUN."
 )
 @id_col_option
+@title_option
 @folder_option("the run", "Run folder to create, other than RUN.")
 @config_options(UpdateConfig)
 @click.option(
@@ -67,6 +69,7 @@ def update(
     ids: Path | None,
     items: Path | None,
     id_col: str | None,
+    title: str | None,
     out: Path,
     overwrite: bool,
     max_drop: float,
@@ -85,7 +88,7 @@ def update(
     more than --max-drop, on the latest ones or on those for validation, the run is written, but not promoted, and the
     exit code is 3.
 
-    Repeated after --promote, the same command has nothing to do.
+    Where RUN is the link of --promote, the same command again has nothing to do.
 
     \b
     Every night, for a service that reads runs/current:
@@ -94,13 +97,11 @@ def update(
     """
     if promote is not None:
         check_link(promote)
+    check_catalog_options(items, id_col)
     keep_freed_memory()
     recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
-    if promote is not None and run.resolve() == out.resolve() == promote.resolve() and _is_update(recommender):
-        click.echo(f"{promote} points to {out}, which holds this update: nothing to do.")
-        return
     if items is not None:
-        recommender = recommender.with_catalog(read_table(items), id_col=id_col)
+        recommender = recommender.with_catalog(read_table(items), title=title, id_col=id_col)
     config = recommender.dataset.config
     trained_on = ColumnConfig() if config is None else take(ColumnConfig, vars(config))
     given = [
@@ -109,10 +110,22 @@ def update(
         if ctx.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
     ]
     columns = replace(trained_on, label_column=None, **{name: values[name] for name in given})
+    is_promoted = promote is not None and run.resolve() == out.resolve() == promote.resolve()
+    if is_promoted and knows_all(recommender.dataset, read_interactions(data, columns, split="none")):
+        if is_first_process():
+            click.echo(f"{promote} points to {out}, which has all interactions of {data}: nothing to do.")
+        return
     new = None
     if features:
-        facts, widths = recommender.dataset.facts, feature_widths(recommender.graph)
-        new = read_new_items(features, widths, ids, item_column=columns.item_column, facts=facts)
+        new = read_new_items(
+            features,
+            feature_widths(recommender.graph),
+            ids,
+            zero_features="error" if config is None else config.zero_features,
+            item_column=columns.item_column,
+            facts=recommender.dataset.facts,
+            known=recommender.items,
+        )
     with Interrupt() as interrupt, closing(Progress()) as progress:
         updated = recommender.update(
             data,
@@ -139,10 +152,6 @@ def update(
     if promote is not None and is_first_process():
         promote_run(out, promote)
         click.echo(f"{promote} points to {out}")
-
-
-def _is_update(recommender: Recommender) -> bool:
-    return "interactions added" in recommender.dataset.facts
 
 
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:

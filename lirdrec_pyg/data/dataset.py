@@ -159,6 +159,9 @@ class Dataset:
                     raise ConfigError(f"`{name}` is for files and cannot be combined with `data='synthetic'`.")
             graph, users, items, facts = generate()
             return cls(graph, users, items, catalog=draw_items(graph, items), config=config, facts=facts)
+        for name in ("id_col", "title", "picture", "image_root"):
+            if config.items is None and getattr(config, name) is not None:
+                raise ConfigError(f"`{name}` is for the item catalog. Pass it as `items`.")
         path = Path(config.data)
         found: Facts = {}
         frame, source = read_layout(path, config, config.split, found)
@@ -238,7 +241,7 @@ class Dataset:
             catalog: titles, images and other columns of the items.
 
         Raises:
-            DataError: if something is missing in the graph, or the IDs do not fit, or those of the catalog.
+            DataError: if something is missing in the graph, or if the IDs, or those of the catalog, do not fit.
         """
         check_graph(graph)
         if has_new_items(graph):

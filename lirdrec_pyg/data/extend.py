@@ -60,7 +60,7 @@ def extend(
     Raises:
         DataError: if no interaction is new.
     """
-    items = dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
+    items = _all_items(dataset)
     graph = _with_all_items(dataset.graph)
     num_filled = 0 if features is None else _fill_missing(graph, items, features)
     position = items.find(interactions["item"])
@@ -105,11 +105,30 @@ def extend(
         "users added": len(users) - len(dataset.users),
         "items added": len(items) - len(dataset.items),
         "items with more features": num_filled,
+        **{
+            f"items without {modality}": int((~mask).sum())
+            for modality in modalities(graph)
+            if (mask := feature_mask(graph, modality)) is not None
+        },
     }
     config = None
     if dataset.config is not None:  # the files do not hold these data, but later ones may have the same columns
-        config = DataConfig(**{entry.name: getattr(dataset.config, entry.name) for entry in fields(ColumnConfig)})
+        names = [*(entry.name for entry in fields(ColumnConfig)), "id_col", "zero_features"]
+        config = DataConfig(**{name: getattr(dataset.config, name) for name in names})
     return replace(dataset, graph=graph, users=users, items=items, new_items=None, config=config, facts=facts)
+
+
+def knows_all(dataset: Dataset, interactions: pl.DataFrame) -> bool:
+    """Return whether ``dataset`` has all ``interactions`` with known items."""
+    items = _all_items(dataset)
+    item, user = items.find(interactions["item"]), dataset.users.find(interactions["user"])
+    pairs = np.stack([user, item])[:, item >= 0]
+    known = _keys(known_interactions(dataset.graph).numpy(), len(items))
+    return bool((pairs[0] >= 0).all() and np.isin(_keys(pairs, len(items)), known).all())
+
+
+def _all_items(dataset: Dataset) -> Vocabulary:
+    return dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
 
 
 def _with_all_items(data: HeteroData) -> HeteroData:

@@ -335,7 +335,7 @@ def described(x: object) -> str:
 
 
 def check_rows(x: Tensor, scan: RowScan, source: str, used: Tensor | None = None) -> None:
-    """Raise :class:`DataError` naming the first row, of those that are ``used``, that is not finite or no direction."""
+    """Raise :class:`DataError` naming the first of the ``used`` rows that is not finite or has no direction."""
     bad, zero, extreme = ~scan.finite, scan.zero, scan.extreme
     if used is not None:
         bad, zero, extreme = bad & used, zero & used, extreme & used

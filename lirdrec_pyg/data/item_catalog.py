@@ -94,9 +94,13 @@ class ItemCatalog:
 
     def check_known(self, items: Vocabulary) -> None:
         """Raise :class:`DataError` if none of the items of the catalog is one of ``items``."""
-        ids = self.frame["id"]
+        if (ids := self.frame["id"]).is_empty():
+            raise DataError("The item catalog has no rows.")
         if (items.find(ids) < 0).all():
-            raise DataError(f"None of the {len(ids)} items of the catalog is known ({listed(ids)}). {items.hint(ids)}")
+            raise DataError(
+                f"None of the {len(ids)} items of the catalog is known ({listed(ids)}). {items.hint(ids)} If another "
+                "column has the IDs, pass `id_col`."
+            )
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

@@ -52,6 +52,7 @@ def read_new_items(
     item_column: str | None = None,
     facts: Mapping[str, Any] | None = None,
     allow_other_features: bool = False,
+    known: Vocabulary | None = None,
 ) -> NewItems:
     """Read features of new items; a warning names the modalities that are missing for some of them.
 
@@ -65,6 +66,7 @@ def read_new_items(
         item_column: name of the ID column of a table; by default it is recognized as in training.
         facts: facts about the data of the training, which may tell how their features were made.
         allow_other_features: whether to accept features that were made by another model or setting.
+        known: items that are known already, and of which any modality may be missing without a warning.
 
     Raises:
         DataError: naming the file, row or parameter that is wrong.
@@ -75,11 +77,16 @@ def read_new_items(
     tables = read_feature_files(files, item_column)
     if facts and not allow_other_features:
         check_same_origin(facts, provenance_facts(files))
-    return _assembled(tables, widths, listed, zero_features)
+    return _assembled(tables, widths, listed, zero_features, known)
 
 
 def new_items_in_memory(
-    features: Mapping[str, Any], widths: Mapping[str, int], ids: pl.Series | None = None, item_column: str | None = None
+    features: Mapping[str, Any],
+    widths: Mapping[str, int],
+    ids: pl.Series | None = None,
+    zero_features: ZeroFeatures = "error",
+    item_column: str | None = None,
+    known: Vocabulary | None = None,
 ) -> NewItems:
     """Do as :func:`read_new_items` with features in memory, as :meth:`Dataset.from_frames` takes them.
 
@@ -87,25 +94,31 @@ def new_items_in_memory(
         features: for each modality a mapping from item IDs to vectors, a table with a column of item IDs, or an array.
         widths: feature width of each modality of the model.
         ids: item IDs of the rows of arrays; if given, these are the items.
+        zero_features: as for :func:`read_new_items`, like the two below.
         item_column: name of the ID column of a table; by default it is recognized.
+        known: items that are known already.
 
     Raises:
         DataError: naming the modality, row or parameter that is wrong.
     """
     _check_modalities(features, widths)
     tables = {modality: feature_table(modality, values, None, item_column) for modality, values in features.items()}
-    return _assembled(tables, widths, ids, "error")
+    return _assembled(tables, widths, ids, zero_features, known)
 
 
 def _check_modalities(features: Mapping[str, Any], widths: Mapping[str, int]) -> None:
     if not features:
-        raise DataError("The new items have no features. Pass `features`.")
+        raise DataError("The new items have no features. Pass `features` of at least one modality.")
     if unknown := [m for m in features if m not in widths]:
         raise DataError(f"`features` has {unknown[0]!r}, but the model was trained with {', '.join(widths)}.")
 
 
 def _assembled(
-    tables: Mapping[str, FeatureTable], widths: Mapping[str, int], listed: pl.Series | None, zero_features: ZeroFeatures
+    tables: Mapping[str, FeatureTable],
+    widths: Mapping[str, int],
+    listed: pl.Series | None,
+    zero_features: ZeroFeatures,
+    known: Vocabulary | None,
 ) -> NewItems:
     row_ids = {}
     for modality, table in tables.items():
@@ -117,7 +130,7 @@ def _assembled(
         if table.ids is not None:
             row_ids[modality] = table.ids
         elif listed is None:
-            raise DataError(f"{table.source} has no item IDs. Pass them as `ids`.")
+            raise DataError(f"{table.source} has no item IDs. Pass them as `ids`, or in a table or mapping.")
         else:
             row_ids[modality] = check_listed(table, listed, "ids")
     found = same_type([*([] if listed is None else [listed]), *row_ids.values()])
@@ -134,9 +147,11 @@ def _assembled(
     # A modality without a mask has features of all items.
     if len(masks) == len(widths) and (bare := ~torch.stack([*masks.values()]).any(dim=0)).any():
         raise DataError(f"The new item {shown(new.ids[int(bare.int().argmax())])} has no features in any modality.")
+    is_new = torch.ones(len(new), dtype=torch.bool) if known is None else torch.from_numpy(known.find(new.ids) < 0)
     for modality, mask in masks.items():
-        count = int((~mask).sum())
-        number = f"all {count}" if count == len(new) else f"{count} of the {len(new)}"
+        if not (count := int((is_new & ~mask).sum())):
+            continue
+        number = f"all {count}" if count == is_new.sum() else f"{count} of the {is_new.sum()}"
         warnings.warn(f"Features of {modality} are missing for {number} new items.", stacklevel=3)
     return NewItems(new, matrices, masks)
 

@@ -169,8 +169,10 @@ class LIRDRecConfig(ModelConfig):
         return self.loss == "bpr"
 
     def search_space(self, modalities: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the paper's grid (section 5.1) and shares of images in the item graph, where they have an effect; with
-        the softmax loss, what a data set decides about it."""
+        """Return values to tune: with the softmax loss the item graph, layers and temperature, else the paper's grid.
+
+        The latter (section 5.1) comes with shares of images in the item graph, where they have an effect.
+        """
         if self.loss == "softmax":
             return {"item_graph": (True, False), "num_layers": (1, 2, 3), "temperature": (0.1, 0.15, 0.2)}
         names = kept_modalities(modalities, self.only_modality)

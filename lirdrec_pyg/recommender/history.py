@@ -26,7 +26,7 @@ NEW_USER = "new user"
 
 @dataclass(frozen=True)
 class KnownHistory:
-    """A history in positions, as far as the recommender knows its IDs.
+    """The known users and items of a history, by position.
 
     Attributes:
         users: names of the users with a known item or with training interactions.

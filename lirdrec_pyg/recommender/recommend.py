@@ -143,7 +143,9 @@ def _report_history(items: Vocabulary, later: KnownHistory, fallback: Fallback) 
         )
     if not len(later.users) and fallback == "skip":
         if not len(unknown):
-            raise DataError("The history is empty. Pass at least one user with one item.")
+            raise DataError(
+                "The history is empty. Pass at least one item, or `fallback='popular'` to recommend popular items."
+            )
         raise DataError(
             f"No item of the history is in the catalog ({listed(unknown)}).{hint} Pass `fallback='popular'` to "
             "recommend popular items."

@@ -30,6 +30,7 @@ from lirdrec_pyg.data import (
     training_interactions,
 )
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
+from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.data.ids import warn_of_look_alikes
 from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.data.new_items import new_items_in_memory
@@ -305,7 +306,10 @@ class Recommender:
         """
         catalog = items if isinstance(items, ItemCatalog) else self._recognized(items, title, picture, id_col)
         catalog.check_known(self.items)
-        return replace(self, dataset=replace(self.dataset, catalog=catalog))
+        config = self.dataset.config
+        if config is not None and id_col is not None:
+            config = replace(config, id_col=id_col)
+        return replace(self, dataset=replace(self.dataset, catalog=catalog, config=config))
 
     def _recognized(self, items: Table, title: str | None, picture: str | None, id_col: str | None) -> ItemCatalog:
         frame, config = to_polars(items).fill_nan(None), self.dataset.config or DataConfig()
@@ -495,7 +499,9 @@ class Recommender:
         """
         return because(self, frame, count, history)
 
-    def add_items(self, new: NewItems | Mapping[str, Any], ids: IDs | None = None) -> "Recommender":
+    def add_items(
+        self, new: NewItems | Mapping[str, Any], ids: IDs | None = None, zero_features: ZeroFeatures = "error"
+    ) -> "Recommender":
         """Return a recommender that also knows items that were not part of the training.
 
         Their features predict their vectors, see :func:`~lirdrec_pyg.models.attach_items`; nothing is trained, and no
@@ -506,16 +512,20 @@ class Recommender:
                 with a row for each of ``ids``; or what :func:`~lirdrec_pyg.data.read_new_items` returns. An omitted
                 modality is missing for all of them.
             ids: item IDs of the rows of arrays.
+            zero_features: whether a row of zeros or of NaN is an error, or stands for missing features.
 
         Raises:
             DataError: if an ID is known already, or features do not fit.
             ConfigError: if the model does not support new items.
         """
         self.model_config.require("new_items")
-        new = self._new_items(new, ids)
+        if not isinstance(new, NewItems):
+            new = self._new_items(new, ids, zero_features)
+        elif ids is not None:
+            raise ConfigError("`ids` is for arrays in memory. These new items have IDs. Leave it out.")
         if (present := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
             raise DataError(f"{len(present)} of the new items are in the catalog already, such as {present[0]!r}.")
-        warn_of_look_alikes(new.ids.ids, self.items.ids, "new item", strip="Remove these in the files")
+        warn_of_look_alikes(new.ids.ids, self.items.ids, "new item", strip="Remove these")
         added = set_new_items(self.graph, new.features, new.masks)
         if added[NEW_ITEM].num_nodes != len(new.ids):
             raise DataError(f"There are {len(new.ids)} new item IDs for {added[NEW_ITEM].num_nodes} rows of features.")
@@ -529,14 +539,13 @@ class Recommender:
         vectors = self.vectors.append_items(more.item, more.item_layers, more.linear)
         return replace(self, dataset=dataset, vectors=vectors, regression=regression)
 
-    def _new_items(self, new: NewItems | Mapping[str, Any], ids: IDs | None = None) -> NewItems:
-        if isinstance(new, NewItems):
-            return new
+    def _new_items(self, new: Mapping[str, Any], ids: IDs | None, zero_features: ZeroFeatures) -> NewItems:
         if not isinstance(new, Mapping):
             raise DataError("The new items are not a mapping from modalities to features, such as {'image': x}.")
         config = self.dataset.config or ColumnConfig()
         listed = None if ids is None else as_ids(ids, "item")
-        return new_items_in_memory(new, feature_widths(self.graph), listed, config.item_column)
+        widths = feature_widths(self.graph)
+        return new_items_in_memory(new, widths, listed, zero_features, config.item_column, self.items)
 
     def update(
         self,
@@ -558,7 +567,7 @@ class Recommender:
 
         Args:
             interactions: path of a table, a pandas, polars or Arrow table, or a pair of arrays (user IDs, item IDs).
-            new_items: features of items, as in :meth:`add_items`; known ones get those that they lacked.
+            new_items: features of items, as in :meth:`add_items`; known ones get those that were missing.
             out: run folder to write; by default nothing is written.
             config: settings of the training.
             columns: columns of ``interactions``, and which rows count; by default as in the training.
@@ -582,7 +591,9 @@ class Recommender:
             frame = read_interactions(Path(interactions), columns, split="none")
         else:
             frame = interactions_in_memory(interactions, columns, split="none")
-        new_items = None if new_items is None else self._new_items(new_items)
+        if new_items is not None and not isinstance(new_items, NewItems):
+            config_of_data = self.dataset.config or DataConfig()
+            new_items = self._new_items(new_items, None, config_of_data.zero_features)
         more = new_items and new_items.without(self.items)
         grown = self.add_items(more) if more else self
         folder = None if out is None else Path(out)

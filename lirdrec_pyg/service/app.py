@@ -82,7 +82,7 @@ def create_app(
         exclude_seen: bool = Field(True, description="Whether to leave out all known interactions of the user.")
         candidates: IDs | None = Field(None, description="Items to choose from; by default all.")
         exclude: IDs | None = Field(None, description="Items to leave out.")
-        fallback: Fallback = Field("skip", description="What users get who are unknown or have no interactions.")
+        fallback: Fallback = Field("skip", description="What to recommend to users without known interactions.")
         because: int = Field(0, ge=0, le=10, description="How many past items to name as reasons for each item.")
 
         def options(self, served: Served) -> dict[str, Any]:

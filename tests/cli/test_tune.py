@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 from commands import assert_refused, lirdrec, run_program, started
+from trainers import needs_torch_sparse
 
 import lirdrec_pyg.experiments.tune  # noqa: F401
 from lirdrec_pyg.cli.tune import _Progress
@@ -132,6 +134,23 @@ def test_the_trial_of_a_program_killed_before_its_first_heartbeat_is_repeated(
     assert len(set(points(out))) == len(points(out)) == 3
 
 
+def test_it_starts_from_the_preset_best_without_its_race(shop: Path, tmp_path: Path) -> None:
+    small = ("--embedding-dim", 4, "--epochs", 1, "--trials", 1)
+    for more, named in (((), {"loss": "softmax", "race": False}), (("--preset", "paper"), {"loss": "bpr"})):
+        out = tmp_path / f"study{len(more)}"
+        result = lirdrec("tune", "--data", shop, "--out", out, *small, *more)
+        assert result.exit_code == 0, result.output
+        settings = yaml.safe_load((out / "best.yaml").read_text())
+        assert {name: settings[name] for name in named} == named
+
+
+@needs_torch_sparse
+def test_neighbor_sampling_has_the_preset_paper(shop: Path, space: Path, tmp_path: Path) -> None:
+    result = lirdrec(*tune(shop, tmp_path / "study", space, 1), "--sampling", "neighbors")
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load((tmp_path / "study" / "best.yaml").read_text())["loss"] == "bpr"
+
+
 def test_it_says_that_it_waits_for_other_programs(
     shop: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +161,9 @@ def test_it_says_that_it_waits_for_other_programs(
     monkeypatch.setattr(sys.modules["lirdrec_pyg.experiments.tune"], "_GRACE_SECONDS", 1)
     result = lirdrec(*tune(shop, out, space, 2))
     assert result.exit_code == 0, result.output
-    assert result.output.count("waiting up to 3 s for 1 trials of other programs, or of killed ones\n") == 1
+    assert (
+        len(re.findall(r"waiting up to \d s for 1 trials of other programs, or of killed ones\n", result.output)) == 1
+    )
     assert "1 trials are done of 2; others are running" in result.output
 
 

@@ -21,6 +21,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, first in enumerate((600, 700)):
         frame.filter(pl.col("day").is_between(first, first + 99)).write_csv(folder / f"night{number}.csv")
     ids = [f"i{n}" for n in range(44)]
+    pl.DataFrame({"ean": ids, "headline": "x"}).write_csv(folder / "catalog.csv")
     for name, chosen in (("features", ids[:40]), ("more", ids)):
         (folder / name).mkdir()
         vectors = list(np.random.default_rng(1).standard_normal((44, 6)).astype(np.float32)[: len(chosen)])
@@ -39,7 +40,9 @@ def run(shop: Path) -> Path:
 
 def test_two_nights_with_the_columns_of_the_training(shop: Path, run: Path, tmp_path: Path) -> None:
     link, known = tmp_path / "current", Recommender.load(run).seen.item.numel()
-    for number, (source, more) in enumerate(((run, ("--features", shop / "more")), (link, ()))):
+    catalog = ("--items", shop / "catalog.csv")
+    first = ("--features", shop / "more", *catalog, "--id-col", "ean", "--title", "headline")
+    for number, (source, more) in enumerate(((run, first), (link, catalog))):
         data, out = shop / f"night{number}.csv", tmp_path / f"night{number}"
         result = lirdrec("update", source, "--data", data, *more, "--out", out, "--promote", link, "--max-drop", 1)
         assert result.exit_code == 0, result.output
@@ -48,6 +51,7 @@ def test_two_nights_with_the_columns_of_the_training(shop: Path, run: Path, tmp_
         recommender = Recommender.load(link)
         assert recommender.seen.item.numel() == known
         assert recommender.items.ids.to_list()[-4:] == ["i40", "i41", "i42", "i43"]
+        assert recommender.dataset.catalog.title == "headline"
         before, after = (recommender.metrics["update"]["test"][name]["recall@20"] for name in ("before", "after"))
         _, line = [line for line in result.output.splitlines() if line.startswith("recall@20")]
         assert line.split() == ["recall@20", f"{before:.4f}", f"{after:.4f}"]
@@ -56,8 +60,12 @@ def test_two_nights_with_the_columns_of_the_training(shop: Path, run: Path, tmp_
     result = lirdrec("update", link, "--data", data, "--out", out, "--promote", link)
     assert (result.exit_code, result.output) == (
         0,
-        f"{link} points to {out}, which holds this update: nothing to do.\n",
+        f"{link} points to {out}, which has all interactions of {data}: nothing to do.\n",
     )
+    more = tmp_path / "more.csv"
+    more.write_text(data.read_text() + "u1,i43,5,900\n")
+    again = ("--data", more, "--out", out, "--promote", link, "--overwrite")
+    assert_refused(lirdrec("update", link, *again), "the folder of the run itself")
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
     link.unlink()
     link.symlink_to(run)  # which holds no update
@@ -111,6 +119,7 @@ def test_mistakes_are_refused_before_any_work(shop: Path, run: Path, tmp_path: P
         lirdrec("update", run, *data, "--out", tmp_path / "x", "--promote", run), "--promote", "symbolic link"
     )
     assert_refused(lirdrec("update", run, "--data", shop / "clicks.csv", "--out", tmp_path / "x"), "known already")
+    assert_refused(lirdrec("update", run, *data, "--id-col", "ean", "--out", tmp_path / "x"), "--id-col is for --items")
     wrong = ("--user-column", "who")
     assert_refused(
         lirdrec("update", run, *data, *wrong, "--out", tmp_path / "x"), "'who'", "night0.csv", "--user-column"

@@ -1,4 +1,5 @@
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_the_ids_of_a_catalog_can_be_its_titles() -> None:
     assert dataset.catalog is not None
     assert dataset.catalog.titles(pl.Series(["i03"])).to_list() == ["i03"]
     assert dataset.catalog.picture is None
+
+
+def test_the_ids_of_a_catalog_have_a_column_of_their_own(tmp_path: Path) -> None:
+    features, catalog = dict(zip(IDS, X)), pl.DataFrame({"item": "x", "ean": IDS, "name": "N"})
+    options = {"id_col": "ean", "item_column": "item"}
+    clicks = pl.DataFrame({"user": USERS, "item": ITEMS})
+    found = Dataset.from_frames(clicks, {"text": features}, catalog, **options)
+    clicks.write_csv(tmp_path / "clicks.csv")
+    catalog.write_csv(tmp_path / "catalog.csv")
+    np.savez(tmp_path / "text_feat.npz", **features)
+    read = Dataset.from_path(tmp_path / "clicks.csv", items=str(tmp_path / "catalog.csv"), **options)
+    for dataset in (found, read):
+        assert dataset.catalog is not None
+        assert dataset.catalog.frame["id"].to_list() == IDS
+    with pytest.raises(DataError, match="The item catalog has no rows"):
+        Dataset.from_frames(clicks, {"text": features}, catalog.clear(), **options)
 
 
 def test_items_without_a_row_in_the_catalog_are_named() -> None:
@@ -286,6 +303,11 @@ BAD = {
     ),
     "not a table": (lambda: Dataset.from_frames(5, {"text": X}), DataError, "type int"),
     "invalid option": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, k_core=-1), ConfigError, "`k_core`"),
+    "a column of no catalog": (
+        lambda: Dataset.from_path("clicks.csv", id_col="sku"),
+        ConfigError,
+        "`id_col` is for the item catalog. Pass it as `items`",
+    ),
     "no data": (lambda: Dataset.from_path(DataConfig()), ConfigError, "`data`"),
     "options of files for generated data": (
         lambda: Dataset.from_path("synthetic", k_core=3),

@@ -69,6 +69,11 @@ def test_the_command_names_unusable_rows(tmp_path: Path) -> None:
     np.save(tmp_path / "long.npy", 1e25 * x[:2])
     several = lirdrec("check-features", *(tmp_path / name for name in ("twice.npz", "long.npy", "flat.npy")))
     assert several.exit_code == 2
+    (tmp_path / "empty").mkdir()
+    others = lirdrec("check-features", tmp_path / "empty", tmp_path / "image_feat.npy")
+    assert others.exit_code == 2
+    assert "image_feat.npy" in others.stdout
+    assert "no file is named MODALITY_feat.*" in others.stderr
     assert f"{tmp_path / 'long.npy'}: row 0 (counted from 0) is too long or too short" in several.stdout
     assert [line.split()[0] for line in several.stderr.splitlines()] == ["Error:", "Error:"]
     assert [name in line for name, line in zip(("'a'", "flat.npy"), several.stderr.splitlines())] == [True, True]

@@ -151,6 +151,19 @@ def test_items_are_added_to_models_of_any_depth(
         assert_same(Recommender.load(tmp_path / f"run{number}"), grown)
 
 
+def test_zeros_in_memory_may_stand_for_missing_features(recommender: Recommender, new_items: MakeNewItems) -> None:
+    new = new_items("a", "b")
+    zeros = {**new.features, "text": new.features["text"] * torch.tensor([[1.0], [0.0]])}
+    with pytest.raises(DataError, match="all zeros in row 1"):
+        recommender.add_items(zeros, ["a", "b"])
+    with pytest.warns(UserWarning, match="text are missing for 1 of the 2"):
+        grown = recommender.add_items(zeros, ["a", "b"], zero_features="missing")
+    with pytest.raises(DataError, match="'b' has no features in text"):
+        grown.similar_items("b", by="text")
+    with pytest.raises(ConfigError, match="`ids` is for arrays"):
+        recommender.add_items(new, ["a", "b"])
+
+
 def test_features_in_memory_are_those_of_new_items(recommender: Recommender, new_items: MakeNewItems) -> None:
     new = new_items("n0", "n1", missing={"text": [1]})
     image, text = new.features["image"], new.features["text"]

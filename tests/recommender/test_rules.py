@@ -306,6 +306,7 @@ MISTAKES: list[tuple[dict, type[Exception], str]] = [
     ({"popularity_penalty": -1}, ConfigError, "`popularity_penalty` is -1"),
     ({"diversity": 1.1}, ConfigError, "`diversity` is 1.1"),
     ({"diversity": 0.5, "diversity_method": "best"}, ConfigError, "`diversity_method` is 'best'"),
+    ({"diversity_method": "mmr"}, ConfigError, "`diversity_method` has no effect without `diversity`"),
     ({"diversity_by": "image"}, ConfigError, "`diversity_by` has no effect without `diversity`"),
     ({"diversity": 0.5, "diversity_by": "audio"}, ConfigError, "`diversity_by` is 'audio'.* vectors, image, text"),
     ({"columns": ["color"]}, ConfigError, "`columns` has 'color', but .*'kind'"),

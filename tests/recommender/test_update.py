@@ -1,7 +1,9 @@
 """Trained further with later interactions, users and items."""
 
+import copy
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,29 @@ def test_new_items_become_trained_ones_and_known_ones_are_left_out(recommender: 
     )
     later = grown.update(pl.DataFrame({"user": [3], "item": [600]}), config=UpdateConfig(hold_out=0.0, epochs=1))
     assert later.num_trained_items == len(grown.items)
+
+
+def test_features_in_memory_fill_what_was_missing(recommender: Recommender) -> None:
+    features = features_of(recommender)
+    mask = torch.arange(len(recommender.items)) > 1
+    graph = copy.copy(recommender.graph)
+    graph["item"].mask_text = mask  # as if items 0 and 1 had no texts
+    partial = replace(recommender, dataset=replace(recommender.dataset, graph=graph))
+    text = {n: torch.randn(features["text"].size(1)) for n in (0, 3, 500)}
+    today = pl.concat([clicks(recommender, [0, 1]), clicks(recommender, [2])])
+    with pytest.warns(UserWarning, match=r"^Features of image are missing for all 1 new items\.$"):
+        updated = partial.update(today, {"text": text}, config=UpdateConfig(hold_out=0.0, epochs=1))
+    assert updated.items.ids[-1] == 500
+    found = features_of(updated)["text"]
+    assert torch.equal(found[0], text[0])
+    assert torch.equal(found[3], features["text"][3])  # which was known
+    assert (~updated.graph["item"].mask_text).nonzero().tolist() == [[1]]
+    facts = updated.dataset.facts
+    assert [facts[name] for name in ("items with more features", "items without text", "items without image")] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def features_of(recommender: Recommender) -> dict[str, torch.Tensor]:

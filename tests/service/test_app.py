@@ -179,6 +179,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("recommend", {"users": []}, 422, "`users` is invalid"),
     ("recommend", {"users": [None]}, 422, "`users.0` is invalid"),
     ("recommend", {}, 422, "`users` is invalid"),
+    ("history", {"history": {"nobody": ["gone"]}, "fallback": "error"}, 404, "1 users have neither"),
     ("recommend", {"users": ["user-1"], "fallback": "best"}, 422, "`fallback` is invalid"),
     ("recommend", {"users": ["user-1"], "bogus": 1}, 422, "`bogus` is invalid"),
     ("recommend", {"users": ["user-1"], "columns": ["price"]}, 422, "'price'"),
