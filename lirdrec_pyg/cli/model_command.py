@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lirdrec_pyg.cli.options import config_params, option_name, read_settings
+from lirdrec_pyg.cli.options import config_params, option_name, read_preset, read_settings
 from lirdrec_pyg.data import DataConfig
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.models import MODEL_CONFIGS, LIRDRecConfig, ModelConfig
@@ -53,9 +53,7 @@ class ModelCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options by what they are about, those that most people use first."""
-        for param in self.params:
-            if param.name == "preset" and ctx.get_parameter_source("preset") is None:  # --help was read before it
-                param.handle_parse_result(ctx, {}, [])
+        read_preset(self, ctx)
         left = {param.name: record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
         groups = {
             "Most used": _MOST_USED,

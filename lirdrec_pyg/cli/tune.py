@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lirdrec_pyg.callback import CallbackList
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
-from lirdrec_pyg.cli.options import config_file_option, config_options, preset_option, take
+from lirdrec_pyg.cli.options import PresetCommand, config_file_option, config_options, preset_option, take
 from lirdrec_pyg.cli.progress import BarCallback
 from lirdrec_pyg.data import DataConfig, Dataset
 from lirdrec_pyg.experiments import Space, TrialResult
@@ -20,7 +20,7 @@ from lirdrec_pyg.models import LIRDRecConfig
 from lirdrec_pyg.training import MONITOR, EpochResult, Trainer, TrainingConfig
 
 
-@click.command(context_settings={"max_content_width": 100})
+@click.command(cls=PresetCommand, context_settings={"max_content_width": 100})
 @click.option("--data", required=True, help=DataConfig.doc("data"))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the study.")
 @click.option("--trials", required=True, type=click.IntRange(1), help="Number of trials of the study as a whole.")

@@ -263,7 +263,8 @@ def _find_id_column(frame: pl.DataFrame, source: str, index: Collection[str]) ->
         if len(columns) == 2 and len(scalars) == 1:
             return scalars[0]
     raise DataError(
-        f"Cannot recognize the column of item IDs in {source} (columns: {listed(frame.columns)}). Name it 'item_id'."
+        f"Cannot recognize the column of item IDs in {source} (columns: {listed(frame.columns)}). Name it "
+        "'item_id', or pass `item_column`."
     )
 
 

@@ -15,6 +15,7 @@ from torch_geometric.utils import degree
 
 from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import (
+    HELD_OUT,
     INTERACTS,
     NEW_ITEM,
     Dataset,
@@ -600,7 +601,14 @@ class Recommender:
         return update(grown, frame, new_items, config or UpdateConfig(), folder, CallbackList(callbacks), overwrite)
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
-        """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`."""
+        """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`.
+
+        Raises:
+            ConfigError: if ``split`` is neither ``"valid"`` nor ``"test"``.
+            DataError: if nothing is held out for it.
+        """
+        if split not in (held_out := [each.value for each in HELD_OUT]):
+            raise ConfigError(f"`split` is {split!r}. Choose {' or '.join(map(repr, held_out))}.")
         return Evaluator(self).metrics(split)
 
 

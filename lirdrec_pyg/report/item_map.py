@@ -36,8 +36,8 @@ def section(recommender: Recommender, images: ItemImages) -> Section | None:
     place, method = _reduced(vectors.numpy())
     frame = pl.DataFrame(
         [
-            pl.Series("x", place[:, 0]).round(4),
-            pl.Series("y", place[:, 1]).round(4),
+            pl.Series("x", place[:, 0]).round_sig_figs(5),
+            pl.Series("y", place[:, 1]).round_sig_figs(5),
             names_of(recommender, recommender.items.ids.gather(position.numpy())).alias("title"),
             pl.Series("interactions", recommender.popularity[position].numpy()),
         ]

@@ -131,11 +131,11 @@ def _repetition(recommender: Recommender) -> dict[str, Any]:
     run = recommender.path
     if run is None:
         return {}
-    config = run / "config.yaml"
+    config, data = run / "config.yaml", recommender.dataset.config
     versions: dict[str, Any] = json.loads((run / "versions.json").read_text("utf-8"))
     command = f"lirdrec-pyg fit --config {shlex.quote(str(config))} --out {shlex.quote(f'{run}-again')}"
     return {
-        "command": None if recommender.dataset.config is None else command,
+        "command": command if data is not None and data.data is not None else None,
         "settings": config.read_text("utf-8"),
         "versions": {name: value for name, value in versions.items() if name not in ("format", "data")},
     }

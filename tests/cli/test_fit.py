@@ -301,6 +301,15 @@ def test_modality_names_may_hold_nearly_anything(shop: Path, tmp_path: Path) -> 
     assert a == b
 
 
+def test_a_weight_of_zero_may_come_from_a_file(shop: Path, tmp_path: Path) -> None:
+    linear = ("--linear-dim", 4, "--linear-content", "image=0", "--linear-content", "text=1", "--linear-l2", 100)
+    first = fit(shop, tmp_path / "run", *linear, "--epochs", 1)
+    assert first.exit_code == 0, first.output
+    again = lirdrec("fit", "--config", tmp_path / "run" / "config.yaml", "--out", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again" / "config.yaml").read_text() == (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_warning_is_one_line(shop: Path, tmp_path: Path) -> None:
     rows = [line.split("\t") for line in (shop / "shop.inter").read_text().splitlines()[1:]]
     clicks = pl.DataFrame(rows, schema=["user_id", "item_id", "split"], orient="row")

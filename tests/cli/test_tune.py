@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
-from commands import assert_refused, lirdrec, run_program, started
+from commands import assert_refused, help_of, lirdrec, run_program, started
 from trainers import needs_torch_sparse
 
 import lirdrec_pyg.experiments.tune  # noqa: F401
@@ -135,6 +135,7 @@ def test_the_trial_of_a_program_killed_before_its_first_heartbeat_is_repeated(
 
 
 def test_it_starts_from_the_preset_best_without_its_race(shop: Path, tmp_path: Path) -> None:
+    assert "[default: 128; x>=1]" in help_of("tune")  # of --embedding-dim
     small = ("--embedding-dim", 4, "--epochs", 1, "--trials", 1)
     for more, named in (((), {"loss": "softmax", "race": False}), (("--preset", "paper"), {"loss": "bpr"})):
         out = tmp_path / f"study{len(more)}"

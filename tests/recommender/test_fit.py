@@ -95,6 +95,9 @@ def test_fit_in_memory_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         assert {"valid", "test", "best_epoch", "stopped", "parameters"} <= recommender.metrics.keys()
         assert len(recommender.recommend(["user-1"], k=3)) == 3
         assert recommender.evaluate() == recommender.metrics["test"]
+        for split in ("train", "both"):
+            with pytest.raises(ConfigError, match=f"`split` is '{split}'. Choose 'valid' or 'test'"):
+                recommender.evaluate(split)
     assert not list(tmp_path.iterdir())
 
 

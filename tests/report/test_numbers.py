@@ -351,6 +351,8 @@ def test_command_repeats_the_run(learnable_shop: Path, tmp_path: Path) -> None:
     result = lirdrec(command, *args)
     assert result.exit_code == 0, result.output
     assert Recommender.load(tmp_path / "a run-again").metrics["test"] == found.metrics["test"]
+    updated = replace(found, dataset=replace(found.dataset, config=DataConfig()))  # as after an update
+    assert training.section(updated).content["command"] is None
 
 
 def test_race_and_linear_branch(generated: Dataset) -> None:
