@@ -117,6 +117,10 @@ def _checked(
 ) -> Dataset:
     """Read the data if necessary, and check that these settings fit them."""
     if not isinstance(data, Dataset):
+        if not isinstance(data, (DataConfig, str, Path)):
+            raise ConfigError(
+                f"`data` is a {type(data).__name__}. Pass a path, or a Dataset, such as `Dataset.from_frames` returns."
+            )
         config = data if isinstance(data, DataConfig) else DataConfig(data=str(data))
         if config.split == "cold-items":
             model_config.require("new_items")

@@ -109,6 +109,11 @@ def test_fit_takes_datasets_configs_and_paths(shop: Path) -> None:
         assert other.dataset.config == DataConfig(data=str(shop))
 
 
+def test_a_table_is_no_data_set() -> None:
+    with pytest.raises(ConfigError, match=r"`data` is a DataFrame\. Pass .* `Dataset.from_frames`"):
+        fit(pl.DataFrame({"user": ["a"], "item": ["b"]}))  # type: ignore[arg-type]
+
+
 def test_defaults_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[TrainingConfig] = []
 
