@@ -14,7 +14,7 @@ from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.data import feature_widths, read_interactions, read_new_items
+from lirdrec_pyg.data import DataConfig, feature_widths, read_interactions, read_new_items
 from lirdrec_pyg.data.extend import knows_all
 from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.data.tables import read_table
@@ -102,14 +102,13 @@ def update(
     recommender = Recommender.load(run.resolve())  # the link may point elsewhere meanwhile
     if items is not None:
         recommender = recommender.with_catalog(read_table(items), title=title, id_col=id_col)
-    config = recommender.dataset.config
-    trained_on = ColumnConfig() if config is None else take(ColumnConfig, vars(config))
+    config = recommender.dataset.config or DataConfig()
     given = [
         entry.name
         for entry in fields(ColumnConfig)
         if ctx.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
     ]
-    columns = replace(trained_on, label_column=None, **{name: values[name] for name in given})
+    columns = replace(take(ColumnConfig, vars(config)), label_column=None, **{name: values[name] for name in given})
     is_promoted = promote is not None and run.resolve() == out.resolve() == promote.resolve()
     if is_promoted and knows_all(recommender.dataset, read_interactions(data, columns, split="none")):
         if is_first_process():
@@ -121,7 +120,7 @@ def update(
             features,
             feature_widths(recommender.graph),
             ids,
-            zero_features="error" if config is None else config.zero_features,
+            zero_features=config.zero_features,
             item_column=columns.item_column,
             facts=recommender.dataset.facts,
             known=recommender.items,

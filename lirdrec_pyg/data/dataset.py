@@ -269,6 +269,11 @@ class Dataset:
         counts = {"users": len(self.users), "items": len(self.items), "interactions": num_edges}
         return {name: f"{count:,}" for name, count in counts.items()}
 
+    @property
+    def all_items(self) -> Vocabulary:
+        """IDs of all items by position, the new ones last."""
+        return self.items if self.new_items is None else self.items.extended(self.new_items.ids)
+
     def summary(self) -> dict[str, Any]:
         """Return counts, sparsity, modalities, missing features and cold items.
 
@@ -445,7 +450,7 @@ def _with_catalog(dataset: Dataset, catalog: ItemCatalog | None) -> Dataset:
     """Return ``dataset`` with ``catalog``, which must know some of its items, and should know all."""
     if catalog is None:
         return dataset
-    items = dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
+    items = dataset.all_items
     catalog.check_known(items)
     if len(missing := catalog.missing(items.ids)):
         warnings.warn(

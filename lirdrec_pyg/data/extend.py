@@ -60,7 +60,7 @@ def extend(
     Raises:
         DataError: if no interaction is new.
     """
-    items = _all_items(dataset)
+    items = dataset.all_items
     graph = _with_all_items(dataset.graph)
     num_filled = 0 if features is None else _fill_missing(graph, items, features)
     position = items.find(interactions["item"])
@@ -120,15 +120,11 @@ def extend(
 
 def knows_all(dataset: Dataset, interactions: pl.DataFrame) -> bool:
     """Return whether ``dataset`` has all ``interactions`` with known items."""
-    items = _all_items(dataset)
+    items = dataset.all_items
     item, user = items.find(interactions["item"]), dataset.users.find(interactions["user"])
     pairs = np.stack([user, item])[:, item >= 0]
     known = _keys(known_interactions(dataset.graph).numpy(), len(items))
     return bool((pairs[0] >= 0).all() and np.isin(_keys(pairs, len(items)), known).all())
-
-
-def _all_items(dataset: Dataset) -> Vocabulary:
-    return dataset.items if dataset.new_items is None else dataset.items.extended(dataset.new_items.ids)
 
 
 def _with_all_items(data: HeteroData) -> HeteroData:
@@ -151,6 +147,8 @@ def _fill_missing(graph: HeteroData, items: Vocabulary, new: NewItems) -> int:
         fills = (position >= 0) & ~mask[position]
         if modality in new.masks:
             fills &= new.masks[modality]
+        if not fills.any():
+            continue
         row = position[fills]
         filled[row] = True
         x, mask = item_features(graph, modality).clone(), mask.clone()

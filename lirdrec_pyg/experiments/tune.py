@@ -174,7 +174,7 @@ class Study:
                 raise self._optuna.TrialPruned
             return result.value if result.state == "complete" else math.nan  # NaN is a failure
 
-        deadline, is_waiting = time.monotonic() + _GRACE_SECONDS + 2, False
+        waits_until: float | None = None
         while not callback.should_stop():
             with self._lock:
                 running = self._repeat_interrupted()
@@ -183,17 +183,17 @@ class Study:
                     self._study.sampler = self._sampler(num_earlier)
                     self._study.optimize(objective, n_trials=1)
             if num_earlier < num_trials:
-                deadline, is_waiting = time.monotonic() + _GRACE_SECONDS + 2, False
+                waits_until = None
                 with self._lock:
                     best = self._write_results()
                 callback.on_trial_end(result, result == best)
-            elif not running or time.monotonic() > deadline:
+            elif not running or (waits_until is not None and time.monotonic() > waits_until):
                 return
             else:
-                if not is_waiting:
-                    seconds = f"{deadline - time.monotonic():.0f}"
+                if waits_until is None:
+                    seconds = _GRACE_SECONDS + 2
                     _log.info("waiting up to %s s for %s trials of other programs, or of killed ones", seconds, running)
-                is_waiting = True
+                    waits_until = time.monotonic() + seconds
                 time.sleep(1)  # the programs of these trials may have been killed
 
     def _sampler(self, num_earlier: int) -> Any:

@@ -177,8 +177,7 @@ class Recommender:
     @_Once
     def items(self) -> Vocabulary:
         """IDs of all items by position, the new ones last."""
-        new = self.dataset.new_items
-        return self.dataset.items if new is None else self.dataset.items.extended(new.ids)
+        return self.dataset.all_items
 
     @property
     def num_trained_items(self) -> int:
@@ -540,12 +539,15 @@ class Recommender:
         vectors = self.vectors.append_items(more.item, more.item_layers, more.linear)
         return replace(self, dataset=dataset, vectors=vectors, regression=regression)
 
-    def _new_items(self, new: Mapping[str, Any], ids: IDs | None, zero_features: ZeroFeatures) -> NewItems:
+    def _new_items(
+        self, new: Mapping[str, Any], ids: IDs | None = None, zero_features: ZeroFeatures | None = None
+    ) -> NewItems:
+        """Read features in memory; by default, rows of zeros are what they are in the training."""
         if not isinstance(new, Mapping):
             raise DataError("The new items are not a mapping from modalities to features, such as {'image': x}.")
-        config = self.dataset.config or ColumnConfig()
+        config = self.dataset.config or DataConfig()
         listed = None if ids is None else as_ids(ids, "item")
-        widths = feature_widths(self.graph)
+        widths, zero_features = feature_widths(self.graph), zero_features or config.zero_features
         return new_items_in_memory(new, widths, listed, zero_features, config.item_column, self.items)
 
     def update(
@@ -593,8 +595,7 @@ class Recommender:
         else:
             frame = interactions_in_memory(interactions, columns, split="none")
         if new_items is not None and not isinstance(new_items, NewItems):
-            config_of_data = self.dataset.config or DataConfig()
-            new_items = self._new_items(new_items, None, config_of_data.zero_features)
+            new_items = self._new_items(new_items)
         more = new_items and new_items.without(self.items)
         grown = self.add_items(more) if more else self
         folder = None if out is None else Path(out)
