@@ -81,6 +81,11 @@ class _Stored:
         names = self._present("vectors.safetensors", "new_vectors.safetensors")
         return np.concatenate([self.tensors(name).get_tensor("item") for name in names])
 
+    def num_learned_columns(self) -> int:
+        """Return how many columns of vectors do not belong to the linear branch."""
+        shape = self.tensors("vectors.safetensors").get_slice("item_layers").get_shape()
+        return int(shape[-1])
+
     def interactions(self) -> Iterator[np.ndarray]:
         """Yield all known interactions (user, item), those for training first."""
         first = {"user/interacts/item": 0, "new_item": self._num_trained}
@@ -189,8 +194,10 @@ def _recommended(run: _Stored, users: str, k: int) -> Answer:
 
 
 def _similar(run: _Stored, item: str, k: int) -> Answer:
-    position, x = _position(run.items, item), run.item_vectors()
-    cosine = _cosines(x, position)
+    position, width = _position(run.items, item), run.num_learned_columns()
+    if width < 2:
+        raise _UnusualError
+    cosine = _cosines(run.item_vectors()[:, :width], position)
     others = np.delete(cosine, position)
     if np.ptp(others) < _SAME_COSINE:
         raise _UnusualError
@@ -204,7 +211,7 @@ def _explained(run: _Stored, user: str, item: str) -> Answer:
     edges, vectors = run.training_edges(), run.tensors("vectors.safetensors")
     past = np.sort(edges[1, edges[0] == row])
     x_user, x_item = vectors.get_slice("user")[row], vectors.get_slice("item")[column]
-    fusion, learned = vectors.get_slice("user_weight")[row], vectors.get_slice("item_layers").get_shape()[-1]
+    fusion, learned = vectors.get_slice("user_weight")[row], run.num_learned_columns()
     names = [*run.modalities(), "shared"]
     if not len(past) or len(fusion) != len(names):
         raise _UnusualError

@@ -37,6 +37,12 @@ class Vectors:
         """Number of columns of the branches that are learned."""
         return self.item.size(1) - self.linear.size(1)
 
+    @property
+    def learned_item(self) -> Tensor:
+        """Items without the columns of the linear branch. Those serve as factors of scores only: by their directions,
+        all items may be alike, and their lengths are as large as the factors of users are small."""
+        return self.item[:, : self.width]
+
     def to(self, device: torch.device | str) -> "Vectors":
         """Return these vectors on ``device``."""
         return Vectors(**{name: x.to(device) for name, x in vars(self).items()})

@@ -214,6 +214,20 @@ class Recommender:
                 "can recommend, be evaluated, and list similar items by a modality."
             )
 
+    @property
+    def compares_items(self) -> bool:
+        """Whether vectors say which items are similar: a number per item, as popularity, does not."""
+        return self.model_config.has_vectors and self.vectors.width > 1
+
+    def check_item_vectors(self) -> None:
+        """Raise :class:`ConfigError` if vectors do not say which items are similar."""
+        self.check_vectors()
+        if not self.compares_items:
+            raise ConfigError(
+                f"`model={self.model_config.model!r}` has one number per item, by which none are alike. "
+                f"Pass a modality as `by`: {', '.join(modalities(self.graph))}."
+            )
+
     @_Once
     def history(self) -> SeenItems:
         """Training items of each user."""
@@ -428,7 +442,8 @@ class Recommender:
         Args:
             item: item ID.
             k: number of items.
-            by: ``"vectors"`` for the cosine of the representations, or a modality for that of the raw features.
+            by: ``"vectors"`` for the cosine of the learned representations, without the linear branch, or a modality
+                for that of the raw features.
             columns: columns of the catalog to add, such as the title.
 
         Returns:
@@ -436,7 +451,8 @@ class Recommender:
 
         Raises:
             DataError: if the item is unknown, has no features in that modality, or is equally similar to all others.
-            ConfigError: if there is no such modality, or the catalog has no such column.
+            ConfigError: if there is no such modality, the model has no vectors that compare items, or the catalog has
+                no such column.
         """
         return similar_items(self, item, k, by, columns)
 

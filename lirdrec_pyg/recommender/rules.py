@@ -134,9 +134,12 @@ def ruled(recommender: "Recommender", ranker: DotProducts | Scores, rules: Rules
 
 def _features(recommender: "Recommender", by: str) -> Callable[[Tensor], Tensor]:
     """Return a function from items to the vectors that they are compared by."""
-    names = [*(["vectors"] if recommender.model_config.has_vectors else []), *modalities(recommender.graph)]
+    names = [*(["vectors"] if recommender.compares_items else []), *modalities(recommender.graph)]
     if by not in names:
-        raise ConfigError(f"`diversity_by` is {shown(by)}. Choose one of {', '.join(names)}.")
+        none = (
+            f", but `model='{recommender.model_config.model}'` has none that compare items" if by == "vectors" else ""
+        )
+        raise ConfigError(f"`diversity_by` is {shown(by)}{none}. Choose one of {', '.join(names)}.")
     if by == "vectors":
-        return lambda items: recommender.vectors.item[items]
+        return lambda items: recommender.vectors.learned_item[items]
     return lambda items: feature_rows(recommender.graph, by, items)[0]  # the mean where they are missing

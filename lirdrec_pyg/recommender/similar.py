@@ -62,7 +62,7 @@ def _blocks(recommender: "Recommender", k: int, by: str, columns: list[str]) -> 
     ids = recommender.items.ids
     everything = torch.arange(len(ids))
     if by == "vectors":
-        x, present = recommender.ranked_items, everything
+        x, present = recommender.vectors.learned_item.to(recommender.device), everything
     else:
         x, real = feature_rows(recommender.graph, by, everything)
         x, present = x[real].to(recommender.device), everything[real.cpu()]
@@ -114,7 +114,7 @@ def _equally_similar(unit: Tensor, rows: Tensor, best: Tensor) -> Tensor:
 
 def _check_by(recommender: "Recommender", by: str) -> None:
     if by == "vectors":
-        recommender.check_vectors()
+        recommender.check_item_vectors()
     elif by not in (names := modalities(recommender.graph)):
         raise ConfigError(f"`by` is {by!r}. Choose 'vectors' or a modality: {', '.join(names)}.")
 
@@ -122,7 +122,7 @@ def _check_by(recommender: "Recommender", by: str) -> None:
 def _cosine(recommender: "Recommender", position: int, by: str) -> Tensor:
     """Return the cosines of all items with one; minus infinity for items without features."""
     if by == "vectors":
-        item = recommender.vectors.item
+        item = recommender.vectors.learned_item
         return F.cosine_similarity(item, item[position : position + 1])
     cosine = feature_cosines(recommender.graph, by, torch.tensor([position]), torch.arange(len(recommender.items)))
     if cosine[position] == -torch.inf:

@@ -28,11 +28,11 @@ _OTHER = "others"
 
 def section(recommender: Recommender, images: ItemImages) -> Section | None:
     """Return a map of up to 1,500 random items; ``None`` for a model without vectors of at least two columns."""
-    if recommender.vectors.item.size(1) < 2:
+    if not recommender.compares_items:
         return None
     order = torch.randperm(len(recommender.items), generator=torch.Generator().manual_seed(0))
     position = order[:_MAX_ITEMS].sort().values
-    vectors = unit_vectors(recommender.vectors.item[position].float())
+    vectors = unit_vectors(recommender.vectors.learned_item[position].float())
     place, method = _reduced(vectors.numpy())
     frame = pl.DataFrame(
         [

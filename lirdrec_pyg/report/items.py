@@ -26,7 +26,7 @@ class Neighbors(NamedTuple):
 def section(recommender: Recommender, gallery: Gallery) -> Section:
     """Show popular, mid and rare items, and for each its neighbors by the vectors and by the features."""
     ways = {f"by {modality}": modality for modality in modalities(recommender.graph)}
-    if compares_items(recommender):
+    if recommender.compares_items:
         ways = {"by the model": "vectors", **ways}
     order = recommender.popularity.argsort(descending=True, stable=True)
     parts = order[: int((recommender.popularity > 0).sum())].tensor_split(10)
@@ -34,7 +34,7 @@ def section(recommender: Recommender, gallery: Gallery) -> Section:
         name: [_neighbors(recommender, item, ways, gallery) for item in spread(part, _PER_GROUP)]
         for name, part in (("popular", parts[0]), ("mid", torch.cat(parts[4:6])), ("rare", parts[9]))
     }
-    content = {"groups": groups, "by_model": compares_items(recommender)}
+    content = {"groups": groups, "by_model": recommender.compares_items}
     return Section("items", "Items and their neighbors", "items.html", content)
 
 
@@ -42,11 +42,6 @@ def _neighbors(recommender: Recommender, position: int, ways: dict[str, str], ga
     ids = recommender.items.ids[position : position + 1]
     by = {label: similar(recommender, ids[0], _NEIGHBORS, way, gallery) for label, way in ways.items()}
     return Neighbors(gallery.items(ids)[0], int(recommender.popularity[position]), by)
-
-
-def compares_items(recommender: Recommender) -> bool:
-    """Return whether vectors of the model say which items are similar: a number per item, as popularity, does not."""
-    return recommender.vectors.item.size(1) > 1
 
 
 def similar(recommender: Recommender, item: int | str, k: int, by: str, gallery: Gallery) -> list[Item] | str:

@@ -8,7 +8,7 @@ from torch import Tensor
 from lirdrec_pyg.data import Split, held_out_interactions
 from lirdrec_pyg.recommender import Recommender
 from lirdrec_pyg.report.gallery import Gallery, Item
-from lirdrec_pyg.report.items import compares_items, similar
+from lirdrec_pyg.report.items import similar
 from lirdrec_pyg.report.lists import best_before_test
 from lirdrec_pyg.report.section import Section
 
@@ -65,7 +65,7 @@ def section(recommender: Recommender, gallery: Gallery) -> Section | None:
         if mask.any()
     ]
     order = num_lists.masked_fill(~unclicked, -1).argsort(descending=True, stable=True)
-    ids, by_model, landings = recommender.items.ids, compares_items(recommender), []
+    ids, by_model, landings = recommender.items.ids, recommender.compares_items, []
     for position in order[: min(_SHOWN, int(unclicked.sum()))].tolist():
         rank, user = divmod(int(best[position]), len(recommender.users))
         found = similar(recommender, ids[position], _NEIGHBORS, "vectors", gallery) if by_model else ""

@@ -140,7 +140,7 @@ def _abilities(recommender: Recommender) -> dict[str, Any]:
         "title": next(iter(title_column(recommender)), None),
         "catalog": [] if catalog is None else catalog.frame.columns,
         "can": {
-            "vectors": config.has_vectors,
+            "vectors": recommender.compares_items,
             "because": config.supports_explanations,
             "history": config.supports_new_users,
             "diversity": find_spec("pyversity") is not None,

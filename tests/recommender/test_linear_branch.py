@@ -100,13 +100,22 @@ def test_users_are_folded_in_with_their_linear_part(linear_recommender: Recommen
         np.testing.assert_allclose(frame["score"], expected["score"], atol=1e-5)
 
 
-def test_similar_items_are_compared_by_all_columns(linear_recommender: Recommender) -> None:
-    x, ids = linear_recommender.vectors.item.double(), linear_recommender.items.ids
+def test_similar_items_are_compared_by_the_learned_columns(linear_recommender: Recommender) -> None:
+    vectors, ids = linear_recommender.vectors, linear_recommender.items.ids
+    x = vectors.item[:, : vectors.width].double()
     cosine = F.cosine_similarity(x, x[20:21])
-    frame = linear_recommender.similar_items(ids[20], k=5)
+    # Linear columns that nearly all belong to a part that all items share.
+    item = torch.cat([vectors.item[:, : vectors.width], 4000 + vectors.item[:, vectors.width :]], dim=1)
+    found = replace(linear_recommender, vectors=replace(vectors, item=item))
+    frame = found.similar_items(ids[20], k=5)
     place = linear_recommender.item_positions(frame["item"])
     np.testing.assert_allclose(frame["cosine"], cosine[place], atol=1e-5)
     np.testing.assert_allclose(frame["cosine"], cosine.topk(6).values[1:], atol=1e-5)
+    listed = pl.concat(found.similar_items_blocks(k=5)).filter(item=ids[20])
+    assert listed["similar_item"].to_list() == frame["item"].to_list()
+    user = found.users.ids[[0]]
+    varied, plain = (x.recommend(user, k=5, diversity=1.0)["item"] for x in (found, linear_recommender))
+    assert set(varied) == set(plain)
 
 
 # --- Explanations ----------------------------------------------------------------------------------------------------

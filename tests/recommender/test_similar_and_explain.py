@@ -2,17 +2,19 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lirdrec_pyg import Dataset, TrainingConfig, fit
 from lirdrec_pyg.data import INTERACTS, NEW_ITEM, build_graph, feature_mask, item_features, modalities
 from lirdrec_pyg.errors import ConfigError, DataError
-from lirdrec_pyg.models import EASEConfig, LightGCNConfig, PopularityConfig
+from lirdrec_pyg.models import BPRMFConfig, EASEConfig, LightGCNConfig, PopularityConfig
 from lirdrec_pyg.recommender import Recommender
 
 
@@ -70,10 +72,18 @@ def test_items_without_a_modality_are_similar_to_none_by_it(grown: Recommender) 
 def test_an_order_of_items_that_are_all_alike_is_refused() -> None:
     x = {"image": np.full((4, 3), 0.3), "text": np.eye(4)}
     graph = build_graph(np.array([[0, 0, 1, 1], [0, 1, 2, 3]]), x)
-    found = fit(Dataset.from_graph(graph, items=["a", "b", "c", "d"]), PopularityConfig())
+    dataset = Dataset.from_graph(graph, items=["a", "b", "c", "d"])
+    found = fit(dataset, BPRMFConfig(embedding_dim=2), TrainingConfig(epochs=1))
+    found = replace(found, vectors=replace(found.vectors, item=torch.tensor([[0.1, 0.2]]).repeat(4, 1)))
     for by in ("vectors", "image"):
         with pytest.raises(DataError, match=rf"By {by}, all items are equally similar to 'b' \(cosine 1\.0000\).*`by`"):
             found.similar_items("b", by=by)
+    with pytest.raises(DataError, match=r"By vectors, no item is more similar .* `by`"):
+        list(found.similar_items_blocks(2))
+    popularity = fit(dataset, PopularityConfig())
+    for listed in (lambda: popularity.similar_items("b"), lambda: popularity.similar_items_blocks(2)):
+        with pytest.raises(ConfigError, match=r"`model='popularity'` has one number per item.*image, text"):
+            listed()
     graph["item"].x_text[3] = 2
     assert found.similar_items("b", by="text")["cosine"].to_list() == [0.5, 0, 0]
 
@@ -109,8 +119,6 @@ def test_items_that_are_as_similar_to_all_are_skipped_and_counted() -> None:
     with pytest.warns(UserWarning, match="^2 of 5 items are skipped: 2 are equally similar to all others"):
         frame = pl.concat(found.similar_items_blocks(2, "text"))
     assert frame["item"].to_list() == list("bbccdd")
-    with pytest.raises(DataError, match=r"By vectors, no item is more similar .* `by`"):
-        list(found.similar_items_blocks(2))
 
 
 def test_unknown_names_are_refused(recommender: Recommender) -> None:
