@@ -17,11 +17,12 @@ from lirdrec_pyg.cli.options import (
 )
 from lirdrec_pyg.cli.output import print_frame
 from lirdrec_pyg.cli.progress import with_progress
-from lirdrec_pyg.data import read_ids, read_interactions
-from lirdrec_pyg.data.interactions import ColumnConfig
+from lirdrec_pyg.data import ColumnConfig, DataConfig, read_ids
+from lirdrec_pyg.data.interactions import parse_interactions, with_trained_columns
+from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.errors import ConfigError, listed
 from lirdrec_pyg.launcher import num_processes, process_index
-from lirdrec_pyg.recommender import check_table_path, write_table
+from lirdrec_pyg.recommender import Run, check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
@@ -36,7 +37,8 @@ from lirdrec_pyg.recommender.rules import Rules
 @click.option(
     "--history-file",
     type=id_file,
-    help="Table of interactions that came after the training, of known or new users, as fit reads it.",
+    help="Table of interactions that came after the training, of known or new users, as fit reads it. Columns of users "
+    "and items are those of the training if the table has them, else recognized by usual names.",
 )
 @click.option("-k", default=20, show_default=True, type=click.IntRange(1), help="Items per user.")
 @click.option(
@@ -106,7 +108,7 @@ def recommend(
       lirdrec-pyg recommend runs/shop --users u1 --explain
     Recommend to a new user by a few clicks:
       lirdrec-pyg recommend runs/shop --history item7,item9
-    Recommend to the users of a table, with the options of columns that fit it:
+    Recommend to the users of a table whose columns have other names than the training's:
       lirdrec-pyg recommend runs/shop --history-file today.csv \\
         --user-column customer --item-column sku
     """
@@ -129,7 +131,7 @@ def recommend(
         asked = read_ids(users_file, "users_file")
     clicks: IDs | pl.DataFrame | None = None if history is None else split_ids("--history", history)
     if history_file is not None:
-        clicks = read_interactions(history_file, column_config, split="none")
+        clicks = _read_history(history_file, column_config, Run(run).data_config())
     options: dict[str, Any] = {
         "k": k,
         "exclude_seen": exclude_seen,
@@ -155,6 +157,11 @@ def recommend(
         return
     num_rows = write_table(with_progress(frames, "recommending", "user"), out)
     click.echo(f"{num_rows:,} recommendations are in {out}")
+
+
+def _read_history(path: Path, columns: ColumnConfig, trained: DataConfig | None) -> pl.DataFrame:
+    frame = read_table(path, columns.separator, columns.header)
+    return parse_interactions(frame, with_trained_columns(columns, trained, frame.columns), "none", path)
 
 
 def _part(out: Path | None, everyone: bool) -> Path:

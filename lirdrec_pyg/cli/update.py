@@ -14,9 +14,8 @@ from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import table
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.data import DataConfig, feature_widths, read_interactions, read_new_items
+from lirdrec_pyg.data import ColumnConfig, DataConfig, feature_widths, read_interactions, read_new_items
 from lirdrec_pyg.data.extend import knows_all
-from lirdrec_pyg.data.interactions import ColumnConfig
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.recommender import Recommender

@@ -27,7 +27,7 @@ from lirdrec_pyg.data.graph import (
     without_new_items,
 )
 from lirdrec_pyg.data.ids import read_ids
-from lirdrec_pyg.data.interactions import k_core, merge_duplicates, read_interactions
+from lirdrec_pyg.data.interactions import ColumnConfig, k_core, merge_duplicates, read_interactions
 from lirdrec_pyg.data.item_catalog import ItemCatalog
 from lirdrec_pyg.data.layouts import find_features
 from lirdrec_pyg.data.new_items import NewItems, read_new_items
@@ -40,6 +40,7 @@ __all__ = [
     "INTERACTS",
     "NEW_ITEM",
     "SIMILAR",
+    "ColumnConfig",
     "DataConfig",
     "Dataset",
     "FeatureTable",

@@ -115,7 +115,8 @@ class Dataset:
         items: item IDs by position.
         new_items: IDs of the items that the training does not see, by position; ``None`` if there are none.
         catalog: titles, images and other columns of the items; ``None`` if unknown.
-        config: where the data came from and how they were split; ``None`` for data made in memory.
+        config: where the data came from, their columns, and how they were split; its ``data`` is ``None`` for data made
+            in memory, and the whole of a graph.
         facts: origin, split, merged duplicates and so on, for people and logs.
     """
 
@@ -221,7 +222,7 @@ class Dataset:
         row_ids = None if catalog is None else catalog.frame["id"]
         tables = {m: feature_table(m, values, row_ids, config.item_column) for m, values in features.items()}
         dataset = assemble(frame, tables, config, seed)
-        return replace(_with_catalog(dataset, catalog), facts={**facts, **dataset.facts})
+        return replace(_with_catalog(dataset, catalog), config=config, facts={**facts, **dataset.facts})
 
     @classmethod
     def from_graph(

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,6 +68,14 @@ class ColumnConfig(Config):
         None,
         "Format of dates, such as %d/%m/%Y; by default, numbers and dates of which day and month are clear are read.",
     )
+
+
+def with_trained_columns(columns: ColumnConfig, trained: ColumnConfig | None, names: Sequence[str]) -> ColumnConfig:
+    """Return ``columns``, where they are left open with those of the training that a table with ``names`` has."""
+    if trained is None:
+        return columns
+    user, item = (name if name in names else None for name in (trained.user_column, trained.item_column))
+    return replace(columns, user_column=columns.user_column or user, item_column=columns.item_column or item)
 
 
 def read_interactions(

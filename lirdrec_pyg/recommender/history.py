@@ -9,10 +9,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from lirdrec_pyg.data import Vocabulary
+from lirdrec_pyg.data import ColumnConfig, Vocabulary
 from lirdrec_pyg.data.column_names import find_column
 from lirdrec_pyg.data.dataset import Table, to_polars
 from lirdrec_pyg.data.ids import same_type
+from lirdrec_pyg.data.interactions import with_trained_columns
 from lirdrec_pyg.errors import DataError, listed
 from lirdrec_pyg.recommender.ids import IDs, as_ids, is_table
 
@@ -49,7 +50,7 @@ class KnownHistory:
         Raises:
             DataError: if it has no users, or its type is wrong.
         """
-        frame = _history_frame(history)
+        frame = _history_frame(history, recommender.dataset.config)
         users = frame["user"].unique(maintain_order=True)
         if not len(users):
             raise DataError("The history is empty. Pass at least one user with one item.")
@@ -68,15 +69,17 @@ class KnownHistory:
         )
 
 
-def _history_frame(history: History) -> pl.DataFrame:
+def _history_frame(history: History, trained: ColumnConfig | None) -> pl.DataFrame:
     """Return users and items of a history; the item of a user with an empty one is null."""
     if is_table(history):
         frame = to_polars(history)
+        columns = with_trained_columns(ColumnConfig(), trained, frame.columns)
         found = {}
         for role in ("user", "item"):
-            if (name := find_column(role, frame.columns)) is None:
-                columns = listed(frame.columns)
-                raise DataError(f"No column of {role}s in the history (columns: {columns}). Name it {role!r}.")
+            if (name := getattr(columns, f"{role}_column") or find_column(role, frame.columns)) is None:
+                raise DataError(
+                    f"No column of {role}s in the history (columns: {listed(frame.columns)}). Name it {role!r}."
+                )
             found[role] = as_ids(frame[name], role)
         return pl.DataFrame(found)
     if not isinstance(history, Mapping):

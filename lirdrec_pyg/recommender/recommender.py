@@ -18,6 +18,7 @@ from lirdrec_pyg.data import (
     HELD_OUT,
     INTERACTS,
     NEW_ITEM,
+    ColumnConfig,
     Dataset,
     ItemCatalog,
     NewItems,
@@ -27,13 +28,13 @@ from lirdrec_pyg.data import (
     has_new_items,
     known_interactions,
     modalities,
+    read_interactions,
     set_new_items,
     training_interactions,
 )
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
 from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.data.ids import warn_of_look_alikes
-from lirdrec_pyg.data.interactions import ColumnConfig, read_interactions
 from lirdrec_pyg.data.new_items import new_items_in_memory
 from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import ConfigError, DataError
@@ -410,7 +411,7 @@ class Recommender:
 
                 * item IDs of one user, who is called "new user" in the result;
                 * a mapping from users to the IDs of their items;
-                * a pandas, polars or Arrow table with columns of users and items that have usual names, such as
+                * a pandas, polars or Arrow table with the training's columns of users and items, or usual ones, such as
                   ``user`` and ``item``.
 
                 Unknown items are skipped, with a warning. A user of the training without a known item is represented
@@ -605,7 +606,7 @@ class Recommender:
         self.model_config.require("updates")
         if out is not None:
             Run.check_free(Path(out), overwrite, source=self.path)
-        columns = columns or self.dataset.config or ColumnConfig()
+        columns = columns or replace(self.dataset.config or ColumnConfig(), label_column=None)
         if isinstance(interactions, (str, Path)):
             frame = read_interactions(Path(interactions), columns, split="none")
         else:

@@ -339,7 +339,7 @@ class Run:
         return self._config(MODEL_CONFIGS[name])
 
     def data_config(self) -> DataConfig | None:
-        """Return where the data came from; ``None`` for data made in memory."""
+        """Return where the data came from, and their columns; ``None`` for a graph."""
         return self._config(DataConfig) if "data" in self.settings() else None
 
     def training_config(self) -> TrainingConfig:

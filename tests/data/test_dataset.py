@@ -60,7 +60,7 @@ def test_all_kinds_of_tables_are_the_same_data(kind: str) -> None:
     for name, values in features.items():
         found = Dataset.from_frames(clicks, {"text": values}, catalog, item_column="sku")
         assert same(found, expected), name
-        assert found.config is None
+        assert found.config == DataConfig(item_column="sku")
         assert found.catalog is not None
         assert (found.catalog.title, found.catalog.picture) == ("Title", "image")
         assert found.catalog.titles(pl.Series(["i03", "unknown"])).to_list() == ["Item i03", None]

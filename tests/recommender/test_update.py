@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from commands import lirdrec
 
-from lirdrec_pyg import LIRDRecConfig, Recommender, TrainingConfig, fit
+from lirdrec_pyg import Dataset, LIRDRecConfig, Recommender, TrainingConfig, fit
 from lirdrec_pyg.data import INTERACTS, NewItems, Vocabulary, held_out_edges
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.recommender.update import UpdateConfig, promote
@@ -53,6 +54,38 @@ def test_users_and_clicks_join_and_the_training_goes_on(recommender: Recommender
     assert loaded.recommend().equals(updated.recommend())
     assert loaded.evaluate("valid")["recall@20"] == pytest.approx(updated.metrics["valid"]["recall@20"])
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["update"] == updated.metrics["update"]
+
+
+def test_columns_of_the_training_are_those_of_later_tables(recommender: Recommender, tmp_path: Path) -> None:
+    graph, ids = recommender.graph, (recommender.users.ids, recommender.items.ids)
+    table = pl.DataFrame(
+        {role: x.gather(graph[INTERACTS].edge_index[row]) for row, (role, x) in enumerate(zip(("buyer", "sku"), ids))}
+    )
+    table = table.with_columns(fold=pl.Series(["train", "train", "train", "valid"] * len(table)).head(len(table)))
+    features = {"image": dict(zip(ids[1], graph["item"].x_image.numpy()))}
+    catalog = pl.DataFrame({"code": ids[1], "name": ids[1].cast(pl.String)})
+    columns = {"user_column": "buyer", "item_column": "sku", "label_column": "fold", "id_col": "code"}
+    dataset = Dataset.from_frames(table, features, catalog, split="labels", **columns)
+    path = tmp_path / "run"
+    fit(dataset, LIRDRecConfig(embedding_dim=4), TrainingConfig(epochs=1, batch_size=100)).save(path)
+    loaded = Recommender.load(path)
+    today = clicks(loaded, [0, 1, 900]).rename({"user_id": "buyer", "item_id": "sku"})
+    updated = loaded.update(today, config=UpdateConfig(epochs=1, num_validation=0))
+    assert updated.dataset.facts["interactions added"] == len(today)
+    assert len(loaded.with_catalog(catalog).dataset.catalog) == len(catalog)
+    by_table = loaded.recommend_for_history(today, k=3)
+    by_lists = loaded.recommend_for_history(
+        {user: rows["sku"] for (user,), rows in today.group_by("buyer", maintain_order=True)}, k=3
+    )
+    assert by_table.drop("user").equals(by_lists.drop("user"))
+    usual = today.rename({"buyer": "user_id", "sku": "item_id"})
+    assert loaded.recommend_for_history(usual, k=3).equals(by_table)
+    for name, frame in (("same", today), ("usual", usual)):
+        frame.write_csv(tmp_path / f"{name}.csv")
+        out = tmp_path / f"{name}.parquet"
+        result = lirdrec("recommend", path, "--history-file", tmp_path / f"{name}.csv", "-k", 3, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert pl.read_parquet(out)["item"].to_list() == by_table["item"].to_list()
 
 
 def test_the_gate_compares_both_on_the_held_out_clicks_of_known_users(recommender: Recommender) -> None:
