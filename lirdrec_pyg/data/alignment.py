@@ -127,7 +127,7 @@ class FeatureRows:
         mask = torch.from_numpy(own >= 0) & self.real[row]
         used = torch.zeros_like(self.real)
         used[row[mask]] = True
-        check_rows(values, self.scan, self.table.source, used)
+        check_rows(values, self.scan, self.table.source, used, self.rows.ids)
         # Rows that are in place already are not copied, so a mapped matrix stays mapped.
         in_place = len(own) == len(values) and np.array_equal(own, np.arange(len(own)))
         return values if in_place else values[row], mask

@@ -1,6 +1,6 @@
 import copy
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -469,9 +469,9 @@ def feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_co
     """
     source = f"`features[{modality!r}]`"
     if isinstance(values, Mapping):
-        return FeatureTable.of(_stacked(values.values(), source), list(values), source)
+        return FeatureTable.of(_stacked([*values.values()], source, [*values]), [*values], source)
     if isinstance(values, (list, tuple)):
-        values = _stacked(values, source)
+        values = _stacked([*values], source, range(len(values)))
     if isinstance(values, (np.ndarray, Tensor)):
         if row_ids is not None and len(values) != len(row_ids):
             raise DataError(f"{source} has {len(values)} rows, but `items` has {len(row_ids)}.")
@@ -480,14 +480,17 @@ def feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_co
     return FeatureTable.from_frame(frame, item_column if item_column in frame.columns else None, source)
 
 
-def _stacked(vectors: Iterable[Any], source: str) -> Tensor | np.ndarray:
-    vectors = list(vectors)
+def _stacked(vectors: list[Any], source: str, names: Sequence[Any]) -> Tensor | np.ndarray:
+    """Return a matrix of vectors, of which a message names the first that does not fit."""
     try:
         if all(isinstance(x, Tensor) for x in vectors):
             return torch.stack(vectors)
         return np.stack([np.asarray(x) for x in vectors])
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{source} must be vectors of numbers of one length ({first_line(error)}).") from error
+        sizes = [len(x) if isinstance(x, Sized) else 1 for x in vectors]
+        odd = next((row for row, size in enumerate(sizes) if size != sizes[0]), 0)
+        reason = f"{shown(names[0])} has {sizes[0]}, {shown(names[odd])} has {sizes[odd]}" if odd else first_line(error)
+        raise DataError(f"{source} must be vectors of numbers of one length ({reason}).") from error
 
 
 def _absolute(config: DataConfig) -> DataConfig:

@@ -335,29 +335,34 @@ def described(x: object) -> str:
     return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
-def check_rows(x: Tensor, scan: RowScan, source: str, used: Tensor | None = None) -> None:
-    """Raise :class:`DataError` naming the first of the ``used`` rows that is not finite or has no direction."""
+def check_rows(x: Tensor, scan: RowScan, source: str, used: Tensor | None = None, ids: pl.Series | None = None) -> None:
+    """Raise :class:`DataError` naming the first of the ``used`` rows that is not finite or has no direction, and its
+    item, if ``ids`` are known."""
+
+    def place(row: int, column: str = " (rows count from 0)") -> str:
+        return f"row {row}{column}{'' if ids is None else f', item {shown(ids[row])}'}"
+
     bad, zero, extreme = ~scan.finite, scan.zero, scan.extreme
     if used is not None:
         bad, zero, extreme = bad & used, zero & used, extreme & used
     if bad.any():
         row = int(bad.nonzero()[0])
         if scan.nan[row]:
-            raise DataError(f"{source} is all NaN in row {row} (rows count from 0). {_BLANK_ADVICE}")
+            raise DataError(f"{source} is all NaN in {place(row)}. {_BLANK_ADVICE}")
         values = x[row].float()
         column = int((~values.isfinite()).nonzero()[0])
+        found = values[column].item()
         raise DataError(
-            f"{source} holds {values[column].item()} in row {row}, column {column}. Features must be finite numbers."
+            f"{source} holds {found} in {place(row, f', column {column}')}. Features must be finite numbers."
         )
     if zero.any():
         raise DataError(
-            f"{source} is all zeros in row {int(zero.nonzero()[0])} (rows count from 0), a vector without direction. "
-            f"{_BLANK_ADVICE}"
+            f"{source} is all zeros in {place(int(zero.nonzero()[0]))}, a vector without direction. {_BLANK_ADVICE}"
         )
     if extreme.any():
         row = int(extreme.nonzero()[0])
         raise DataError(
-            f"{source} has a vector of length {x[row].double().norm().item():.2g} in row {row} (rows count from 0), "
+            f"{source} has a vector of length {x[row].double().norm().item():.2g} in {place(row)}, "
             f"which is not between {_SHORTEST:g} and {_LONGEST:g}. Scale the features, such as to unit length."
         )
 

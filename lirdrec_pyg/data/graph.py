@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -204,6 +205,7 @@ def set_new_items(
     features: Mapping[str, Tensor | np.ndarray],
     masks: Mapping[str, Tensor | np.ndarray] | None = None,
     held_out: Mapping[Split, Tensor] | None = None,
+    ids: pl.Series | None = None,
 ) -> HeteroData:
     """Check items that were added after the training, and return a copy of ``data`` with them; all else is shared.
 
@@ -213,6 +215,7 @@ def set_new_items(
         masks: for a modality that is missing for some new items, ``True`` where a row holds features. The other
             rows are replaced by the mean of the trained items.
         held_out: interactions (user, new item), if a split held the items out.
+        ids: IDs of the items, for messages.
 
     Raises:
         DataError: naming the array that is wrong.
@@ -231,7 +234,7 @@ def set_new_items(
                 f"{source} has the shape {tuple(x.shape)}, but must have ({num_new}, {width}): one row per new item, "
                 "and the width of the features in training."
             )
-        check_rows(x, scan_rows(x), source, tensors.get(modality))
+        check_rows(x, scan_rows(x), source, tensors.get(modality), ids)
     for split, pairs in (held_out or {}).items():
         _check_pairs(split.title, pairs, data["user"].num_nodes, num_new)
     return set_checked_new_items(data, matrices, tensors, held_out or {})

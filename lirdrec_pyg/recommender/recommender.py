@@ -17,7 +17,6 @@ from lirdrec_pyg.callback import Callback, CallbackList
 from lirdrec_pyg.data import (
     HELD_OUT,
     INTERACTS,
-    NEW_ITEM,
     ColumnConfig,
     Dataset,
     ItemCatalog,
@@ -543,9 +542,9 @@ class Recommender:
         if (present := new.ids.ids.filter(pl.Series(self.items.find(new.ids.ids) >= 0))).len():
             raise DataError(f"{len(present)} of the new items are in the catalog already, such as {present[0]!r}.")
         warn_of_look_alikes(new.ids.ids, self.items.ids, "new item", strip="Remove these")
-        added = set_new_items(self.graph, new.features, new.masks)
-        if added[NEW_ITEM].num_nodes != len(new.ids):
-            raise DataError(f"There are {len(new.ids)} new item IDs for {added[NEW_ITEM].num_nodes} rows of features.")
+        if len(x := next(iter(new.features.values()), new.ids.ids)) != len(new.ids):
+            raise DataError(f"There are {len(new.ids)} new item IDs for {len(x)} rows of features.")
+        added = set_new_items(self.graph, new.features, new.masks, ids=new.ids.ids)
         first = self.num_trained_items
         known = self.vectors.items_until(first)
         regression = self.regression or ItemRegression.of(self.model, self.graph, known)

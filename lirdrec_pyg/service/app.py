@@ -30,6 +30,13 @@ _log = logging.getLogger(__name__)
 
 _THREADS = 4
 
+# Errors of pydantic in words of users of the service.
+_REASONS = {
+    "missing": "it is missing",
+    "extra_forbidden": "this request has no such field; they are listed at /docs",
+    "too_short": "it is empty",
+}
+
 # Warnings of the request that a thread is busy with.
 _caught: ContextVar[list[str] | None] = ContextVar("_caught", default=None)
 
@@ -276,8 +283,13 @@ def _handle_errors(app: "FastAPI") -> None:
         return JSONResponse({"error": FAILED}, 500)
 
     @app.exception_handler(HTTPException)
-    async def refuse_route(_request: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    async def refuse_route(request: Request, error: HTTPException) -> Response:
+        reasons = {
+            404: ": the endpoints are listed at /docs.",
+            405: f": {request.url.path} takes {(error.headers or {}).get('Allow')}.",
+        }
+        text = error.detail + reasons.get(error.status_code, "")
+        return JSONResponse({"error": text}, error.status_code, error.headers)
 
 
 def _answer(served: Served, work: Callable[..., Mapping[str, Any]], *args: Any) -> bytes:
@@ -308,10 +320,10 @@ def _answers(
 
 def _message(error: Mapping[str, Any]) -> str:
     """Return one error of pydantic as a sentence."""
-    place = ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part))
+    place = ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part) and part not in ("int", "str"))
     if error["type"] == "json_invalid" or not place:
         return "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
-    return f"`{place}` is invalid: {error['msg']}."
+    return f"`{place}` is invalid: {_REASONS.get(error['type'], error['msg'])}."
 
 
 @contextmanager

@@ -321,7 +321,7 @@ BAD = {
     "vectors of two lengths": (
         lambda: Dataset.from_frames((USERS, ITEMS), {"text": {**dict(zip(IDS, X)), "i03": X[0][:2]}}),
         DataError,
-        "'text'.*one length",
+        r"'text'.*one length \('i00' has 3, 'i03' has 2\)",
     ),
     "masked features": (
         lambda: Dataset.from_frames((USERS, ITEMS), {"text": np.ma.masked_less(X, 0)}, CATALOG, item_column="sku"),

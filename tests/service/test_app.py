@@ -176,12 +176,12 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("recommend", {"users": ["user-1"], "k": 0}, 422, "`k` is invalid"),
     ("recommend", {"users": ["user-1"], "k": True}, 422, "`k` is invalid"),
     ("recommend", {"users": ["a", "b", "c"]}, 422, "`users` is invalid"),
-    ("recommend", {"users": []}, 422, "`users` is invalid"),
+    ("recommend", {"users": []}, 422, "`users` is invalid: it is empty"),
     ("recommend", {"users": [None]}, 422, "`users.0` is invalid"),
-    ("recommend", {}, 422, "`users` is invalid"),
+    ("recommend", {}, 422, "`users` is invalid: it is missing"),
     ("history", {"history": {"nobody": ["gone"]}, "fallback": "error"}, 404, "1 users have neither"),
     ("recommend", {"users": ["user-1"], "fallback": "best"}, 422, "`fallback` is invalid"),
-    ("recommend", {"users": ["user-1"], "bogus": 1}, 422, "`bogus` is invalid"),
+    ("recommend", {"users": ["user-1"], "bogus": 1}, 422, "`bogus` is invalid: this request has no such field"),
     ("recommend", {"users": ["user-1"], "columns": ["price"]}, 422, "'price'"),
     ("recommend", {"users": ["user-1"], "where": "stock >"}, 422, "`where`"),
     ("recommend", {"users": ["user-1"], "popularity_penalty": -1}, 422, "`popularity_penalty`"),
@@ -194,8 +194,9 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("items", {"items": [{"id": "item-1", "features": {"image": [1.0]}}]}, 422, "'item-1' has 1 numbers"),
     ("items", {"items": [{"id": "new", "features": {"sound": [1.0]}}]}, 422, "'sound'"),
     ("items", {"items": [{"id": "new", "features": {}}]}, 422, "`items.0.features` is invalid"),
-    ("nowhere", {}, 404, "Not Found"),
-    ("health", {}, 405, "Method Not Allowed"),
+    ("similar", {"item": 1.5}, 422, "`item` is invalid"),
+    ("nowhere", {}, 404, "Not Found: the endpoints are listed at /docs"),
+    ("health", {}, 405, "Method Not Allowed: /health takes GET"),
 ]
 
 
@@ -373,6 +374,9 @@ def test_items_are_added_and_outlive_the_run(
     assert sorted(row["item"] for row in found["recommendations"]) == sorted(new)
     near = client.post("/similar", json={"item": "n1", "by": "image", "k": 1}).json()["similar"]
     assert near[0]["item"] == recommender.items.ids[3]
+    zeros = {"image": [0.0] * len(whole["image"])}
+    blank = client.post("/items", json={"items": [{"id": "n3", "features": whole}, {"id": "n4", "features": zeros}]})
+    assert (blank.status_code, "row 1 (rows count from 0), item 'n4'" in blank.json()["error"]) == (422, True)
     again = client.post("/items", json={"items": items[:1]})
     assert (again.status_code, "'n1'" in again.json()["error"]) == (422, True)
     promote(runs[1], link)
