@@ -43,6 +43,8 @@ class Config:
         hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy takes a class for an instance
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if hasattr(value, "item"):  # a scalar of NumPy, which YAML cannot hold
+                object.__setattr__(self, field.name, value := value.item())
             check_choice(field.name, value, hints[field.name])
             _check_type(field.name, value, hints[field.name])
             _check_bounds(field.name, value, field.metadata)

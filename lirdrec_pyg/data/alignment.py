@@ -43,7 +43,7 @@ def _ids_by_position(table: FeatureTable, item: pl.Series, lowest: object, liste
         return check_listed(table, listed, "item_ids")
     if item.dtype != pl.Int64:
         text = item.filter(~is_integer(item))[0]
-        advice = "Write integers without .0, or list" if text.endswith(".0") else "List"
+        advice = "Write integers without .0, or list" if text.endswith(".0") else "Pass features with item IDs, or list"
         if is_integer(strip_ids(item)).all():
             advice = "Pass `strip_ids=True`, or list"
         raise DataError(

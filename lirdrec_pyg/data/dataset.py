@@ -337,6 +337,8 @@ def assemble(frame: pl.DataFrame, features: Mapping[str, FeatureTable], config: 
     """
     if not features:
         raise DataError("The dataset has no item features. Pass `features` with at least one modality.")
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"`seed` is {shown(seed)}. Pass an integer of at least 0.")
     num_rows, lowest = len(frame), frame["item"].min()
     frame = merge_duplicates(frame)
     facts: Facts = {"duplicates merged": num_rows - len(frame)}
@@ -408,7 +410,7 @@ def _pairs_by_label(frame: pl.DataFrame, users: Vocabulary, items: Vocabulary) -
 
 
 def to_polars(table: Table) -> pl.DataFrame:
-    """Convert a pandas, polars or Arrow table; an index of pandas that has no name is left out."""
+    """Convert a pandas, polars or Arrow table; numbers in an index of pandas without a name are left out."""
     try:
         if isinstance(table, pl.LazyFrame):
             return table.collect()
@@ -416,7 +418,7 @@ def to_polars(table: Table) -> pl.DataFrame:
             if not table.columns.is_unique:
                 name = table.columns[table.columns.duplicated()][0]
                 raise DataError(f"Two columns of a table have the name {str(name)!r}. Rename one.")
-            if any(name is not None for name in table.index.names):
+            if any(name is not None for name in table.index.names) or table.index.dtype.kind == "O":
                 table = table.reset_index()
             # Column by column: polars converts pandas tables only if pyarrow is installed.
             return pl.DataFrame([as_series(str(name), x, f"column {str(name)!r}") for name, x in table.items()])

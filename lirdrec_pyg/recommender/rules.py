@@ -100,7 +100,11 @@ def allowed_items(
         allowed[:] = False
         allowed[position[position >= 0]] = True
     if exclude is not None:
-        position = items.find(as_ids(exclude, "excluded item"))
+        ids = as_ids(exclude, "excluded item")
+        position = items.find(ids)
+        if len(unknown := ids.filter(pl.Series(position < 0))):
+            text = f"{len(unknown)} of {len(ids)} excluded items are unknown ({listed(unknown)})."
+            warnings.warn(f"{text} {items.hint(unknown)}", stacklevel=4)
         allowed[position[position >= 0]] = False
     if rules.where is not None:
         position = items.find(catalog_for(recommender, "where").matching(rules.where))

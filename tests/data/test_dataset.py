@@ -73,6 +73,12 @@ def test_the_index_of_a_pandas_table_is_no_data() -> None:
     assert item_features(dataset.graph, "text").shape == (len(IDS), 3)
 
 
+def test_texts_in_the_index_of_a_pandas_table_are_ids() -> None:
+    expected = Dataset.from_frames((USERS, ITEMS), {"text": dict(zip(IDS, X))})
+    found = Dataset.from_frames((USERS, ITEMS), {"text": pd.DataFrame(X, index=IDS)})
+    assert same(found, expected)
+
+
 def test_integer_ids_of_arrays_are_rows() -> None:
     rows = np.random.default_rng(0).integers(0, len(IDS), len(USERS))
     dataset = Dataset.from_frames((USERS, rows), {"text": X})
@@ -313,6 +319,21 @@ BAD = {
         lambda: Dataset.from_path("synthetic", k_core=3),
         ConfigError,
         "`k_core` is for files",
+    ),
+    "a seed below zero": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, seed=-1),
+        ConfigError,
+        "`seed` is -1",
+    ),
+    "a seed of text": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, seed="a"),
+        ConfigError,
+        "`seed` is 'a'",
+    ),
+    "an array for text IDs": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}),
+        DataError,
+        "Pass features with item IDs, or list the IDs",
     ),
     "a path": (lambda: Dataset.from_frames("clicks.csv", {"text": X}), DataError, "`Dataset.from_path`"),
     "three arrays": (lambda: Dataset.from_frames((USERS, ITEMS, ITEMS), {"text": X}), DataError, "two arrays"),

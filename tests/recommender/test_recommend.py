@@ -93,6 +93,12 @@ def test_unknown_candidates_are_skipped_with_a_warning(recommender: Recommender)
             ask(candidates=["sku/999", "x"])
 
 
+def test_unknown_excluded_items_are_named_in_a_warning(recommender: Recommender) -> None:
+    with pytest.warns(UserWarning, match=r"^1 of 2 excluded items are unknown \('x'\)\. Known items look like"):
+        frame = recommender.recommend(["u2"], exclude=["sku/70", "x"])
+    assert frame.equals(recommender.recommend(["u2"], exclude=["sku/70"]))
+
+
 def test_empty_candidates_are_an_error(recommender: Recommender) -> None:
     for fallback in ("skip", "popular"):
         with pytest.raises(DataError, match="candidates is empty"):

@@ -1,5 +1,6 @@
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 from trainers import needs_torch_sparse
 
@@ -23,6 +24,8 @@ def test_configs_check_themselves() -> None:
         with pytest.raises(ConfigError, match=f"`{next(iter(settings))}`"):
             kind(**settings)
     assert TrainingConfig(lr=1).lr == 1  # an integer where a float is expected
+    numbers = TrainingConfig(epochs=np.int64(3), lr=np.float32(0.5))
+    assert [(type(x), x) for x in (numbers.epochs, numbers.lr)] == [(int, 3), (float, 0.5)]
 
 
 def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
