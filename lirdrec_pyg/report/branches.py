@@ -27,13 +27,14 @@ def _chart(summary: pl.DataFrame) -> Chart:
     rows: list[dict[str, Any]] = summary.select("branch", pl.col(quantiles).cast(pl.Float64).round(5)).to_dicts()
     even, height = 1 / len(rows), 44 * len(rows)
     scale = alt.Scale(domain=[0, max(1.2 * even, *(1.05 * row["q95"] for row in rows))])
+    weight = alt.X("q05:Q", title="weight", scale=scale, axis=alt.Axis(tickCount=8))
     base = alt.Chart(alt.Data(values=rows)).encode(
         y=alt.Y("branch:N", sort=[row["branch"] for row in rows], title=None),
         tooltip=[alt.Tooltip("branch:N"), *(alt.Tooltip(f"{name}:Q", format=".4f") for name in quantiles)],
     )
     plot = alt.layer(
         alt.Chart(alt.Data(values=[{"even": even}])).mark_rule(strokeDash=[4, 3], opacity=0.6).encode(x="even:Q"),
-        base.mark_bar(size=3, color=PALETTE[0]).encode(x=alt.X("q05:Q", title="weight", scale=scale), x2="q95:Q"),
+        base.mark_bar(size=3, color=PALETTE[0]).encode(x=weight, x2="q95:Q"),
         base.mark_bar(size=12, color=PALETTE[0]).encode(x="q25:Q", x2="q75:Q"),
         base.mark_point(shape="circle", size=60, filled=True, color=PALETTE[1], opacity=1).encode(x="q50:Q"),
         width="container",

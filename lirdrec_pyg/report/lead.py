@@ -25,6 +25,7 @@ def lead(recommender: Recommender, metrics: Section) -> dict[str, Any]:
         "num_trained": recommender.history.item.numel(),
         "num_held_out": {name: number for name, number in num_held_out.items() if number},
         "measured": metrics.content.get("split"),
+        "num_measured": metrics.content.get("num_users"),
         "values": _values(metrics.content.get("names", ()), metrics.content.get("metrics", ())),
     }
 
@@ -44,4 +45,5 @@ def _values(names: Sequence[str], rows: Sequence[tuple[str, str, list[tuple[floa
     own = names.index(AS_RECOMMENDED) if AS_RECOMMENDED in names else 0
     recall = dict(zip(names, found["recall@20"]))
     others = {name: recall[name] for name in ("ease", "popularity") if name in names[1:]}
-    return {"recall": found["recall@20"][own], "others": others, "hit_rate": found["hit_rate@20"][own]}
+    hit_rate = found["hit_rate@20"][own]
+    return {"recall": found["recall@20"][own], "others": others, "hit_rate": hit_rate, "own": names[own]}

@@ -73,7 +73,13 @@ def _measured(recommender: Recommender, split: str) -> dict[str, Any]:
         cold = evaluator.cold_start(split)
         content |= {"cold": Table(_cold_start(cold)), "shares": cold["cold among all"]}
     charts = {f"By {kind}": _bucket_chart(kind, names, buckets) for kind in ("user activity", "item popularity")}
-    shown = {"split": split, "charts": charts, "unclicked": attached and unclicked, "max_items": MAX_ITEMS}
+    shown = {
+        "split": split,
+        "num_users": len(task.user_index),
+        "charts": charts,
+        "unclicked": attached and unclicked,
+        "max_items": MAX_ITEMS,
+    }
     return {**shown, "too_large": recommender.num_trained_items > MAX_ITEMS, **content}
 
 

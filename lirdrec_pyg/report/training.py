@@ -106,9 +106,12 @@ def _curve(history: pl.DataFrame, columns: Sequence[str], title: str, best_epoch
     # Rounded, since a page of many epochs would otherwise be long.
     points = frame.unpivot(names, index="epoch").with_columns(pl.col("value").round_sig_figs(5))
     base = alt.Chart(alt.Data(values=points.to_dicts()), width="container", height=220)
+    # A few ticks would be at fractions.
+    few: dict[str, Any] = {"values": [*range(1, len(history) + 1)]} if len(history) <= 10 else {}
+    axis = alt.Axis(format="d", **few)
     epochs = alt.Scale(domain=[1, max(2, len(history))], nice=False)
     plot: Any = base.mark_line(point=len(history) < 30).encode(
-        x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=epochs),
+        x=alt.X("epoch:Q", axis=axis, scale=epochs),
         y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
         color=alt.Color("variable:N", title=None, sort=names, legend=alt.Legend() if len(names) > 1 else None),
         tooltip=[alt.Tooltip("epoch:Q"), alt.Tooltip("variable:N", title=" "), alt.Tooltip("value:Q", format=".4f")],

@@ -246,6 +246,14 @@ def test_unclicked_items_are_counted_in_all_lists(trained: Recommender) -> None:
         assert [like.title for like in landing.like] == trained.similar_items(item, 3)["item"].to_list()
 
 
+def test_the_first_lines_say_whom_and_what_they_measure(trained: Recommender, written: Path) -> None:
+    text = " ".join(Page(written.read_text("utf-8")).text.split())
+    found, test = lists(trained, 20), [*named(trained, held_out_interactions(trained.graph, Split.TEST))]
+    hits, asked = {user for user, item in test if item in found[user]}, {user for user, _ in test}
+    assert f"{100 * len(hits) / len(asked):.0f} % of the {len(asked)} users with such items find at least one." in text
+    assert "This counts items that nobody has clicked as they are recommended" in text
+
+
 def test_neighbors_are_similar_items(trained: Recommender) -> None:
     section = items.section(trained, Gallery(with_ids_as_titles(trained)))
     groups = section.content["groups"]
