@@ -3,6 +3,7 @@ from pathlib import Path
 import click
 
 from lirdrec_pyg.cli.options import choice_option, device_option, features_option, folder_option, id_file, run_argument
+from lirdrec_pyg.cli.output import counted
 from lirdrec_pyg.data import feature_widths, read_new_items
 from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.recommender import Recommender, Run
@@ -65,4 +66,4 @@ def add_items(
     widths = feature_widths(recommender.graph)
     new = read_new_items(features, widths, ids, zero_features, item_column, facts, allow_other_features)
     grown = recommender.add_items(new).save(out, overwrite)
-    click.echo(f"{len(new.ids):,} items were added; {out} has {len(grown.items):,} items")
+    click.echo(f"{counted(len(new.ids), 'item was', 'items were')} added; {out} has {len(grown.items):,} items")

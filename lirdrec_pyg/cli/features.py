@@ -8,6 +8,7 @@ import click
 from tqdm import tqdm
 
 from lirdrec_pyg.cli.options import config_file_option, config_options, take
+from lirdrec_pyg.cli.output import counted
 from lirdrec_pyg.cli.progress import BarCallback
 from lirdrec_pyg.features import encode_catalog
 from lirdrec_pyg.features.config import CaptionConfig, FeaturesConfig
@@ -107,7 +108,11 @@ class RowProgress(BarCallback):
         if "failures" in record:
             _print_captions(record)
             return
-        missing = f"; {record['missing']:,} items have none, see report.csv" if record["missing"] else ""
+        missing = (
+            f"; {counted(record['missing'], 'item has', 'items have')} none, see report.csv"
+            if record["missing"]
+            else ""
+        )
         kept = f", {record['taken_over']:,} of them unchanged" if record.get("taken_over") else ""
         click.echo(f"{name}: {record['rows']:,} vectors of width {record['width']}{kept}{missing}")
 

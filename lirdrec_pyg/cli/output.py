@@ -68,6 +68,11 @@ def _aligned(cells: Sequence[str], to_left: bool) -> list[str]:
     return [cell + space if to_left else space + cell for cell, space in zip(cells, spaces, strict=True)]
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, such as ``1 item`` and ``2 items``."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def printable(text: str) -> str:
     """Escape what the console cannot show, and what would break a line."""
     encoding = sys.stdout.encoding or "utf-8"

@@ -7,6 +7,7 @@ import polars as pl
 from tqdm import tqdm
 
 from lirdrec_pyg.callback import Callback
+from lirdrec_pyg.cli.output import counted
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.training import MONITOR, EpochResult, Trainer
 
@@ -37,7 +38,7 @@ class Progress(BarCallback):
         parameters = sum(p.numel() for p in trainer.model.parameters())
         click.echo(
             f"training: {parameters:,} parameters on {trainer.fabric.device}, "
-            f"{len(trainer.sampler):,} interactions in {trainer.steps_per_epoch} steps per epoch"
+            f"{len(trainer.sampler):,} interactions in {counted(trainer.steps_per_epoch, 'step')} per epoch"
         )
         self._bar = tqdm(
             **self._end(),

@@ -15,7 +15,7 @@ from lirdrec_pyg.cli.options import (
     split_ids,
     take,
 )
-from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.cli.output import counted, print_frame
 from lirdrec_pyg.cli.progress import with_progress
 from lirdrec_pyg.data import ColumnConfig, DataConfig, read_ids
 from lirdrec_pyg.data.interactions import parse_interactions, with_trained_columns
@@ -156,7 +156,7 @@ def recommend(
         print_frame(reasons_as_text(frame) if explain else frame)
         return
     num_rows = write_table(with_progress(frames, "recommending", "user"), out)
-    click.echo(f"{num_rows:,} recommendations are in {out}")
+    click.echo(f"{counted(num_rows, 'recommendation is', 'recommendations are')} in {out}")
 
 
 def _read_history(path: Path, columns: ColumnConfig, trained: DataConfig | None) -> pl.DataFrame:

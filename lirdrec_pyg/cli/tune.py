@@ -11,6 +11,7 @@ from lirdrec_pyg.callback import CallbackList
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import PresetCommand, config_file_option, config_options, preset_option, take
+from lirdrec_pyg.cli.output import counted
 from lirdrec_pyg.cli.progress import BarCallback
 from lirdrec_pyg.data import DataConfig, Dataset
 from lirdrec_pyg.experiments import Space, TrialResult
@@ -75,7 +76,7 @@ def tune(out: Path, trials: int, space: Path | None, **values: Any) -> None:
     left = "" if finished >= trials else f" of {trials}"
     if left and interrupt.signal is None:
         left += "; others are running, or everything was tried"
-    click.echo(f"\n{finished} trials are done{left}.")
+    click.echo(f"\n{counted(finished, 'trial is', 'trials are')} done{left}.")
     if best is not None:
         click.echo(f"Best validation {MONITOR}: {best.value:.4f}, with {_format(best.settings)}")
         click.echo(f"Train with it: lirdrec-pyg fit --config {out / 'best.yaml'} --out RUN")

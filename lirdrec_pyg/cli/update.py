@@ -12,7 +12,7 @@ from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.catalog import check_catalog_options, id_col_option, title_option
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
-from lirdrec_pyg.cli.output import table
+from lirdrec_pyg.cli.output import counted, table
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.data import ColumnConfig, DataConfig, feature_widths, read_interactions, read_new_items
 from lirdrec_pyg.data.extend import knows_all
@@ -153,9 +153,9 @@ def update(
 
 
 def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
-    added = ", ".join(f"{facts[f'{kind} added']:,} {kind}" for kind in ("interactions", "users", "items"))
+    added = ", ".join(counted(facts[f"{kind}s added"], kind) for kind in ("interaction", "user", "item"))
     if number := facts["items with more features"]:
-        added += f", missing features of {number:,} items"
+        added += f", missing features of {counted(number, 'item')}"
     click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
     if "update" not in metrics:
         return

@@ -135,7 +135,7 @@ class LIRDRecConfig(ModelConfig):
     feature_dim: int | None = field(
         None,
         "Principal components to which the features of each modality are reduced before they are encoded, which makes "
-        "steps much faster with wide features; by default they are used whole.",
+        "steps much faster with wide features; if not set, they are used whole.",
         min=1,
     )
     item_graph: bool = field(True, "Propagate over the item graph.")

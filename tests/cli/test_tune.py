@@ -74,7 +74,7 @@ def test_ctrl_c_keeps_the_trials_and_the_same_command_resumes(
     result = lirdrec(*tune(shop, out, space, 3))
     assert result.exit_code == 128 + signal.SIGINT, result.output
     assert "Traceback" not in result.output
-    assert "1 trials are done of 3.\n" in result.output
+    assert "1 trial is done of 3.\n" in result.output
     assert "The same command resumes the study." in result.output
     assert len(points(out)) == 1
     result = lirdrec(*tune(shop, out, space, 3))
@@ -165,7 +165,7 @@ def test_it_says_that_it_waits_for_other_programs(
     assert (
         len(re.findall(r"waiting up to \d s for 1 trials of other programs, or of killed ones\n", result.output)) == 1
     )
-    assert "1 trials are done of 2; others are running" in result.output
+    assert "1 trial is done of 2; others are running" in result.output
 
 
 def test_mistakes_are_one_sentence(shop: Path, space: Path, tmp_path: Path) -> None:
