@@ -224,8 +224,8 @@ class Recommender:
         self.check_vectors()
         if not self.compares_items:
             raise ConfigError(
-                f"`model={self.model_config.model!r}` has one number per item, by which none are alike. "
-                f"Pass a modality as `by`: {', '.join(modalities(self.graph))}."
+                f"`model={self.model_config.model!r}` gives each item a number, not a vector. Pass a "
+                f"modality as `by`: {', '.join(modalities(self.graph))}."
             )
 
     @_Once

@@ -75,7 +75,7 @@ def test_model_is_fitted_evaluated_and_used(name: str, run_of: Callable[[str], P
     similar = lirdrec("similar", out, "--item", 1)
     for answer in (similar, lirdrec("export", out, "--out", tmp_path / "vectors")):
         if name == "popularity" and answer is similar:
-            assert_refused(answer, "--model popularity has one number per item", "--by: image, text")
+            assert_refused(answer, "--model popularity gives each item a number, not a vector", "--by: image, text")
         elif config.has_vectors:
             assert answer.exit_code == 0, answer.output
         else:

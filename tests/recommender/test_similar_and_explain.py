@@ -82,7 +82,7 @@ def test_an_order_of_items_that_are_all_alike_is_refused() -> None:
         list(found.similar_items_blocks(2))
     popularity = fit(dataset, PopularityConfig())
     for listed in (lambda: popularity.similar_items("b"), lambda: popularity.similar_items_blocks(2)):
-        with pytest.raises(ConfigError, match=r"`model='popularity'` has one number per item.*image, text"):
+        with pytest.raises(ConfigError, match=r"`model='popularity'` gives each item a number, not.*image, text"):
             listed()
     graph["item"].x_text[3] = 2
     assert found.similar_items("b", by="text")["cosine"].to_list() == [0.5, 0, 0]
