@@ -39,8 +39,11 @@ class Vectors:
 
     @property
     def learned_item(self) -> Tensor:
-        """Items without the columns of the linear branch. Those serve as factors of scores only: by their directions,
-        all items may be alike, and their lengths are as large as the factors of users are small."""
+        """Items without the columns of the linear branch, by which they are compared with each other.
+
+        Those columns are factors of scores. They may share a large part that no ranking depends on, and that makes all
+        items look alike.
+        """
         return self.item[:, : self.width]
 
     def to(self, device: torch.device | str) -> "Vectors":

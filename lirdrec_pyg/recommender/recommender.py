@@ -216,7 +216,7 @@ class Recommender:
 
     @property
     def compares_items(self) -> bool:
-        """Whether vectors say which items are similar: a number per item, as popularity, does not."""
+        """Whether vectors say which items are similar. A number per item, as popularity, does not."""
         return self.model_config.has_vectors and self.vectors.width > 1
 
     def check_item_vectors(self) -> None:
