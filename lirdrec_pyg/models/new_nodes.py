@@ -50,7 +50,8 @@ class ItemRegression:
         \mathbf{C} = (\mathbf{K} + \mathbf{I})^{-1} (\mathbf{Y} - \bar{\mathbf{y}})
 
     It is computed from 8,192 random items if there are more. The strengths :math:`\gamma_m` are those that best
-    predict the vectors of a fifth of 1,500 items from the others. A modality that says nothing gets 0.
+    predict the learned parts of the vectors of a fifth of 1,500 items from the others. A modality that says nothing
+    gets 0.
 
     Attributes:
         center: mean of the features, side by side.
@@ -78,7 +79,9 @@ class ItemRegression:
         target = torch.cat([item, length, *vectors.item_layers[1:, items], vectors.linear[items]], dim=1)
         widths = [*model.in_channels.values()]
         few = key[:_MAX_CHOICE].split(widths, dim=1)
-        strength = key.new_tensor(_strengths([_similarity(x, x) for x in few], item[:_MAX_CHOICE]))
+        # Not by the linear columns: they are as long in directions that no feature predicts, which would decide.
+        learned = item[:_MAX_CHOICE, : vectors.width]
+        strength = key.new_tensor(_strengths([_similarity(x, x) for x in few], learned))
         return cls(center, key, strength, *_regression(kernel(key, key, strength, widths), target))
 
     def predict(self, model: LIRDRec, data: HeteroData, node_type: str, items: Tensor) -> Tensor:

@@ -100,6 +100,15 @@ def test_users_are_folded_in_with_their_linear_part(linear_recommender: Recommen
         np.testing.assert_allclose(frame["score"], expected["score"], atol=1e-5)
 
 
+def test_linear_columns_do_not_choose_the_features_that_predict(linear_recommender: Recommender) -> None:
+    model, data, vectors = linear_recommender.model, linear_recommender.graph, linear_recommender.vectors
+    noise = torch.randn(len(vectors.item), vectors.linear.size(1), generator=torch.Generator().manual_seed(0))
+    noisy = replace(vectors, item=torch.cat([vectors.learned_item, 100 * noise], dim=1))
+    found = ItemRegression.of(model, data, noisy).strength
+    assert found.any()
+    assert torch.equal(found, ItemRegression.of(model, data, vectors).strength)
+
+
 def test_similar_items_are_compared_by_the_learned_columns(linear_recommender: Recommender) -> None:
     vectors, ids = linear_recommender.vectors, linear_recommender.items.ids
     x = vectors.item[:, : vectors.width].double()
