@@ -18,8 +18,8 @@ _TITLES = ("title", "name", "item_name", "product_name", "prod_name", "product_t
 _PICTURES = ("picture", "image", "poster", "image_path", "picture_path", "poster_path", "image_file", "img")
 
 _METADATA = ("title", "picture", "image_root")
-# Not 007, which is a name.
-_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
+# Not 007, which is a name, nor what is longer than a number of floating point.
+_NUMBER = r"^[+-]?(0|[1-9]\d{0,14})(\.\d+)?$"
 # In a subquery, polars reads the files that these functions name.
 _READS_FILES = re.compile(r"\bread_(csv|ipc|json|ndjson|parquet)\b", re.IGNORECASE)
 _EXAMPLE = "Write it as in \"stock > 0 AND category <> 'Socks'\"."
@@ -30,7 +30,8 @@ class ItemCatalog:
     """What is known of the items beside their features, for people to read.
 
     Attributes:
-        frame: one row per item; the column ``id`` holds the item IDs; titles are text, all others are as given.
+        frame: one row per item; the column ``id`` holds the item IDs; titles are text; text columns of numbers, such as
+            those of CSV files, hold numbers; all others are as given.
         title: column with the name of an item, ``None`` if there is none.
         picture: column with the path of its image, or with the image as a ``data:`` URI; ``None`` if there is none.
         image_root: folder that the paths are relative to, ``None`` if unknown.
@@ -86,6 +87,7 @@ class ItemCatalog:
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
         others = frame.drop(id_col, "id", strict=False)
+        others = others.with_columns(_as_numbers(others[name]) for name in others.columns if name != title)
         title, picture = ("id" if name == id_col else name for name in (title, picture))
         return cls(others.insert_column(0, ids.alias("id")), title, picture, image_root)
 
@@ -124,8 +126,7 @@ class ItemCatalog:
     def matching(self, condition: str) -> pl.Series:
         """Return the IDs of the items that meet a condition in the SQL of polars.
 
-        Text columns that hold nothing but numbers, such as those of CSV files, count as numbers. Where the condition
-        is null, it is not met.
+        Where the condition is null, it is not met.
 
         Args:
             condition: such as ``"stock > 0 AND category <> 'Socks'"``.
@@ -133,7 +134,7 @@ class ItemCatalog:
         Raises:
             ConfigError: if it is invalid or not a condition.
         """
-        text, frame = shown(condition), self.typed
+        text, frame = shown(condition), self.frame
         if _READS_FILES.search(condition):
             raise ConfigError(f"`where` is {text}, but cannot read files. Compare columns of the item catalog.")
         try:
@@ -154,15 +155,6 @@ class ItemCatalog:
             raise ConfigError(f"`where` is {text}, which is of type {met.schema['met']}, not a condition. {_EXAMPLE}")
         return met.filter("met")["id"]
 
-    @cached_property
-    def typed(self) -> pl.DataFrame:
-        """The table with numbers in the text columns that hold nothing else; the titles stay text."""
-        return self.frame.with_columns(
-            self.frame[name].cast(pl.Float64)
-            for name, dtype in self.frame.schema.items()
-            if dtype == pl.String and name not in ("id", self.title) and self.frame[name].str.contains(_NUMBER).all()
-        )
-
     def save(self, path: Path) -> None:
         """Write a Parquet file that holds the table, and in its metadata all else."""
         metadata = {name: getattr(self, name) or "" for name in _METADATA}
@@ -179,6 +171,13 @@ class ItemCatalog:
         if "id" not in frame.columns:
             raise DataError(f"{path} is not an item catalog: it has no column 'id'.")
         return cls(frame, *(metadata.get(name) or None for name in _METADATA))
+
+
+def _as_numbers(column: pl.Series) -> pl.Series:
+    """Return the numbers of a text column that holds nothing else; any other column as it is."""
+    if column.dtype != pl.String or not column.str.contains(_NUMBER).all():
+        return column
+    return column.cast(pl.Float64 if column.str.contains(".", literal=True).any() else pl.Int64)
 
 
 def _first(usual: Sequence[str], names: dict[str, str]) -> str | None:

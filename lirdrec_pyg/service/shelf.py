@@ -94,7 +94,7 @@ class Shelf:
         catalog = self._recommender.dataset.catalog
         if catalog is None:
             return []
-        frame = catalog.typed.drop({"id", catalog.picture or "id", *title_column(self._recommender)})
+        frame = catalog.frame.drop({"id", catalog.picture or "id", *title_column(self._recommender)})
         return [
             _described(frame[name].head(_ROWS))
             for name, dtype in frame.schema.items()

@@ -46,7 +46,25 @@ def test_a_condition_compares_numbers_and_texts() -> None:
         assert catalog.matching(condition).to_list() == ids, condition
     with pytest.raises(ConfigError, match=r"not valid SQL for size: String \(cannot compare string with numeric"):
         catalog.matching("size > 1")
-    assert catalog.frame["stock"].to_list() == ["10", "9", "-1.5", None]  # as given
+    assert catalog.frame["stock"].to_list() == [10, 9, -1.5, None]
+
+
+def test_texts_of_numbers_are_numbers_where_nothing_is_lost() -> None:
+    texts = {
+        "stock": ["3", "+2"],
+        "price": ["2.50", "-1"],
+        "code": ["007", "8"],
+        "ean": ["1" * 16, "2"],
+        "note": ["1", ""],
+    }
+    frame = ItemCatalog.of(pl.DataFrame({"item_id": ["1", "2"], "title": ["1", "2"], **texts})).frame
+    assert frame.drop("id").to_dict(as_series=False) == {
+        "title": ["1", "2"],
+        **texts,
+        "stock": [3, 2],
+        "price": [2.5, -1.0],
+    }
+    assert frame["id"].to_list() == [1, 2]
 
 
 @pytest.mark.parametrize("function", ["read_csv", "READ_PARQUET", '"read_json"'])

@@ -290,9 +290,9 @@ def test_another_catalog_changes_titles_and_rules_only(stocked: Recommender, cat
 MISTAKES: list[tuple[dict, type[Exception], str]] = [
     ({"where": "stok > 0"}, ConfigError, r"^`where` is 'stok > 0', .* columns 'id', 'title', .*\"stok\""),
     ({"where": 'kind = "hats"'}, ConfigError, "single quotes"),
-    ({"where": "stock >"}, ConfigError, "not valid SQL for stock: Float64"),
+    ({"where": "stock >"}, ConfigError, "not valid SQL for stock: Int64"),
     ({"where": "kind > 3"}, ConfigError, "kind: String .*cannot compare"),
-    ({"where": "stock + 1"}, ConfigError, "of type Float64, not a condition"),
+    ({"where": "stock + 1"}, ConfigError, "of type Int64, not a condition"),
     ({"where": "stock > 99"}, ConfigError, "No item that the model knows meets `where`, 'stock > 99'"),
     ({"where": "brand IN (SELECT a FROM Read_CSV('/etc/passwd'))"}, ConfigError, "cannot read files"),
     ({"where": 3}, ConfigError, "`where` is 3"),
