@@ -285,10 +285,11 @@ def named(data: Sequence[str]) -> dict[str, str]:
 )
 @click.option(
     "--preset",
-    type=click.Choice(list(PRESETS)),
+    type=click.Choice([name for name, settings in PRESETS.items() if not settings.get("race")]),
     default="paper",
     show_default=True,
-    help="Training preset of LIRDRec and its ablations, as for `fit`.",
+    help="Training preset of LIRDRec and its ablations, as for `fit`. 'best', which chooses by itself, has the line "
+    "lirdrec-best.",
 )
 @click.option("--split-seed", default=999, show_default=True, help="Seed of a random split, the same for all runs.")
 @click.option("--out", default="comparison", show_default=True, type=click.Path(file_okay=False, path_type=Path))

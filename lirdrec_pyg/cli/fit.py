@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,6 +23,7 @@ from lirdrec_pyg.recommender import fit as fit_model
 from lirdrec_pyg.recommender import resume as resume_training
 from lirdrec_pyg.report import check_packages, write_report
 from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
+from lirdrec_pyg.training.config import varied_settings
 
 # Settings that may change when a training is resumed.
 _CHANGEABLE = ("epochs", "patience", "minutes", "lr", "device", "refit")
@@ -124,7 +126,11 @@ def fit(
         if resume is not None:
             recommender = resume_training(resume, _changes(ctx, values), callbacks=callbacks)
         else:
-            configs = take(DataConfig, values), take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
+            model_config, training_config = take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
+            given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+            if "race" not in given and varied_settings(model_config) & given:
+                training_config = replace(training_config, race=False)
+            configs = take(DataConfig, values), model_config, training_config
             recommender = fit_model(*configs, folder, callbacks=callbacks, overwrite=overwrite)
     if is_first_process():
         click.echo(_account(recommender, folder))

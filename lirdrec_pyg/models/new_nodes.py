@@ -4,6 +4,7 @@ All other representations stay the same, so the cost is that of the new items or
 """
 
 import logging
+import math
 from dataclasses import dataclass, replace
 from functools import cache, reduce
 from typing import Any
@@ -51,7 +52,7 @@ class ItemRegression:
 
     It is computed from 8,192 random items if there are more. The strengths :math:`\gamma_m` are those that best
     predict the learned parts of the vectors of a fifth of 1,500 items from the others. A modality that says nothing
-    gets 0.
+    gets 0, unless no other says more.
 
     Attributes:
         center: mean of the features, side by side.
@@ -123,6 +124,8 @@ def _strengths(kernels: list[Tensor], target: Tensor) -> tuple[float, ...]:
 
     @cache
     def error(strengths: tuple[float, ...]) -> float:
+        if not any(strengths):
+            return math.inf  # all new items would be alike
         parts = (strength * each[:, held:] for strength, each in zip(strengths, kernels, strict=True))
         kernel = sum(parts, start=target.new_zeros(()))
         mean, weight = _regression(kernel[held:], target[held:])

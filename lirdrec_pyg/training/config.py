@@ -34,7 +34,7 @@ class TrainingConfig(Config):
     race: bool = field(
         False,
         "Train variants of the model for some epochs first, and the best one by validation to the end. LIRDRec is "
-        "tried with and without the item graph.",
+        "tried with and without the item graph. A preset has no race if the item graph is given.",
     )
     minutes: float | None = field(
         None,
@@ -214,12 +214,18 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
+def varied_settings(model_config: ModelConfig) -> set[str]:
+    """Return the names of the settings of which a race tries other values."""
+    return {name for variant in model_config.variants(()) for name in variant}
+
+
 def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, TrainingConfig]:
     """Return the settings of a preset, for ``fit(dataset, *preset("best", minutes=20))``.
 
     Args:
         name: ``"best"``, ``"fast"`` or ``"paper"``.
-        changes: settings of :class:`~lirdrec_pyg.LIRDRecConfig` and :class:`TrainingConfig` that differ.
+        changes: settings of :class:`~lirdrec_pyg.LIRDRecConfig` and :class:`TrainingConfig` that differ. With one that
+            a race would vary, there is no race, unless it is given, too.
 
     Raises:
         ConfigError: if there is no such preset, or a setting is invalid.
@@ -227,5 +233,7 @@ def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, Traini
     if name not in PRESETS:
         raise ConfigError(f"`name` is {name!r}. Pass one of {', '.join(map(repr, PRESETS))}.")
     settings = {**PRESETS[name], **changes}
+    if "race" not in changes and varied_settings(LIRDRecConfig()) & changes.keys():
+        settings["race"] = False
     of_model = {field.name: settings.pop(field.name) for field in fields(LIRDRecConfig) if field.name in settings}
     return LIRDRecConfig(**of_model), TrainingConfig(**settings)

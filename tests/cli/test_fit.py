@@ -147,6 +147,11 @@ def test_preset_best_races_and_says_what_it_chose(
     assert 8 < saved["minutes"] <= 9
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["race"][0]["epochs"] == 2
 
+    result = lirdrec("fit", *given, "--no-item-graph", "--out", tmp_path / "explicit")
+    assert result.exit_code == 0, result.output
+    assert not [line for line in result.output.splitlines() if line.startswith("race")]
+    assert settings_of(tmp_path / "explicit")["item_graph"] is False
+
     for options, *named in (
         (("--split", "none"), "--race compares by validation", "Pass another --split, or --no-race."),
         (("--model", "vbpr", "--race"), "--race tries variants", "--model vbpr has none. Pass --no-race."),

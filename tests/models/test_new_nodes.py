@@ -121,6 +121,7 @@ def test_strengths_predict_held_out_items_best() -> None:
 
     found = new_nodes._strengths(kernels, target)
     assert found[0] == 0 < found[1]
+    assert max(new_nodes._strengths(kernels[:1], target)) > 0  # else all new items would be alike
     grid = new_nodes._STRENGTHS
     assert error(found) == pytest.approx(min(error((a, b)) for a in grid for b in grid))
 

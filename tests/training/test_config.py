@@ -35,6 +35,8 @@ def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
         assert settings.items() <= {**asdict(model_config), **asdict(training_config)}.items()
     assert preset("paper") == (LIRDRecConfig(), TrainingConfig())
     assert preset("fast", lr=0.1, knn_k=3) == (LIRDRecConfig(knn_k=3), TrainingConfig(lr=0.1, batch_size=8192))
+    raced, given, both = preset("best"), preset("best", item_graph=False), preset("best", item_graph=False, race=True)
+    assert [training.race for _, training in (raced, given, both)] == [True, False, True]
     with pytest.raises(ConfigError, match=r"'slow'.*'paper', 'fast', 'best'"):
         preset("slow")  # type: ignore[arg-type]
 
