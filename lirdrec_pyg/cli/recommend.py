@@ -22,7 +22,7 @@ from lirdrec_pyg.data.interactions import parse_interactions, with_trained_colum
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.errors import ConfigError, listed
 from lirdrec_pyg.launcher import num_processes, process_index
-from lirdrec_pyg.recommender import Run, check_table_path, write_table
+from lirdrec_pyg.recommender import check_table_path, write_table
 from lirdrec_pyg.recommender.ids import IDs
 from lirdrec_pyg.recommender.recommend import Fallback
 from lirdrec_pyg.recommender.rules import Rules
@@ -126,21 +126,23 @@ def recommend(
         out = _part(out, everyone)
     if out is not None:
         check_table_path(out)
+    recommender, shown = load_with_catalog(run, device, items, id_col, title, columns)
+    trained = recommender.dataset.config or DataConfig()
     asked: IDs | None = None if users is None else split_ids("--users", users)
     if users_file is not None:
-        asked = read_ids(users_file, "users_file")
+        asked = read_ids(users_file, "users_file", trained.user_column)
     clicks: IDs | pl.DataFrame | None = None if history is None else split_ids("--history", history)
     if history_file is not None:
-        clicks = _read_history(history_file, column_config, Run(run).data_config())
+        clicks = _read_history(history_file, column_config, trained)
     options: dict[str, Any] = {
         "k": k,
         "exclude_seen": exclude_seen,
-        "candidates": None if candidates is None else read_ids(candidates, "candidates"),
-        "exclude": None if exclude is None else read_ids(exclude, "exclude"),
+        "candidates": None if candidates is None else read_ids(candidates, "candidates", trained.item_column),
+        "exclude": None if exclude is None else read_ids(exclude, "exclude", trained.item_column),
         "fallback": fallback,
+        "columns": shown,
         **vars(rules),
     }
-    recommender, options["columns"] = load_with_catalog(run, device, items, id_col, title, columns)
     if explain:
         recommender.model_config.require("explanations")
     if num_processes() > 1:
@@ -159,7 +161,7 @@ def recommend(
     click.echo(f"{counted(num_rows, 'recommendation is', 'recommendations are')} in {out}")
 
 
-def _read_history(path: Path, columns: ColumnConfig, trained: DataConfig | None) -> pl.DataFrame:
+def _read_history(path: Path, columns: ColumnConfig, trained: DataConfig) -> pl.DataFrame:
     frame = read_table(path, columns.separator, columns.header)
     return parse_interactions(frame, with_trained_columns(columns, trained, frame.columns), "none", path)
 

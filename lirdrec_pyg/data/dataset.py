@@ -484,6 +484,8 @@ def feature_table(modality: str, values: Any, row_ids: pl.Series | None, item_co
 
 def _stacked(vectors: list[Any], source: str, names: Sequence[Any]) -> Tensor | np.ndarray:
     """Return a matrix of vectors, of which a message names the first that does not fit."""
+    if not vectors:
+        raise DataError(f"{source} is empty. Pass a vector for at least one item.")
     try:
         if all(isinstance(x, Tensor) for x in vectors):
             return torch.stack(vectors)

@@ -194,7 +194,7 @@ def warn_of_look_alikes(
         )
 
 
-def read_ids(path: str | Path, name: str) -> pl.Series:
+def read_ids(path: str | Path, name: str, column: str | None = None) -> pl.Series:
     """Read a text file with one ID per line.
 
     A header is left out, with a warning, and so are other columns beside it. Quotes and separators at the end of lines
@@ -203,6 +203,7 @@ def read_ids(path: str | Path, name: str) -> pl.Series:
     Args:
         path: the file.
         name: parameter that the user passed it as, for messages.
+        column: name of the column of IDs, beside the usual ones.
 
     Raises:
         DataError: if it cannot be read, or an ID is missing.
@@ -217,7 +218,7 @@ def read_ids(path: str | Path, name: str) -> pl.Series:
         raise DataError(f"`{name}` is {path}, which is not a readable text file ({error}).") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    ids, header = _first_column(lines, "user" if name.startswith("user") else "item")
+    ids, header = _first_column(lines, "user" if name.startswith("user") else "item", column)
     if header is not None:
         warnings.warn(f"The first line of {path} is used as a header ({shown(header)}), not as an ID.", stacklevel=2)
     series = pl.Series("id", ids, dtype=pl.String)
@@ -226,7 +227,7 @@ def read_ids(path: str | Path, name: str) -> pl.Series:
     return canonical_ids(series, source=str(path))
 
 
-def _first_column(lines: list[str], role: str) -> tuple[list[str], str | None]:
+def _first_column(lines: list[str], role: str, column: str | None) -> tuple[list[str], str | None]:
     """Return the IDs in the lines of a list, and the name of their column if the first line is a header."""
     delimiter = next((mark for mark in ",;\t" if lines and mark in lines[0]), ",")
     try:
@@ -234,7 +235,8 @@ def _first_column(lines: list[str], role: str) -> tuple[list[str], str | None]:
     except csv.Error:
         return lines, None
     head = rows[0] if rows else []
-    name = find_column(role, head) or next((x for x in head if _HEADER.fullmatch(x.strip())), None)
+    name = column if column in head else find_column(role, head)
+    name = name or next((x for x in head if _HEADER.fullmatch(x.strip())), None)
     place = 0 if name is None else head.index(name)
     # IDs without a header may contain the separator and quotes.
     if len(rows) < len(lines) or (name is None and any(any(row[1:]) for row in rows)):

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lirdrec_pyg.config import check_choice
+
 DCTMode = Literal["feature", "2d"]
 
 
@@ -88,6 +90,7 @@ class MultimodalDCT(nn.Module):
 
     def __init__(self, mode: DCTMode = "feature") -> None:
         super().__init__()
+        check_choice("mode", mode, DCTMode)
         self.mode = mode
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:

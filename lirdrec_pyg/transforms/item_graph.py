@@ -6,7 +6,7 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import coalesce
 
 from lirdrec_pyg.data import SIMILAR, feature_mask, item_features, modalities
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.transforms.knn_search import NeighborSearch, check_search, knn_edges
 
 # Weight of the image graph in the released program, since neighbors by image are noisier.
@@ -46,12 +46,16 @@ class AddItemKNN(BaseTransform):
         progress: bool = False,
     ) -> None:
         check_search(search)
+        if k < 1:
+            raise ConfigError(f"`k` is {k}. Pass a number of neighbors of at least 1.")
         self.k = k
         self.weights = dict(weights or {})
         self.search = search
         self.progress = progress
 
     def forward(self, data: HeteroData) -> HeteroData:
+        if not modalities(data):
+            raise DataError("The graph has no features of items. Set `data['item'].x_image`, for example.")
         shares = modality_weights(modalities(data), self.weights)
         edge_indices, edge_weights = [], []
         for modality, share in shares.items():

@@ -320,6 +320,7 @@ BAD = {
         ConfigError,
         "`k_core` is for files",
     ),
+    "no vectors": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": {}}), DataError, "'text'.* is empty"),
     "a seed below zero": (
         lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, seed=-1),
         ConfigError,

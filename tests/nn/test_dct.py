@@ -5,6 +5,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
+from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.nn import MultimodalDCT, dct, idct
 
 
@@ -71,6 +72,11 @@ def test_only_real_floating_point_tensors_are_transformed() -> None:
         for transform in (dct, idct, lambda x: MultimodalDCT()([x])):
             with pytest.raises(TypeError, match=f"floating-point tensor, got {dtype}"):
                 transform(torch.ones(3, 4).to(dtype))
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"`mode` is '3d'\. Choose one of feature, 2d"):
+        MultimodalDCT("3d")  # type: ignore[arg-type]
 
 
 def test_float32_stays_precise_on_long_rows() -> None:

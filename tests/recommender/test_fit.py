@@ -114,6 +114,12 @@ def test_a_table_is_no_data_set() -> None:
         fit(pl.DataFrame({"user": ["a"], "item": ["b"]}))  # type: ignore[arg-type]
 
 
+def test_configs_of_another_kind_are_refused(shop: Path) -> None:
+    for configs, named in (((SMALL,), "`model_config` is a TrainingConfig"), ((None, 3), "`training_config` is a int")):
+        with pytest.raises(ConfigError, match=named):
+            fit(shop, *configs)  # type: ignore[arg-type]
+
+
 def test_defaults_are_those_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[TrainingConfig] = []
 

@@ -80,6 +80,10 @@ def test_columns_of_the_training_are_those_of_later_tables(recommender: Recommen
     assert by_table.drop("user").equals(by_lists.drop("user"))
     usual = today.rename({"buyer": "user_id", "sku": "item_id"})
     assert loaded.recommend_for_history(usual, k=3).equals(by_table)
+    (tmp_path / "asked.csv").write_text("sku;buyer\n7;0\n8;1\n")
+    result = lirdrec("recommend", path, "--users-file", tmp_path / "asked.csv", "--out", tmp_path / "asked.parquet")
+    assert result.exit_code == 0, result.output
+    assert set(pl.read_parquet(tmp_path / "asked.parquet")["user"]) == {0, 1}
     for name, frame in (("same", today), ("usual", usual)):
         frame.write_csv(tmp_path / f"{name}.csv")
         out = tmp_path / f"{name}.parquet"

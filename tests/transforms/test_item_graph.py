@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import HeteroData
 
 from lirdrec_pyg.data import INTERACTED_BY, INTERACTS, SIMILAR, build_graph, feature_mask, item_features, modalities
-from lirdrec_pyg.errors import ConfigError
+from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.transforms import (
     AddItemKNN,
     CacheAdjacency,
@@ -78,6 +78,13 @@ def test_invalid_modality_weights_are_refused() -> None:
     for given, message in cases:
         with pytest.raises(ConfigError, match=message):
             modality_weights(("image", "text"), given)
+
+
+def test_graphs_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigError, match="`k` is 0"):
+        AddItemKNN(k=0)
+    with pytest.raises(DataError, match="no features"):
+        AddItemKNN(k=2)(HeteroData())
 
 
 def test_the_input_graph_is_not_modified(graph: HeteroData) -> None:
