@@ -23,7 +23,7 @@ def opened_image(path: str, formats: Sequence[str] = _FORMATS) -> Iterator["Imag
 
     Raises:
         DataError: if the image cannot be read here or inside the context. The message is the reason, without the
-            file's folder or a period.
+            file's path or a period.
     """
     from PIL import Image
 
@@ -39,7 +39,9 @@ def opened_image(path: str, formats: Sequence[str] = _FORMATS) -> Iterator["Imag
     except DataError:
         raise
     except Exception as error:  # damaged files raise nearly any type
-        raise DataError(f"the image cannot be read ({first_line(error).replace(path, Path(path).name)})") from error
+        # Without the path: the reason also is that of other files with the same content.
+        reason = first_line(error).replace(f" {path!r}", "").replace(path, "it")
+        raise DataError(f"the image cannot be read ({reason})") from error
 
 
 def as_shown(image: "Image") -> "Image":

@@ -219,6 +219,8 @@ def _find_column(frame: pl.DataFrame, role: str, table: _Table) -> pl.Series | N
 
 def _column_advice(role: str, columns: list[str], table: _Table) -> str:
     """Return what to do about a missing column."""
+    if role == "time":
+        return "Pass `time_column`, an empty one if there are no times"
     if not table.is_text:
         return f"Pass `{role}_column`"
     if len(columns) == 1:

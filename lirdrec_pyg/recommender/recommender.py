@@ -221,11 +221,11 @@ class Recommender:
 
     def check_item_vectors(self) -> None:
         """Raise :class:`ConfigError` if vectors do not say which items are similar."""
-        self.check_vectors()
         if not self.compares_items:
+            reason = "gives each item a number, not a vector" if self.model_config.has_vectors else "has no vectors"
             raise ConfigError(
-                f"`model={self.model_config.model!r}` gives each item a number, not a vector. Pass a "
-                f"modality as `by`: {', '.join(modalities(self.graph))}."
+                f"`model={self.model_config.model!r}` {reason}. Pass a modality as `by`: "
+                f"{', '.join(modalities(self.graph))}."
             )
 
     @_Once
