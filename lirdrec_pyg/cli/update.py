@@ -156,7 +156,8 @@ def _report(facts: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
     added = ", ".join(counted(facts[f"{kind}s added"], kind) for kind in ("interaction", "user", "item"))
     if number := facts["items with more features"]:
         added += f", missing features of {counted(number, 'item')}"
-    click.echo(f"\nAdded: {added}. Best epoch {metrics['best_epoch']} of {metrics['epochs']}.")
+    which = "Best" if "valid" in metrics else "Last"
+    click.echo(f"\nAdded: {added}. {which} epoch {metrics['best_epoch']} of {metrics['epochs']}.")
     if "update" not in metrics:
         return
     for split, title in (("valid", "Validation interactions"), ("test", "Latest interactions")):

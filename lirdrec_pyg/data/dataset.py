@@ -144,12 +144,17 @@ class Dataset:
         Args:
             data: path, or all settings.
             seed: seed of a random split.
-            options: fields of :class:`DataConfig`.
+            options: fields of :class:`DataConfig`. ``features`` may also be a folder of files named
+                ``<modality>_feat.*``.
 
         Raises:
             DataError: naming the file, row or parameter, and the fix.
             ConfigError: if an option is invalid.
         """
+        if isinstance(place := options.get("features"), (str, Path)):
+            if not Path(place).is_dir():
+                raise ConfigError(f"`features` is {shown(str(place))}. Pass a folder, or {{'image': FILE}}.")
+            options["features"] = {modality: str(file) for modality, file in find_features(Path(place)).items()}
         config = replace(data, **options) if isinstance(data, DataConfig) else DataConfig(data=str(data), **options)
         if config.data is None:
             raise ConfigError("Pass `data`: a folder, a table of interactions, or 'synthetic'.")
@@ -423,7 +428,7 @@ def to_polars(table: Table) -> pl.DataFrame:
             # Column by column: polars converts pandas tables only if pyarrow is installed.
             return pl.DataFrame([as_series(str(name), x, f"column {str(name)!r}") for name, x in table.items()])
         if table is None or isinstance(table, str):
-            raise TypeError("files are read by `Dataset.from_path`")
+            raise TypeError("files are read by `Dataset.from_path` and `read_new_items`")
         return pl.DataFrame(table)
     except DataError:
         raise

@@ -560,7 +560,10 @@ class Recommender:
     ) -> NewItems:
         """Read features in memory; by default, rows of zeros are what they are in the training."""
         if not isinstance(new, Mapping):
-            raise DataError("The new items are not a mapping from modalities to features, such as {'image': x}.")
+            raise DataError(
+                "The new items are not a mapping from modalities to features, such as {'image': x}. "
+                "Files are read by `lirdrec_pyg.data.read_new_items`."
+            )
         config = self.dataset.config or DataConfig()
         listed = None if ids is None else as_ids(ids, "item")
         widths, zero_features = feature_widths(self.graph), zero_features or config.zero_features

@@ -400,6 +400,9 @@ def test_paths_in_the_settings_hold_in_any_folder(tmp_path, monkeypatch) -> None
     assert dataset.config.data == str(tmp_path / "clicks.csv")
     assert dataset.config.items == str(tmp_path / "catalog.csv")
     assert dataset.catalog is not None
+    assert same(Dataset.from_path("clicks.csv", items="catalog.csv", features="."), dataset)
+    with pytest.raises(ConfigError, match=r"`features` is 'gone'\. Pass a folder"):
+        Dataset.from_path("clicks.csv", features="gone")
     monkeypatch.chdir("/")
     assert same(Dataset.from_path(dataset.config), dataset)
 
