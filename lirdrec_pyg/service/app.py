@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
@@ -276,7 +276,7 @@ def _handle_errors(app: "FastAPI") -> None:
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(_request: Request, error: RequestValidationError) -> Response:
-        return JSONResponse({"error": _message(error.errors()[-1])}, 422)
+        return JSONResponse({"error": _message(error.errors())}, 422)
 
     @app.exception_handler(Exception)
     async def fail(_request: Request, _error: Exception) -> Response:  # and the guard logs it
@@ -318,12 +318,19 @@ def _answers(
     return answers
 
 
-def _message(error: Mapping[str, Any]) -> str:
-    """Return one error of pydantic as a sentence."""
-    place = ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part) and part not in ("int", "str"))
-    if error["type"] == "json_invalid" or not place:
+def _message(errors: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last error of pydantic as a sentence, with all types that the field may have."""
+    *_, place = places = [_place(error) for error in errors]
+    if errors[-1]["type"] == "json_invalid" or not place:
         return "The body must be a JSON object, sent with the header 'Content-Type: application/json'."
-    return f"`{place}` is invalid: {_REASONS.get(error['type'], error['msg'])}."
+    reasons = [_REASONS.get(error["type"], error["msg"]) for error, own in zip(errors, places) if own == place]
+    first, *others = dict.fromkeys(reasons)
+    return f"`{place}` is invalid: {' or '.join([first, *(x.removeprefix('Input should be ') for x in others)])}."
+
+
+def _place(error: Mapping[str, Any]) -> str:
+    """Return the field of an error, without the types that pydantic tried."""
+    return ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part) and part not in ("int", "str"))
 
 
 @contextmanager

@@ -188,6 +188,7 @@ REFUSED: list[tuple[str, Any, int, str]] = [
     ("recommend", ["user-1"], 422, "JSON object"),
     ("history", {"history": ["gone"]}, 404, "'gone'"),
     ("history", {"history": {}}, 422, "`history` is invalid"),
+    ("history", {"history": "item-1"}, 422, "`history` is invalid: Input should be a valid list or a valid dictionary"),
     ("similar", {"item": "gone"}, 404, "'gone'"),
     ("similar", {"item": "item-1", "by": "sound"}, 422, "'sound'"),
     ("explain", {"user": "user-1", "item": "gone"}, 404, "'gone'"),
