@@ -150,8 +150,12 @@ def save_encoders(recommender: Recommender, folder: Path) -> None:
 def _save(
     module: nn.Module, inputs: tuple, dynamic_shapes: tuple, input_names: list[str], output_names: list[str], path: Path
 ) -> None:
-    # It lists operators of packages that are not installed.
-    with log_level("torch.onnx", logging.ERROR), warnings.catch_warnings():
+    # They list operators of packages that are not installed, and of what is not simplified.
+    with (
+        log_level("torch.onnx", logging.ERROR),
+        log_level("onnxscript", logging.ERROR),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval().requires_grad_(False),
