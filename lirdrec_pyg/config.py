@@ -12,6 +12,8 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from lirdrec_pyg.errors import ConfigError
 
 
@@ -43,8 +45,7 @@ class Config:
         hints = _type_hints(type(self))  # type: ignore[arg-type]  # mypy takes a class for an instance
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if hasattr(value, "item"):  # a scalar of NumPy, which YAML cannot hold
-                object.__setattr__(self, field.name, value := value.item())
+            object.__setattr__(self, field.name, value := _plain(value))
             check_choice(field.name, value, hints[field.name])
             _check_type(field.name, value, hints[field.name])
             _check_bounds(field.name, value, field.metadata)
@@ -53,6 +54,13 @@ class Config:
     def doc(cls, name: str) -> str:
         """Help text of the field ``name``."""
         return cls.__dataclass_fields__[name].metadata["doc"]
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of NumPy, which YAML cannot hold, as those of Python."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @cache

@@ -11,7 +11,14 @@ from click.core import ParameterSource
 from lirdrec_pyg.cli.allocator import keep_freed_memory
 from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.model_command import ModelCommand
-from lirdrec_pyg.cli.options import config_file_option, config_options, folder_option, preset_option, take
+from lirdrec_pyg.cli.options import (
+    config_file_option,
+    config_options,
+    folder_option,
+    given_options,
+    preset_option,
+    take,
+)
 from lirdrec_pyg.cli.output import cold_start_table, metric_table
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.cli.report import report_path
@@ -127,8 +134,7 @@ def fit(
             recommender = resume_training(resume, _changes(ctx, values), callbacks=callbacks)
         else:
             model_config, training_config = take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
-            given = {name for name in values if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-            if "race" not in given and varied_settings(model_config) & given:
+            if "race" not in (given := given_options(ctx)) and varied_settings(model_config) & given:
                 training_config = replace(training_config, race=False)
             configs = take(DataConfig, values), model_config, training_config
             recommender = fit_model(*configs, folder, callbacks=callbacks, overwrite=overwrite)

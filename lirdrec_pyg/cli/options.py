@@ -189,6 +189,10 @@ def read_settings(path: Path) -> dict[Any, Any]:
     return settings
 
 
+# Where click keeps the names of the options in a --config file.
+_IN_FILE = f"{__name__}.in_file"
+
+
 def _use_config_file(ctx: click.Context, _param: click.Parameter, path: Path | None) -> None:
     if path is None:
         return
@@ -214,6 +218,7 @@ def _use_config_file(ctx: click.Context, _param: click.Parameter, path: Path | N
             raise ConfigError(f"--config {path} has a {type(value).__name__} for {key!r}, which takes {kind}.")
         # As text, so that a value is checked as one on the command line is.
         defaults[name] = list(value.items()) if isinstance(value, dict) else str(value)
+    ctx.meta[_IN_FILE] = [*defaults]
     # These win over a preset.
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
 
@@ -261,6 +266,12 @@ def _apply_preset(ctx: click.Context, _param: click.Parameter, preset: Preset) -
     is_given = ctx.get_parameter_source("preset") is not ParameterSource.DEFAULT
     if is_given or not (ctx.default_map or ctx.params.get("sampling") == "neighbors"):
         ctx.default_map = {**PRESETS[preset], **(ctx.default_map or {})}
+
+
+def given_options(ctx: click.Context) -> set[str]:
+    """Return the options that are given on the command line or in a file, other than by a preset."""
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    return given.union(ctx.meta.get(_IN_FILE, ()))
 
 
 def split_ids(option: str, text: str) -> list[str]:

@@ -128,17 +128,18 @@ def recommend(
         check_table_path(out)
     recommender, shown = load_with_catalog(run, device, items, id_col, title, columns)
     trained = recommender.dataset.config or DataConfig()
+    user_column, item_column = (trained.user_column, trained.item_column) if trained.header else (None, None)
     asked: IDs | None = None if users is None else split_ids("--users", users)
     if users_file is not None:
-        asked = read_ids(users_file, "users_file", trained.user_column)
+        asked = read_ids(users_file, "users_file", user_column)
     clicks: IDs | pl.DataFrame | None = None if history is None else split_ids("--history", history)
     if history_file is not None:
         clicks = _read_history(history_file, column_config, trained)
     options: dict[str, Any] = {
         "k": k,
         "exclude_seen": exclude_seen,
-        "candidates": None if candidates is None else read_ids(candidates, "candidates", trained.item_column),
-        "exclude": None if exclude is None else read_ids(exclude, "exclude", trained.item_column),
+        "candidates": None if candidates is None else read_ids(candidates, "candidates", item_column),
+        "exclude": None if exclude is None else read_ids(exclude, "exclude", item_column),
         "fallback": fallback,
         "columns": shown,
         **vars(rules),

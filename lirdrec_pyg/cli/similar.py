@@ -5,7 +5,7 @@ import polars as pl
 
 from lirdrec_pyg.cli.catalog import catalog_options, load_with_catalog
 from lirdrec_pyg.cli.options import device_option, run_argument
-from lirdrec_pyg.cli.output import print_frame
+from lirdrec_pyg.cli.output import counted, print_frame
 from lirdrec_pyg.cli.progress import with_progress
 from lirdrec_pyg.errors import ConfigError
 from lirdrec_pyg.recommender import check_table_path, write_table
@@ -63,4 +63,5 @@ def similar(
     if out is None:
         print_frame(pl.concat(frames))
     else:
-        click.echo(f"{write_table(frames, out):,} {'pairs of ' if everything else ''}items are in {out}")
+        nouns = ("pair of items is", "pairs of items are") if everything else ("item is", "items are")
+        click.echo(f"{counted(write_table(frames, out), *nouns)} in {out}")

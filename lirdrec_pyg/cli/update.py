@@ -16,6 +16,7 @@ from lirdrec_pyg.cli.output import counted, table
 from lirdrec_pyg.cli.progress import Progress
 from lirdrec_pyg.data import ColumnConfig, DataConfig, feature_widths, read_interactions, read_new_items
 from lirdrec_pyg.data.extend import knows_all
+from lirdrec_pyg.data.interactions import columns_of_training
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.recommender import Recommender
@@ -107,7 +108,10 @@ def update(
         for entry in fields(ColumnConfig)
         if ctx.get_parameter_source(entry.name) is ParameterSource.COMMANDLINE
     ]
-    columns = replace(take(ColumnConfig, vars(config)), label_column=None, **{name: values[name] for name in given})
+    explicit = {name: values[name] for name in given}
+    reading = replace(config, **explicit)
+    names = read_table(data, reading.separator, reading.header).columns
+    columns = replace(columns_of_training(config, names), **explicit)
     is_promoted = promote is not None and run.resolve() == out.resolve() == promote.resolve()
     if is_promoted and knows_all(recommender.dataset, read_interactions(data, columns, split="none")):
         if is_first_process():

@@ -115,8 +115,8 @@ class Dataset:
         items: item IDs by position.
         new_items: IDs of the items that the training does not see, by position; ``None`` if there are none.
         catalog: titles, images and other columns of the items; ``None`` if unknown.
-        config: where the data came from, their columns, and how they were split; its ``data`` is ``None`` for data made
-            in memory, and the whole of a graph.
+        config: where the data came from, their columns, and how they were split. Its ``data`` is ``None`` for tables in
+            memory. ``None`` for a graph.
         facts: origin, split, merged duplicates and so on, for people and logs.
     """
 
@@ -423,7 +423,7 @@ def to_polars(table: Table) -> pl.DataFrame:
             if not table.columns.is_unique:
                 name = table.columns[table.columns.duplicated()][0]
                 raise DataError(f"Two columns of a table have the name {str(name)!r}. Rename one.")
-            if any(name is not None for name in table.index.names) or table.index.dtype.kind == "O":
+            if any(name is not None for name in table.index.names) or table.index.inferred_type == "string":
                 table = table.reset_index()
             # Column by column: polars converts pandas tables only if pyarrow is installed.
             return pl.DataFrame([as_series(str(name), x, f"column {str(name)!r}") for name, x in table.items()])
@@ -496,7 +496,7 @@ def _stacked(vectors: list[Any], source: str, names: Sequence[Any]) -> Tensor | 
             return torch.stack(vectors)
         return np.stack([np.asarray(x) for x in vectors])
     except (TypeError, ValueError, RuntimeError) as error:
-        sizes = [len(x) if isinstance(x, Sized) else 1 for x in vectors]
+        sizes = [len(x) if isinstance(x, Sized) and getattr(x, "ndim", True) else 1 for x in vectors]
         odd = next((row for row, size in enumerate(sizes) if size != sizes[0]), 0)
         reason = f"{shown(names[0])} has {sizes[0]}, {shown(names[odd])} has {sizes[odd]}" if odd else first_line(error)
         raise DataError(f"{source} must be vectors of numbers of one length ({reason}).") from error

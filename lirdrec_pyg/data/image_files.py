@@ -40,7 +40,7 @@ def opened_image(path: str, formats: Sequence[str] = _FORMATS) -> Iterator["Imag
         raise
     except Exception as error:  # damaged files raise nearly any type
         # Without the path: the reason also is that of other files with the same content.
-        reason = first_line(error).replace(f" {path!r}", "").replace(path, "it")
+        reason = first_line(error).replace(f": {path!r}", "").replace(f" {path!r}", "").replace(path, "it")
         raise DataError(f"the image cannot be read ({reason})") from error
 
 

@@ -70,12 +70,21 @@ class ColumnConfig(Config):
     )
 
 
+def columns_of_training(trained: ColumnConfig | None, names: Sequence[str]) -> ColumnConfig:
+    """Return how to read a later table with columns ``names``: as in the training, by those of its columns it has."""
+    trained = trained or ColumnConfig()
+    roles = ("user_column", "item_column", "time_column")
+    missing: dict[str, Any] = {role: None for role in roles if getattr(trained, role) not in names}
+    if "time_column" in missing:
+        missing["time_format"] = None
+    return replace(trained, label_column=None, **missing)
+
+
 def with_trained_columns(columns: ColumnConfig, trained: ColumnConfig | None, names: Sequence[str]) -> ColumnConfig:
     """Return ``columns``, where they are left open with those of the training that a table with ``names`` has."""
-    if trained is None:
-        return columns
-    user, item = (name if name in names else None for name in (trained.user_column, trained.item_column))
-    return replace(columns, user_column=columns.user_column or user, item_column=columns.item_column or item)
+    own = columns_of_training(trained, names)
+    user, item = columns.user_column or own.user_column, columns.item_column or own.item_column
+    return replace(columns, user_column=user, item_column=item)
 
 
 def read_interactions(

@@ -18,8 +18,9 @@ _TITLES = ("title", "name", "item_name", "product_name", "prod_name", "product_t
 _PICTURES = ("picture", "image", "poster", "image_path", "picture_path", "poster_path", "image_file", "img")
 
 _METADATA = ("title", "picture", "image_root")
-# Not 007, which is a name, nor what is longer than a number of floating point.
-_NUMBER = r"^[+-]?(0|[1-9]\d{0,14})(\.\d+)?$"
+# Not 007, which is a name, nor codes of more digits than a number of floating point has.
+_NUMBER = r"^[+-]?(0|[1-9]\d*)(\.\d+)?$"
+_MAX_DIGITS = 15
 # In a subquery, polars reads the files that these functions name.
 _READS_FILES = re.compile(r"\bread_(csv|ipc|json|ndjson|parquet)\b", re.IGNORECASE)
 _EXAMPLE = "Write it as in \"stock > 0 AND category <> 'Socks'\"."
@@ -87,9 +88,8 @@ class ItemCatalog:
         if title is not None:
             frame = frame.with_columns(cell_texts(frame[title], f"column {title!r} of the item catalog"))
         others = frame.drop(id_col, "id", strict=False)
-        others = others.with_columns(_as_numbers(others[name]) for name in others.columns if name != title)
         title, picture = ("id" if name == id_col else name for name in (title, picture))
-        return cls(others.insert_column(0, ids.alias("id")), title, picture, image_root)
+        return cls(_with_numbers(others.insert_column(0, ids.alias("id")), title, picture), title, picture, image_root)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -170,12 +170,20 @@ class ItemCatalog:
         frame, metadata = read_parquet(path), pl.read_parquet_metadata(path)
         if "id" not in frame.columns:
             raise DataError(f"{path} is not an item catalog: it has no column 'id'.")
-        return cls(frame, *(metadata.get(name) or None for name in _METADATA))
+        title, picture, image_root = (metadata.get(name) or None for name in _METADATA)
+        # Earlier versions kept the text of all columns.
+        return cls(_with_numbers(frame, title, picture), title, picture, image_root)
+
+
+def _with_numbers(frame: pl.DataFrame, *texts: str | None) -> pl.DataFrame:
+    """Convert text columns that hold nothing but numbers, except for ``id`` and ``texts``."""
+    return frame.with_columns(_as_numbers(frame[name]) for name in frame.columns if name not in ("id", *texts))
 
 
 def _as_numbers(column: pl.Series) -> pl.Series:
-    """Return the numbers of a text column that holds nothing else; any other column as it is."""
     if column.dtype != pl.String or not column.str.contains(_NUMBER).all():
+        return column
+    if (column.str.len_chars() > _MAX_DIGITS).any():
         return column
     return column.cast(pl.Float64 if column.str.contains(".", literal=True).any() else pl.Int64)
 

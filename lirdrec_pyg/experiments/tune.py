@@ -88,7 +88,7 @@ class Study:
         space: settings that differ between trials.
         model_config: model, in which the trials replace the settings of ``space``.
         training_config: its training, likewise; the seed also determines the order of trials.
-        data_config: origin of the data, ``None`` for data made in memory.
+        data_config: origin of the data, ``None`` for a graph.
 
     Raises:
         ConfigError: if optuna is not installed, or the folder has trials of other settings.

@@ -52,7 +52,7 @@ class ItemRegression:
 
     It is computed from 8,192 random items if there are more. The strengths :math:`\gamma_m` are those that best
     predict the learned parts of the vectors of a fifth of 1,500 items from the others. A modality that says nothing
-    gets 0, unless no other says more.
+    gets 0, but not all of them do.
 
     Attributes:
         center: mean of the features, side by side.
@@ -84,6 +84,10 @@ class ItemRegression:
         learned = item[:_MAX_CHOICE, : vectors.width]
         strength = key.new_tensor(_strengths([_similarity(x, x) for x in few], learned))
         return cls(center, key, strength, *_regression(kernel(key, key, strength, widths), target))
+
+    def to(self, device: torch.device | str) -> "ItemRegression":
+        """Return the same on ``device``."""
+        return ItemRegression(**{name: x.to(device) for name, x in vars(self).items()})
 
     def predict(self, model: LIRDRec, data: HeteroData, node_type: str, items: Tensor) -> Tensor:
         r"""Return :math:`\mathbf{y}` of some items."""

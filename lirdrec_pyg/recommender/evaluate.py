@@ -51,6 +51,7 @@ class Evaluator:
         self._sampled = config.sampling == "neighbors"
         place = "cpu" if self._sampled else resolve_device(device)
         self.model = recommender.model_on(place)
+        self._regression = recommender.regression and recommender.regression.to(place)
         self.data = input_transform(recommender.model_config, config)(copy.copy(recommender.graph).to(place))
 
     @cached_property
@@ -69,7 +70,8 @@ class Evaluator:
     def _with_new_items(self) -> Vectors:
         vectors = self.vectors
         assert vectors is not None
-        return attach_items(self.model, self.data, vectors, ItemRegression.of(self.model, self.data, vectors))
+        regression = self._regression or ItemRegression.of(self.model, self.data, vectors)
+        return attach_items(self.model, self.data, vectors, regression)
 
     def metrics(self, split: Split | str) -> dict[str, float]:
         """Rank all items, see :func:`~lirdrec_pyg.evaluation.evaluate_ranking`."""

@@ -95,7 +95,7 @@ def fit(
         ("training_config", training_config, TrainingConfig),
     ):
         if not isinstance(config, (kind, type(None))):
-            raise ConfigError(f"`{name}` is a {type(config).__name__}. Pass a {kind.__name__}, or nothing.")
+            raise ConfigError(f"`{name}` is of type {type(config).__name__}. Pass a {kind.__name__}, or nothing.")
     if model_config is None and training_config is None:
         model_config, training_config = preset("best")
     model_config = model_config or LIRDRecConfig()

@@ -27,14 +27,15 @@ from lirdrec_pyg.data import (
     has_new_items,
     known_interactions,
     modalities,
-    read_interactions,
     set_new_items,
     training_interactions,
 )
 from lirdrec_pyg.data.dataset import DataConfig, Table, catalog_of, interactions_in_memory, to_polars
 from lirdrec_pyg.data.features import ZeroFeatures
 from lirdrec_pyg.data.ids import warn_of_look_alikes
+from lirdrec_pyg.data.interactions import columns_of_training, parse_interactions
 from lirdrec_pyg.data.new_items import new_items_in_memory
+from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.devices import resolve_device
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.explanation import Explanation
@@ -592,7 +593,8 @@ class Recommender:
             new_items: features of items, as in :meth:`add_items`; known ones get those that were missing.
             out: run folder to write; by default nothing is written.
             config: settings of the training.
-            columns: columns of ``interactions``, and which rows count; by default as in the training.
+            columns: columns of ``interactions``, and which rows count; by default as in the training, with usual names
+                of columns that the table does not have.
             callbacks: follow the training, and may stop it.
             overwrite: whether to replace an earlier run in ``out``.
 
@@ -608,17 +610,29 @@ class Recommender:
         self.model_config.require("updates")
         if out is not None:
             Run.check_free(Path(out), overwrite, source=self.path)
-        columns = columns or replace(self.dataset.config or ColumnConfig(), label_column=None)
-        if isinstance(interactions, (str, Path)):
-            frame = read_interactions(Path(interactions), columns, split="none")
-        else:
-            frame = interactions_in_memory(interactions, columns, split="none")
+        frame = self._later_interactions(interactions, columns)
         if new_items is not None and not isinstance(new_items, NewItems):
             new_items = self._new_items(new_items)
         more = new_items and new_items.without(self.items)
         grown = self.add_items(more) if more else self
         folder = None if out is None else Path(out)
         return update(grown, frame, new_items, config or UpdateConfig(), folder, CallbackList(callbacks), overwrite)
+
+    def _later_interactions(
+        self, interactions: str | Path | Table | tuple[Any, Any], columns: ColumnConfig | None
+    ) -> pl.DataFrame:
+        """Read interactions in given columns, or those of the training that they have."""
+        trained = self.dataset.config or DataConfig()
+        if isinstance(interactions, (str, Path)):
+            path = Path(interactions)
+            table = read_table(path, *((columns or trained).separator, (columns or trained).header))
+            return parse_interactions(table, columns or columns_of_training(trained, table.columns), "none", path)
+        if columns is None and isinstance(interactions, tuple):
+            columns = ColumnConfig(strip_ids=trained.strip_ids, missing_ids=trained.missing_ids)
+        elif columns is None:
+            interactions = to_polars(interactions)
+            columns = columns_of_training(trained, interactions.columns)
+        return interactions_in_memory(interactions, columns, split="none")
 
     def evaluate(self, split: str = "test") -> dict[str, float]:
         """Compute the metrics of a split again, from the weights; see :class:`~lirdrec_pyg.recommender.Evaluator`.

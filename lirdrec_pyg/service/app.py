@@ -330,7 +330,8 @@ def _message(errors: Sequence[Mapping[str, Any]]) -> str:
 
 def _place(error: Mapping[str, Any]) -> str:
     """Return the field of an error, without the types that pydantic tried."""
-    return ".".join(str(part) for part in error["loc"][1:] if "[" not in str(part) and part not in ("int", "str"))
+    parts = [str(part) for part in error["loc"][1:] if "[" not in str(part)]
+    return ".".join(parts[:-1] if parts[-1:] in (["int"], ["str"]) else parts)
 
 
 @contextmanager

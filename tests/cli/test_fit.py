@@ -151,6 +151,12 @@ def test_preset_best_races_and_says_what_it_chose(
     assert result.exit_code == 0, result.output
     assert not [line for line in result.output.splitlines() if line.startswith("race")]
     assert settings_of(tmp_path / "explicit")["item_graph"] is False
+    config = tmp_path / "given.yaml"
+    for text, options, races in (("item_graph: false", (), False), ("race: true", ("--item-graph",), True)):
+        config.write_text(text)
+        result = lirdrec("fit", *given, "--config", config, *options, "--out", tmp_path / f"raced-{races}")
+        assert result.exit_code == 0, result.output
+        assert ("race, in at most" in result.output) is races
 
     for options, *named in (
         (("--split", "none"), "--race compares by validation", "Pass another --split, or --no-race."),

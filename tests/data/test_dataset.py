@@ -321,6 +321,11 @@ BAD = {
         "`k_core` is for files",
     ),
     "no vectors": (lambda: Dataset.from_frames((USERS, ITEMS), {"text": {}}), DataError, "'text'.* is empty"),
+    "a number in place of a vector": (
+        lambda: Dataset.from_frames((USERS, ITEMS), {"text": {"i00": torch.tensor(1.0), "i01": torch.ones(2)}}),
+        DataError,
+        r"'i00' has 1, 'i01' has 2",
+    ),
     "a seed below zero": (
         lambda: Dataset.from_frames((USERS, ITEMS), {"text": X}, seed=-1),
         ConfigError,

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -49,15 +50,23 @@ def test_a_condition_compares_numbers_and_texts() -> None:
     assert catalog.frame["stock"].to_list() == [10, 9, -1.5, None]
 
 
-def test_texts_of_numbers_are_numbers_where_nothing_is_lost() -> None:
+def test_texts_of_numbers_are_numbers_where_nothing_is_lost(tmp_path: Path) -> None:
     texts = {
         "stock": ["3", "+2"],
         "price": ["2.50", "-1"],
         "code": ["007", "8"],
         "ean": ["1" * 16, "2"],
-        "note": ["1", ""],
+        "fine": ["0.1234567890123456", "1"],
+        "size": ["1", ""],
+        "image": ["1", "2"],
     }
-    frame = ItemCatalog.of(pl.DataFrame({"item_id": ["1", "2"], "title": ["1", "2"], **texts})).frame
+    catalog = ItemCatalog.of(pl.DataFrame({"item_id": ["1", "2"], "title": ["1", "2"], **texts}))
+    catalog.save(tmp_path / "catalog.parquet")
+    assert ItemCatalog.load(tmp_path / "catalog.parquet").frame.equals(catalog.frame)
+    old = catalog.frame.with_columns(pl.Series("stock", texts["stock"]))  # as earlier versions kept it
+    replace(catalog, frame=old).save(tmp_path / "old.parquet")
+    assert ItemCatalog.load(tmp_path / "old.parquet").matching("stock > 2").to_list() == [1]
+    frame = catalog.frame
     assert frame.drop("id").to_dict(as_series=False) == {
         "title": ["1", "2"],
         **texts,

@@ -14,6 +14,7 @@ from lirdrec_pyg import LIRDRecConfig, Recommender
 from lirdrec_pyg.data import NewItems, Vocabulary, read_new_items
 from lirdrec_pyg.errors import ConfigError, DataError
 from lirdrec_pyg.models import attach_items, attach_unclicked
+from lirdrec_pyg.recommender import Evaluator
 
 MakeNewItems = Callable[..., NewItems]
 
@@ -105,6 +106,17 @@ def test_half_precision_features_can_be_added(
     half.save(tmp_path / "run2")
     assert_same(Recommender.load(tmp_path / "run2"), half)
     assert_same(half.add_items(new_items("n9")), Recommender.load(tmp_path / "run2").add_items(new_items("n9")))
+
+
+def test_new_items_are_evaluated_as_the_run_serves_them(cold_recommender: Recommender) -> None:
+    assert cold_recommender.regression is not None
+    other = replace(cold_recommender.regression, weight=-cold_recommender.regression.weight)  # of an earlier version
+    served, opposite = (
+        Evaluator(recommender).cold_start("test")["cold"]
+        for recommender in (cold_recommender, replace(cold_recommender, regression=other))
+    )
+    assert served == cold_recommender.metrics["cold_start"]["test"]["cold"]
+    assert served != opposite
 
 
 def test_known_items_are_refused(recommender: Recommender, grown: Recommender, new_items: MakeNewItems) -> None:

@@ -115,7 +115,10 @@ def test_a_table_is_no_data_set() -> None:
 
 
 def test_configs_of_another_kind_are_refused(shop: Path) -> None:
-    for configs, named in (((SMALL,), "`model_config` is a TrainingConfig"), ((None, 3), "`training_config` is a int")):
+    for configs, named in (
+        ((SMALL,), "`model_config` is of type TrainingConfig"),
+        ((None, 3), "`training_config` is of type int"),
+    ):
         with pytest.raises(ConfigError, match=named):
             fit(shop, *configs)  # type: ignore[arg-type]
 

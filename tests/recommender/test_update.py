@@ -78,6 +78,10 @@ def test_columns_of_the_training_are_those_of_later_tables(recommender: Recommen
         {user: rows["sku"] for (user,), rows in today.group_by("buyer", maintain_order=True)}, k=3
     )
     assert by_table.drop("user").equals(by_lists.drop("user"))
+    ids = today["buyer"].to_list(), today["sku"].to_list()
+    for later in (today.rename({"buyer": "user_id", "sku": "item_id"}), ids):
+        again = loaded.update(later, config=UpdateConfig(epochs=1, num_validation=0))
+        assert again.dataset.facts["interactions added"] == len(today)
     usual = today.rename({"buyer": "user_id", "sku": "item_id"})
     assert loaded.recommend_for_history(usual, k=3).equals(by_table)
     (tmp_path / "asked.csv").write_text("sku;buyer\n7;0\n8;1\n")

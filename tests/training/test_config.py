@@ -26,6 +26,9 @@ def test_configs_check_themselves() -> None:
     assert TrainingConfig(lr=1).lr == 1  # an integer where a float is expected
     numbers = TrainingConfig(epochs=np.int64(3), lr=np.float32(0.5))
     assert [(type(x), x) for x in (numbers.epochs, numbers.lr)] == [(int, 3), (float, 0.5)]
+    assert type(LIRDRecConfig(graph_weights={"image": np.float32(0.5)}).graph_weights["image"]) is float
+    with pytest.raises(ConfigError, match="`epochs`"):
+        TrainingConfig(epochs=np.array([3]))  # type: ignore[arg-type]
 
 
 def test_presets_are_settings_of_lirdrec_and_its_training() -> None:
