@@ -30,7 +30,7 @@ from lirdrec_pyg.recommender import fit as fit_model
 from lirdrec_pyg.recommender import resume as resume_training
 from lirdrec_pyg.report import check_packages, write_report
 from lirdrec_pyg.training import LoggerKind, TrainingConfig, training_log
-from lirdrec_pyg.training.config import varied_settings
+from lirdrec_pyg.training.config import replaces_race
 
 # Settings that may change when a training is resumed.
 _CHANGEABLE = ("epochs", "patience", "minutes", "lr", "device", "refit")
@@ -134,7 +134,7 @@ def fit(
             recommender = resume_training(resume, _changes(ctx, values), callbacks=callbacks)
         else:
             model_config, training_config = take(MODEL_CONFIGS[model], values), take(TrainingConfig, values)
-            if "race" not in (given := given_options(ctx)) and varied_settings(model_config) & given:
+            if replaces_race(model_config, given_options(ctx)):
                 training_config = replace(training_config, race=False)
             configs = take(DataConfig, values), model_config, training_config
             recommender = fit_model(*configs, folder, callbacks=callbacks, overwrite=overwrite)

@@ -14,9 +14,9 @@ from lirdrec_pyg.cli.interrupt import Interrupt
 from lirdrec_pyg.cli.options import config_options, features_option, folder_option, id_file, run_argument, take
 from lirdrec_pyg.cli.output import counted, table
 from lirdrec_pyg.cli.progress import Progress
-from lirdrec_pyg.data import ColumnConfig, DataConfig, feature_widths, read_interactions, read_new_items
+from lirdrec_pyg.data import ColumnConfig, DataConfig, feature_widths, read_new_items
 from lirdrec_pyg.data.extend import knows_all
-from lirdrec_pyg.data.interactions import columns_of_training
+from lirdrec_pyg.data.interactions import columns_of_training, parse_interactions
 from lirdrec_pyg.data.tables import read_table
 from lirdrec_pyg.launcher import is_first_process
 from lirdrec_pyg.recommender import Recommender
@@ -110,10 +110,10 @@ def update(
     ]
     explicit = {name: values[name] for name in given}
     reading = replace(config, **explicit)
-    names = read_table(data, reading.separator, reading.header).columns
-    columns = replace(columns_of_training(config, names), **explicit)
+    rows = read_table(data, reading.separator, reading.header)
+    columns = replace(columns_of_training(config, rows.columns), **explicit)
     is_promoted = promote is not None and run.resolve() == out.resolve() == promote.resolve()
-    if is_promoted and knows_all(recommender.dataset, read_interactions(data, columns, split="none")):
+    if is_promoted and knows_all(recommender.dataset, parse_interactions(rows, columns, "none", data)):
         if is_first_process():
             click.echo(f"{promote} points to {out}, which has all interactions of {data}: nothing to do.")
         return

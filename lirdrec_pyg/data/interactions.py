@@ -73,8 +73,8 @@ class ColumnConfig(Config):
 def columns_of_training(trained: ColumnConfig | None, names: Sequence[str]) -> ColumnConfig:
     """Return how to read a later table with columns ``names``: as in the training, by those of its columns it has."""
     trained = trained or ColumnConfig()
-    roles = ("user_column", "item_column", "time_column")
-    missing: dict[str, Any] = {role: None for role in roles if getattr(trained, role) not in names}
+    named = {role: getattr(trained, role) for role in ("user_column", "item_column", "time_column")}
+    missing: dict[str, Any] = {role: None for role, name in named.items() if name is not None and name not in names}
     if "time_column" in missing:
         missing["time_format"] = None
     return replace(trained, label_column=None, **missing)
@@ -229,7 +229,7 @@ def _find_column(frame: pl.DataFrame, role: str, table: _Table) -> pl.Series | N
 def _column_advice(role: str, columns: list[str], table: _Table) -> str:
     """Return what to do about a missing column."""
     if role == "time":
-        return "Pass `time_column`, an empty one if there are no times"
+        return "Pass `time_column`, or an empty one for a table without times"
     if not table.is_text:
         return f"Pass `{role}_column`"
     if len(columns) == 1:

@@ -217,7 +217,7 @@ class Recommender:
 
     @property
     def compares_items(self) -> bool:
-        """Whether vectors say which items are similar. A number per item, as popularity, does not."""
+        """``True`` if vectors tell which items are similar; a number per item, such as its popularity, does not."""
         return self.model_config.has_vectors and self.vectors.width > 1
 
     def check_item_vectors(self) -> None:
@@ -452,8 +452,8 @@ class Recommender:
 
         Raises:
             DataError: if the item is unknown, has no features in that modality, or is equally similar to all others.
-            ConfigError: if there is no such modality, the model has no vectors that compare items, or the catalog has
-                no such column.
+            ConfigError: if the modality is unknown, the model has no vectors that compare items, or the catalog lacks a
+                column.
         """
         return similar_items(self, item, k, by, columns)
 
@@ -475,7 +475,7 @@ class Recommender:
 
         Raises:
             DataError: at the end, if there is nothing to rank for any item.
-            ConfigError: if there is no such modality, or the catalog has no such column.
+            ConfigError: if the modality is unknown, or the catalog lacks a column.
         """
         return similar_items_blocks(self, k, by, columns)
 

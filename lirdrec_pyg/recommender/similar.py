@@ -62,7 +62,7 @@ def _blocks(recommender: "Recommender", k: int, by: str, columns: list[str]) -> 
     ids = recommender.items.ids
     everything = torch.arange(len(ids))
     if by == "vectors":
-        x, present = recommender.vectors.learned_item.to(recommender.device), everything
+        x, present = recommender.ranked_items[:, : recommender.vectors.width], everything
     else:
         x, real = feature_rows(recommender.graph, by, everything)
         x, present = x[real].to(recommender.device), everything[real.cpu()]

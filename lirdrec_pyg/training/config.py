@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -214,9 +215,9 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
-def varied_settings(model_config: ModelConfig) -> set[str]:
-    """Return the names of the settings of which a race tries other values."""
-    return {name for variant in model_config.variants(()) for name in variant}
+def replaces_race(model_config: ModelConfig, given: Collection[str]) -> bool:
+    """Return whether the settings that are ``given`` include one that a race varies, and not the race itself."""
+    return "race" not in given and any(name in given for variant in model_config.variants(()) for name in variant)
 
 
 def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, TrainingConfig]:
@@ -224,8 +225,8 @@ def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, Traini
 
     Args:
         name: ``"best"``, ``"fast"`` or ``"paper"``.
-        changes: settings of :class:`~lirdrec_pyg.LIRDRecConfig` and :class:`TrainingConfig` that differ. With one that
-            a race would vary, there is no race, unless it is given, too.
+        changes: settings of :class:`~lirdrec_pyg.LIRDRecConfig` and :class:`TrainingConfig` that differ. One that a
+            race would vary turns the race off, unless ``race`` is given, too.
 
     Raises:
         ConfigError: if there is no such preset, or a setting is invalid.
@@ -233,7 +234,7 @@ def preset(name: Preset = "best", **changes: Any) -> tuple[LIRDRecConfig, Traini
     if name not in PRESETS:
         raise ConfigError(f"`name` is {name!r}. Pass one of {', '.join(map(repr, PRESETS))}.")
     settings = {**PRESETS[name], **changes}
-    if "race" not in changes and varied_settings(LIRDRecConfig()) & changes.keys():
+    if replaces_race(LIRDRecConfig(), changes):
         settings["race"] = False
     of_model = {field.name: settings.pop(field.name) for field in fields(LIRDRecConfig) if field.name in settings}
     return LIRDRecConfig(**of_model), TrainingConfig(**settings)

@@ -13,7 +13,8 @@ import torch
 from commands import lirdrec
 
 from lirdrec_pyg import Dataset, LIRDRecConfig, Recommender, TrainingConfig, fit
-from lirdrec_pyg.data import INTERACTS, NewItems, Vocabulary, held_out_edges
+from lirdrec_pyg.data import INTERACTS, ColumnConfig, NewItems, Vocabulary, held_out_edges
+from lirdrec_pyg.data.interactions import columns_of_training
 from lirdrec_pyg.errors import ConfigError, DataError, RunError
 from lirdrec_pyg.recommender.update import UpdateConfig, promote
 
@@ -94,6 +95,15 @@ def test_columns_of_the_training_are_those_of_later_tables(recommender: Recommen
         result = lirdrec("recommend", path, "--history-file", tmp_path / f"{name}.csv", "-k", 3, "--out", out)
         assert result.exit_code == 0, result.output
         assert pl.read_parquet(out)["item"].to_list() == by_table["item"].to_list()
+
+
+def test_formats_of_times_are_those_of_a_training_that_recognized_the_column() -> None:
+    for trained, names, time_format in (
+        (ColumnConfig(time_format="%d/%m/%Y"), ["user_id", "item_id", "date"], "%d/%m/%Y"),
+        (ColumnConfig(time_column="when", time_format="%d/%m/%Y"), ["user_id", "item_id", "when"], "%d/%m/%Y"),
+        (ColumnConfig(time_column="when", time_format="%d/%m/%Y"), ["user_id", "item_id"], None),
+    ):
+        assert columns_of_training(trained, names).time_format == time_format
 
 
 def test_the_gate_compares_both_on_the_held_out_clicks_of_known_users(recommender: Recommender) -> None:
